@@ -1,0 +1,64 @@
+"""Serve a bundle.
+
+    python -m app --bundle bundles/drawn
+    curl -F image=@dinner.jpg http://127.0.0.1:8000/predict
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from typing import Any
+
+import uvicorn
+
+from app.server import create_app
+from app.settings import ENV_PREFIX, Settings, load_settings
+from contract.bundle import read_bundle
+from contract.cli import run
+from contract.errors import ContractError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Serve a bundle over HTTP.",
+        epilog=f"Each setting is also an environment variable {ENV_PREFIX}<NAME>; a flag wins.",
+    )
+    for name, field in Settings.model_fields.items():
+        default = "required" if field.is_required() else f"default: {field.default}"
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{field.description} ({default})", default=None)
+    args = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    return run("app", lambda: _serve(args))
+
+
+def _serve(args: dict[str, Any]) -> int:
+    settings = load_settings(**args)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    bundle = read_bundle(settings.bundle)
+    failures: list[str] = []
+
+    def on_failure(reason: str) -> None:
+        failures.append(reason)
+        server.should_exit = True
+
+    app = create_app(bundle, settings, on_failure=on_failure)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_level=settings.log_level,
+            timeout_graceful_shutdown=settings.drain_seconds,
+        )
+    )
+    server.run()
+    if failures:
+        raise ContractError(failures[0])
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

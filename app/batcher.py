@@ -1,0 +1,144 @@
+"""The batcher: asynchronous, bounded, work-conserving. Knows nothing of HTTP or of the engine.
+
+A lone request never waits while the engine is idle. While the engine runs, the queue grows, and the next batch takes
+the oldest `max_batch` of it at the moment the engine is free. Requests that expired or whose caller went away are left
+out when the batch is formed, so nobody computes an answer that nobody reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class QueueFull(Exception):
+    """The queue holds `max_queue` items; the caller should answer 503."""
+
+
+class Expired(Exception):
+    """The item was not answered before its deadline."""
+
+
+@dataclass(frozen=True)
+class Done(Generic[R]):
+    """An item's result, the seconds it waited in the queue, and the size of the batch it ran in."""
+
+    result: R
+    queue_seconds: float
+    batch_size: int
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[T, R]):
+    item: T
+    future: asyncio.Future[Done[R]]
+    since: float
+    deadline: float
+
+
+class Batcher(Generic[T, R]):
+    """Collects items for `run`, which takes up to `max_batch` of them and returns as many results in order.
+
+    `slot` is the engine: batchers that share one engine share one semaphore, and each forms its batch only once it
+    holds the slot. An exception of `run` fails the items of its batch and no others.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[T]], Awaitable[list[R]]],
+        *,
+        max_batch: int,
+        max_queue: int,
+        slot: asyncio.Semaphore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._slot = slot
+        self._clock = clock
+        self._queue: deque[_Waiting[T, R]] = deque()
+        self._wake = asyncio.Event()
+        self._worker = asyncio.create_task(self._work())
+
+    @property
+    def depth(self) -> int:
+        """Items waiting."""
+        return len(self._queue)
+
+    async def submit(self, item: T, timeout: float) -> Done[R]:
+        """Wait for the item's result, at most `timeout` seconds.
+
+        Raises `QueueFull` at once, `Expired`, or whatever `run` raised for the item's batch. If the caller is
+        cancelled the item is left out of the next batch.
+        """
+        if len(self._queue) >= self._max_queue:
+            self._queue = deque(w for w in self._queue if not w.future.done())
+            if len(self._queue) >= self._max_queue:
+                raise QueueFull
+        now = self._clock()
+        future: asyncio.Future[Done[R]] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(item, future, now, now + timeout))
+        self._wake.set()
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            raise Expired from None
+
+    async def close(self) -> None:
+        """Stop the worker; items still waiting are cancelled."""
+        self._worker.cancel()
+        await asyncio.gather(self._worker, return_exceptions=True)
+        for waiting in self._queue:
+            waiting.future.cancel()
+        self._queue.clear()
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            async with self._slot:
+                batch = self._form()
+                if batch:
+                    await self._answer(batch)
+            if not self._queue:
+                self._wake.clear()
+
+    def _form(self) -> list[_Waiting[T, R]]:
+        """Take the oldest live items, up to `max_batch`."""
+        now = self._clock()
+        batch: list[_Waiting[T, R]] = []
+        while self._queue and len(batch) < self._max_batch:
+            waiting = self._queue.popleft()
+            if waiting.future.done():
+                continue
+            if now >= waiting.deadline:
+                waiting.future.set_exception(Expired())
+                continue
+            batch.append(waiting)
+        return batch
+
+    async def _answer(self, batch: list[_Waiting[T, R]]) -> None:
+        started = self._clock()
+        try:
+            results = await self._run([waiting.item for waiting in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"the engine gave {len(results)} results for {len(batch)} items")
+        except Exception as error:
+            for waiting in batch:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
+            return
+        except asyncio.CancelledError:
+            for waiting in batch:
+                waiting.future.cancel()
+            raise
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(Done(result, started - waiting.since, len(batch)))

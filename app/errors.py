@@ -1,0 +1,116 @@
+"""One table of errors: slug, HTTP code and meaning. Handlers and docs are made from it.
+
+Every answer that is not 2xx has the body `{"error": "<sentence>", "error_type": "<slug>"}`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from contract.errors import PhotoError
+
+log = logging.getLogger("food_vision")
+
+
+class Kind(NamedTuple):
+    """HTTP status and one sentence on what the slug means."""
+
+    status: int
+    meaning: str
+
+
+ERRORS: dict[str, Kind] = {
+    "bad_request": Kind(400, "The request cannot be read: damaged multipart, or fields that do not belong."),
+    "missing_image": Kind(400, "No image was sent: multipart without the field `image`, or an empty body."),
+    "empty_image": Kind(400, "The image field is there but holds 0 bytes."),
+    "bad_image": Kind(400, "The image is damaged or truncated and cannot be decoded."),
+    "invalid_parameter": Kind(400, "A query parameter is outside its range."),
+    "not_found": Kind(404, "There is no such route."),
+    "method_not_allowed": Kind(405, "The route does not answer this HTTP method."),
+    "not_a_classifier": Kind(409, "The bundle has no labels: it can caption, not classify."),
+    "body_too_large": Kind(413, "The request body is larger than `max_body_bytes`."),
+    "image_too_large": Kind(413, "The image has more pixels than `max_pixels`; read from its header, nothing is decoded."),
+    "too_many_images": Kind(413, "More images than `max_images` in one request."),
+    "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP or TIFF."),
+    "internal_error": Kind(500, "A fault of the service; it is logged."),
+    "engine_failed": Kind(500, "The engine raised an error or gave no numbers for the batch of this request; it is logged."),
+    "not_ready": Kind(503, "The model is still loading or warming up, or failed to load. Try again later."),
+    "overloaded": Kind(503, "The decode pool or the queue is full. Try again after `Retry-After` seconds."),
+    "deadline_exceeded": Kind(504, "The request waited longer than `request_timeout_ms` and was dropped."),
+}
+
+
+class ErrorBody(BaseModel):
+    """The one error shape."""
+
+    error: str
+    error_type: str
+
+
+class ServiceError(Exception):
+    """An error with a slug of `ERRORS` and a sentence for the client."""
+
+    def __init__(self, slug: str, message: str) -> None:
+        super().__init__(message)
+        self.slug = slug
+
+
+def body_of(error: Exception) -> ErrorBody:
+    """The body for an exception of ours; anything else is an `internal_error` without its text."""
+    if isinstance(error, ServiceError | PhotoError):
+        return ErrorBody(error=str(error), error_type=error.slug)
+    return ErrorBody(error="The service failed on this request; the fault is logged.", error_type="internal_error")
+
+
+def error_response(slug: str, message: str) -> JSONResponse:
+    """The HTTP answer for a slug of the table."""
+    headers = {"Retry-After": "1"} if slug in ("overloaded", "not_ready") else None
+    body = ErrorBody(error=message, error_type=slug).model_dump()
+    return JSONResponse(body, status_code=ERRORS[slug].status, headers=headers)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make every error of the application take the one shape."""
+
+    @app.exception_handler(ServiceError)
+    @app.exception_handler(PhotoError)
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        body = body_of(error)
+        return error_response(body.error_type, body.error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:])
+        return error_response("invalid_parameter", f"The parameter {name} is wrong: {first['msg']}.")
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 404:
+            return error_response("not_found", f"There is no route {request.url.path}; see /docs.")
+        if error.status_code == 405:
+            return error_response("method_not_allowed", f"{request.url.path} does not answer {request.method}; see /docs.")
+        return error_response("bad_request", str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def internal(request: Request, error: Exception) -> JSONResponse:
+        log.error("request failed: %s %s", request.method, request.url.path, exc_info=error)
+        body = body_of(error)
+        return error_response(body.error_type, body.error)
+
+
+def responses(*slugs: str) -> dict[int | str, dict[str, object]]:
+    """OpenAPI entries for the errors that a route can answer."""
+    found: dict[int | str, dict[str, object]] = {}
+    for slug in slugs:
+        status, meaning = ERRORS[slug]
+        entry = found.setdefault(status, {"model": ErrorBody, "description": ""})
+        entry["description"] = f"{entry['description']}\n\n`{slug}`: {meaning}".strip()
+    return found

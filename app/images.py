@@ -1,0 +1,140 @@
+"""From a request to photo bytes, and from bytes to pixels in a bounded pool of threads, never on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import ServiceError
+from contract.pixels import Pixels, photo_to_pixels
+
+FIELDS = ("image", "images")
+HINT = "Send multipart with the field `image`, or the bytes of the photo as the body."
+
+
+class BodyLimit:
+    """ASGI middleware: a body of more than `limit` bytes is refused, by its header or while it arrives."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.limit:
+                raise self._too_large()
+            return message
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.limit:
+            scope["state"]["refused"] = self._too_large()
+        await self.app(scope, counted, send)
+
+    def _too_large(self) -> ServiceError:
+        return ServiceError("body_too_large", f"The request body is larger than {self.limit} bytes. Send a smaller photo.")
+
+
+async def read_photo(request: Request) -> bytes:
+    """The bytes of the one photo of a request: multipart field `image`, or the raw body.
+
+    Raises `ServiceError` with slug `missing_image`, `bad_request`, `too_many_images` or `body_too_large`.
+    """
+    _check_declared_size(request)
+    if not _is_multipart(request):
+        body = await request.body()
+        if not body:
+            raise ServiceError("missing_image", f"The request body is empty. {HINT}")
+        return body
+    form = await _form(request, max_files=4)
+    try:
+        photos = _uploads(form)
+        if len(photos) > 1:
+            raise ServiceError("too_many_images", "More than one image was sent. Use /predict/batch for several.")
+        return await photos[0].read()
+    finally:
+        await form.close()
+
+
+async def read_photos(request: Request, max_images: int) -> list[bytes]:
+    """The bytes of all photos of a multipart request, in order. Raises as `read_photo` does."""
+    _check_declared_size(request)
+    if not _is_multipart(request):
+        raise ServiceError("bad_request", "Send multipart with the field `images` once for each photo.")
+    form = await _form(request, max_files=max_images)
+    try:
+        return [await photo.read() for photo in _uploads(form)]
+    finally:
+        await form.close()
+
+
+def _check_declared_size(request: Request) -> None:
+    refused = request.scope.get("state", {}).get("refused")
+    if refused is not None:
+        raise refused
+
+
+def _is_multipart(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().lstrip().startswith("multipart/form-data")
+
+
+async def _form(request: Request, max_files: int) -> FormData:
+    try:
+        return await request.form(max_files=max_files, max_fields=16)
+    except HTTPException as error:
+        if "Too many files" in str(error.detail):
+            raise ServiceError("too_many_images", f"More than {max_files} images were sent. Send fewer.") from None
+        raise ServiceError("bad_request", f"The multipart body cannot be read: {error.detail} {HINT}") from None
+
+
+def _uploads(form: FormData) -> list[UploadFile]:
+    found = [value for key, value in form.multi_items() if key in FIELDS]
+    if not found:
+        raise ServiceError("missing_image", f"The form has no field `image` (it has {sorted(set(form))}). {HINT}")
+    uploads = [value for value in found if isinstance(value, UploadFile)]
+    if len(uploads) != len(found):
+        raise ServiceError("bad_request", f"The field `image` holds text, not a file. {HINT}")
+    return uploads
+
+
+class DecodePool:
+    """Decodes photos in threads; more than `max_waiting` at once are refused with `overloaded`."""
+
+    def __init__(self, threads: int, max_waiting: int, *, image_size: int, max_pixels: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._room = max_waiting
+        self._image_size = image_size
+        self._max_pixels = max_pixels
+
+    async def decode(self, data: bytes) -> tuple[Pixels, float]:
+        """uint8 pixels [S, S, 3] and the seconds it took, waiting for a thread included. Raises `PhotoError`."""
+        if self._room <= 0:
+            raise ServiceError("overloaded", "Too many photos are waiting to be decoded. Try again in a second.")
+        self._room -= 1
+        started = time.perf_counter()
+        try:
+            loop = asyncio.get_running_loop()
+            pixels = await loop.run_in_executor(self._pool, self._decode, data)
+            return pixels, time.perf_counter() - started
+        finally:
+            self._room += 1
+
+    def _decode(self, data: bytes) -> Pixels:
+        return photo_to_pixels(data, self._image_size, max_pixels=self._max_pixels)
+
+    def close(self) -> None:
+        """Let running decodes end and refuse new ones."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

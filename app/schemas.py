@@ -1,0 +1,69 @@
+"""The shapes of the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from app.errors import ErrorBody
+
+
+class Candidate(BaseModel):
+    """One label with its probability."""
+
+    class_id: int = Field(description="id in the label set", examples=[6])
+    label: str = Field(description="the data set's name", examples=["beignets"])
+    prediction: str = Field(description="name for people", examples=["Beignets"])
+    confidence: float = Field(description="calibrated probability, 0 to 1", examples=[0.94])
+
+
+class Model(BaseModel):
+    """Which model answered: name and version (the first characters of the bundle's digest)."""
+
+    name: str = Field(examples=["food101"])
+    version: str = Field(examples=["ad197e481c04"])
+
+
+class Prediction(BaseModel):
+    """The best label of one photo. `prediction` and `raw_output` are the original contract."""
+
+    prediction: str = Field(description="name for people", examples=["Beignets"])
+    raw_output: str = Field(description="the caption of the best label", examples=["a photo of delicious 6"])
+    class_id: int = Field(examples=[6])
+    label: str = Field(examples=["beignets"])
+    confidence: float = Field(description="calibrated probability, 0 to 1", examples=[0.94])
+    top: list[Candidate] = Field(description="the best labels, best first")
+    model: Model
+    timings_ms: dict[str, float] = Field(
+        description="milliseconds of each stage: decode, queue, encode, score, and total",
+        examples=[{"decode": 2.4, "queue": 0.1, "encode": 8.0, "score": 0.9, "total": 11.6}],
+    )
+
+
+class BatchAnswer(BaseModel):
+    """One entry for each photo sent, in order: a prediction or an error."""
+
+    results: list[Prediction | ErrorBody]
+
+
+class Caption(BaseModel):
+    """A free caption of one photo; `prediction` is the label it names, if it names one."""
+
+    caption: str = Field(examples=["a photo of delicious 6"])
+    prediction: str | None = Field(examples=["Beignets"])
+    model: Model
+    timings_ms: dict[str, float] = Field(description="milliseconds of each stage: decode, queue, encode, generate, total")
+
+
+class Labels(BaseModel):
+    """All labels in id order."""
+
+    labels: list[dict[str, Any]] = Field(examples=[[{"id": 6, "name": "beignets", "display": "Beignets"}]])
+
+
+class Health(BaseModel):
+    """`ok`, or what the service is waiting for."""
+
+    status: str = Field(examples=["ok"])
+    reason: str | None = None

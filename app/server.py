@@ -1,0 +1,49 @@
+"""The ASGI application: routes, error handlers, body limit, and the life of the service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from app.errors import install_handlers
+from app.images import BodyLimit
+from app.routes import router
+from app.service import Service
+from app.settings import Settings
+from contract.bundle import Bundle
+
+DESCRIPTION = "Names the food on a photo. Every answer that is not 2xx is `{error, error_type}`."
+
+
+def create_app(
+    bundle: Bundle, settings: Settings, *, on_failure: Callable[[str], None] = lambda reason: None
+) -> FastAPI:
+    """The application for a verified bundle.
+
+    The model loads after the port opens, so that `/health/live` answers meanwhile; if it cannot be loaded,
+    `on_failure` is called with the reason.
+    """
+    service = Service(bundle, settings)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        async def start() -> None:
+            await service.start()
+            if service.state == "failed":
+                on_failure(service.reason or "unknown")
+
+        starting = asyncio.create_task(start())
+        yield
+        await starting
+        await service.stop()
+
+    app = FastAPI(title="food-vision", version=version("food-vision"), description=DESCRIPTION, lifespan=life)
+    app.state.service = service
+    app.include_router(router)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    install_handlers(app)
+    return app

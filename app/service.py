@@ -1,0 +1,225 @@
+"""The service without HTTP: loads the engine, decodes, batches, and turns numbers into answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from app.batcher import Batcher, Expired, QueueFull
+from app.engine import Captions, Engine, EngineError
+from app.errors import ServiceError
+from app.images import DecodePool
+from app.schemas import Candidate, Caption, Model, Prediction
+from app.settings import Settings
+from contract.bundle import Bundle
+from contract.errors import ContractError
+from contract.pixels import Pixels
+
+log = logging.getLogger("food_vision")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class _Scored:
+    probabilities: np.ndarray
+    encode_seconds: float
+    score_seconds: float
+
+
+@dataclass(frozen=True)
+class _Captioned:
+    text: str
+    encode_seconds: float
+    decode_seconds: float
+
+
+class Service:
+    """One bundle, served. `state` is `starting`, `ready`, `failed` (with `reason`) or `stopped`."""
+
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        self.bundle = bundle
+        self.settings = settings
+        self.state: Literal["starting", "ready", "failed", "stopped"] = "starting"
+        self.reason: str | None = "loading the model"
+        self.engine: Engine | None = None
+        self._model = Model(name=bundle.manifest.name, version=bundle.manifest.version)
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._decoder = DecodePool(
+            settings.decoders,
+            settings.max_decoding,
+            image_size=bundle.manifest.image_size,
+            max_pixels=settings.max_pixels,
+        )
+
+    async def start(self) -> None:
+        """Load and warm up in the engine's thread; the state becomes `ready`, or `failed` with the reason."""
+        slot = asyncio.Semaphore(1)
+        limits = {"max_batch": self.settings.max_batch, "max_queue": self.settings.max_queue, "slot": slot}
+        self._scores: Batcher[Pixels, _Scored] = Batcher(self._score, **limits)
+        self._captions: Batcher[Pixels, _Captioned] = Batcher(self._caption, **limits)
+        try:
+            self.engine = await self._in_engine_thread(self._load)
+        except ContractError as error:
+            self.state, self.reason = "failed", str(error)
+        except Exception as error:  # a fault in the runtime: say so and stop rather than serve half a model
+            log.error("the engine did not start", exc_info=error)
+            self.state, self.reason = "failed", f"The engine did not start: {error}"
+        else:
+            self.state, self.reason = "ready", None
+
+    async def stop(self) -> None:
+        """Stop taking work and let the threads end."""
+        self.state, self.reason = "stopped", "shutting down"
+        await self._scores.close()
+        await self._captions.close()
+        self._decoder.close()
+        self._engine_thread.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self) -> Engine:
+        started = time.perf_counter()
+        engine = Engine(self.bundle, provider=self.settings.provider, threads=self.settings.threads)
+        self.reason = "warming up"
+        engine.warm_up(self.settings.max_batch)
+        log.info("model %s ready on %s in %.1f s", self._model.version, engine.provider, time.perf_counter() - started)
+        return engine
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    async def predict(self, photo: bytes, top_k: int) -> Prediction:
+        """The best labels of one photo. Raises `PhotoError` or `ServiceError`."""
+        self._check_ready()
+        if self.bundle.labels is None:
+            raise ServiceError("not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption.")
+        started = time.perf_counter()
+        pixels, decode_seconds = await self._decoder.decode(photo)
+        done = await self._answered(self._scores.submit(pixels, self._left(started)))
+        scored = done.result
+        timings = {
+            "decode": decode_seconds,
+            "queue": done.queue_seconds,
+            "encode": scored.encode_seconds,
+            "score": scored.score_seconds,
+            "total": time.perf_counter() - started,
+        }
+        return self._prediction(scored.probabilities, top_k, timings)
+
+    async def caption(self, photo: bytes) -> Caption:
+        """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
+        self._check_ready()
+        started = time.perf_counter()
+        pixels, decode_seconds = await self._decoder.decode(photo)
+        done = await self._answered(self._captions.submit(pixels, self._left(started)))
+        text, labels, form = done.result.text, self.bundle.labels, self.bundle.manifest.caption
+        named = form.parse(text, labels) if form is not None and labels is not None else None
+        return Caption(
+            caption=text,
+            prediction=named.display if named is not None else None,
+            model=self._model,
+            timings_ms=_milliseconds(
+                {
+                    "decode": decode_seconds,
+                    "queue": done.queue_seconds,
+                    "encode": done.result.encode_seconds,
+                    "generate": done.result.decode_seconds,
+                    "total": time.perf_counter() - started,
+                }
+            ),
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What is served, on what, with which limits: for operators."""
+        manifest = self.bundle.manifest
+        return {
+            "model": self._model.model_dump(),
+            "state": self.state,
+            "provider": self.engine.provider if self.engine is not None else None,
+            "labels": len(self.bundle.labels) if self.bundle.labels is not None else 0,
+            "image_size": manifest.image_size,
+            "precision": manifest.precision,
+            "opset": manifest.opset,
+            "caption": manifest.caption.template if manifest.caption is not None else None,
+            "parity": manifest.parity,
+            "metrics": manifest.metrics,
+            "source": manifest.source,
+            "limits": self.settings.model_dump(include={"max_batch", "max_queue", "max_body_bytes", "max_pixels"}),
+            "queued": {"predict": self._scores.depth, "caption": self._captions.depth},
+        }
+
+    def _check_ready(self) -> None:
+        if self.state != "ready":
+            raise ServiceError("not_ready", f"The service is not ready: {self.reason}.")
+
+    def _left(self, started: float) -> float:
+        return max(0.001, self.settings.request_timeout_ms / 1000 - (time.perf_counter() - started))
+
+    async def _answered(self, waiting: Awaitable[R]) -> R:
+        try:
+            return await waiting
+        except QueueFull:
+            raise ServiceError(
+                "overloaded", f"{self.settings.max_queue} photos are waiting already. Try again in a second."
+            ) from None
+        except Expired:
+            raise ServiceError(
+                "deadline_exceeded", f"No answer within {self.settings.request_timeout_ms} ms. Try again later."
+            ) from None
+        except EngineError as error:
+            log.error("engine: %s", error)
+            raise ServiceError("engine_failed", "The model gave no usable answer; the fault is logged.") from None
+        except ServiceError:
+            raise
+        except Exception as error:
+            log.error("engine failed on a batch", exc_info=error)
+            raise ServiceError("engine_failed", "The engine failed on this batch; the fault is logged.") from None
+
+    def _prediction(self, probabilities: np.ndarray, top_k: int, timings: dict[str, float]) -> Prediction:
+        labels, form = self.bundle.labels, self.bundle.manifest.caption
+        assert labels is not None and form is not None
+        order = np.argsort(-probabilities, kind="stable")[: min(top_k, len(labels))]
+        top = [
+            Candidate(
+                class_id=int(i),
+                label=labels[int(i)].name,
+                prediction=labels[int(i)].display,
+                confidence=round(float(probabilities[i]), 6),
+            )
+            for i in order
+        ]
+        best = top[0]
+        return Prediction(
+            prediction=best.prediction,
+            raw_output=form.render(labels[best.class_id]),
+            class_id=best.class_id,
+            label=best.label,
+            confidence=best.confidence,
+            top=top,
+            model=self._model,
+            timings_ms=_milliseconds(timings),
+        )
+
+    # -- batches, run in the engine's thread --------------------------------------------------------------------------
+
+    async def _in_engine_thread(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, function, *arguments)
+
+    async def _score(self, batch: list[Pixels]) -> list[_Scored]:
+        assert self.engine is not None
+        scores = await self._in_engine_thread(lambda engine: engine.score(np.stack(batch)), self.engine)
+        return [_Scored(row, scores.encode_seconds, scores.score_seconds) for row in scores.probabilities]
+
+    async def _caption(self, batch: list[Pixels]) -> list[_Captioned]:
+        assert self.engine is not None
+        limit = self.settings.max_caption_tokens
+        found: Captions = await self._in_engine_thread(lambda engine: engine.caption(np.stack(batch), limit), self.engine)
+        return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
+
+
+def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {stage: round(1000 * value, 3) for stage, value in seconds.items()}

@@ -1,0 +1,54 @@
+"""Every setting of the service: an environment variable `FOOD_VISION_<NAME>`, and a flag of `python -m app`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contract.errors import ContractError
+from contract.pixels import MAX_PIXELS
+
+ENV_PREFIX = "FOOD_VISION_"
+
+
+class Settings(BaseSettings):
+    """Limits, addresses and the provider; a field's description is its row in the docs."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    bundle: Path = Field(description="bundle folder to serve")
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 picks a free one")
+    provider: Literal["cpu", "cuda", "tensorrt"] = Field(default="cpu", description="ONNX Runtime provider that must run")
+    threads: int = Field(default=0, ge=0, le=1024, description="engine threads on the CPU provider; 0: one per core")
+    max_batch: int = Field(default=16, ge=1, le=256, description="most photos in one engine call")
+    max_queue: int = Field(default=256, ge=1, le=100_000, description="most photos waiting for the engine; then 503")
+    decode_threads: int = Field(default=0, ge=0, le=256, description="threads that decode photos; 0: one per core")
+    max_decoding: int = Field(default=64, ge=1, le=10_000, description="most photos waiting to be decoded; then 503")
+    max_body_bytes: int = Field(default=32 << 20, ge=1024, description="largest request body in bytes; then 413")
+    max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="most pixels of one photo, from its header; then 413")
+    max_images: int = Field(default=32, ge=1, le=1024, description="most photos in one /predict/batch; then 413")
+    top_k: int = Field(default=5, ge=1, le=100, description="labels in `top` when the request does not say")
+    max_caption_tokens: int = Field(default=20, ge=1, le=63, description="longest caption in tokens")
+    request_timeout_ms: int = Field(default=10_000, ge=1, description="a request older than this is dropped; then 504")
+    drain_seconds: int = Field(default=20, ge=0, description="longest wait for running requests after SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+
+    @property
+    def decoders(self) -> int:
+        """Threads of the decode pool."""
+        return self.decode_threads or os.cpu_count() or 1
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and `overrides`. Raises `ContractError` naming the setting and what is allowed."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ContractError(f"The setting {name} ({ENV_PREFIX}{name.upper()}) is wrong: {first['msg']}.") from None

@@ -1,0 +1,4 @@
+"""What training, export and serving must agree on: labels, caption, pixels and the two hand-overs.
+
+Imports numpy, Pillow and pydantic only, so that each of the other rooms can use it without the weight of the rest.
+"""

@@ -1,0 +1,94 @@
+"""Export a BLIP checkpoint to a bundle of ONNX graphs, checked against PyTorch.
+
+    python -m export checkpoints/drawn bundles/drawn
+    python -m export path/to/blip-image-captioning-base bundles/stock --labels labels.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from contract.bundle import MANIFEST_FILE, Manifest
+from contract.caption import CaptionFormat
+from contract.cli import run
+from contract.errors import ContractError
+from contract.files import check_can_write
+from contract.labels import LabelSet
+from contract.pixels import photo_to_pixels
+from export.bundle import export_bundle, load_checkpoint
+from export.graphs import OPSETS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    args = _parser().parse_args(argv)
+    return run("export", lambda: _export(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Turn a checkpoint folder into a bundle folder that the service runs.",
+        epilog="Next: python -m app --bundle BUNDLE",
+    )
+    parser.add_argument("checkpoint", type=Path, help="folder written by python -m training, or a stock BLIP folder")
+    parser.add_argument("bundle", type=Path, help="bundle folder to write")
+    parser.add_argument("--name", help="model name in answers and /info (default: the bundle folder's name)")
+    parser.add_argument("--opset", type=int, choices=OPSETS, default=18, help="ONNX opset (default: 18)")
+    parser.add_argument(
+        "--labels", type=Path,
+        help="labels.json, or one name a line, for a checkpoint without labels (default: a bundle that only captions)",
+    )  # fmt: skip
+    parser.add_argument("--target", choices=("id", "name"), default="name", help="what --labels' captions end with")
+    parser.add_argument("--photos", type=Path, help="folder of photos to compare on as well (default: made-up pictures)")
+    parser.add_argument("--force", action="store_true", help="replace an existing bundle (default: refuse)")
+    return parser
+
+
+def _export(args: argparse.Namespace) -> int:
+    started = time.monotonic()
+    check_can_write(args.bundle, marker=MANIFEST_FILE, replace=args.force)
+    labels = LabelSet.load(args.labels) if args.labels is not None else None
+    checkpoint = load_checkpoint(args.checkpoint, labels, CaptionFormat(target=args.target))
+    size = int(checkpoint.model.config.vision_config.image_size)
+    photos = _photos(args.photos, size) if args.photos is not None else []
+    name = args.name or args.bundle.resolve().name
+    manifest = export_bundle(
+        checkpoint, args.bundle, name=name, opset=args.opset, photos=photos, replace=args.force
+    )
+    print(_summary(manifest, time.monotonic() - started))
+    print(f"bundle: {args.bundle}")
+    return 0
+
+
+def _photos(folder: Path, size: int) -> list[np.ndarray]:
+    paths = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    if not paths:
+        raise ContractError(f"There is no photo in {folder}.")
+    pixels = []
+    for path in paths:
+        try:
+            pixels.append(photo_to_pixels(path.read_bytes(), size))
+        except ContractError as error:
+            raise ContractError(f"{path}: {error}") from None
+    return pixels
+
+
+def _summary(manifest: Manifest, seconds: float) -> str:
+    megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    errors = ", ".join(f"{graph} {error:.1e}" for graph, error in manifest.parity["max_error"].items())
+    return (
+        f"exported {manifest.name} {manifest.version} (opset {manifest.opset}, {manifest.precision}, {megabytes:.1f} MB) "
+        f"in {seconds:.0f} s\n"
+        f"parity with PyTorch on {manifest.parity['samples']} samples: largest difference {errors}; "
+        f"same label {manifest.parity['same_label']}, same caption token {manifest.parity['same_caption_token']}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Checkpoint folder → bundle folder: load, trace, compare, write."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.models.blip import BlipImageProcessorPil
+
+from contract.bundle import (
+    DECODER_FILE,
+    ENCODER_FILE,
+    LABELS_FILE,
+    SCORER_FILE,
+    TOKENIZER_FILE,
+    DecoderTokens,
+    Manifest,
+    finish_bundle,
+    new_bundle,
+)
+from contract.caption import CaptionFormat
+from contract.checkpoint import (
+    check_checkpoint_folder,
+    check_text_heads,
+    checkpoint_digest,
+    read_checkpoint_labels,
+    read_training_record,
+)
+from contract.errors import CheckpointError
+from contract.label_tree import LabelTree, build_label_tree, split_captions
+from contract.labels import LabelSet
+from contract.pixels import PIXEL_MEAN, PIXEL_STD
+from export.configs import DecoderConfig, EncoderConfig, ScorerConfig
+from export.graphs import export_graph, save_graphs
+from export.parity import Subject, check_parity
+from export.text_decoder import CaptionDecoder, Scorer
+from export.vision_encoder import VisionEncoder
+
+MAX_CAPTION = 64  # tokens, [DEC] included
+VERSIONED = ("torch", "transformers", "optimum", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass
+class Checkpoint:
+    """A loaded checkpoint; `labels` and `caption` are None for a stock model."""
+
+    path: Path
+    model: BlipForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    labels: LabelSet | None
+    caption: CaptionFormat | None
+    metrics: dict[str, float]
+
+    def tree(self) -> LabelTree | None:
+        """The label tree, or None without labels."""
+        if self.labels is None or self.caption is None:
+            return None
+        captions = [self.tokenizer(self.caption.render(label)).input_ids for label in self.labels]
+        prefix_length = len(self.tokenizer(self.caption.prefix).input_ids) - 1
+        text = self.model.config.text_config
+        return build_label_tree(*split_captions(captions, prefix_length, text.bos_token_id), text.sep_token_id)
+
+    def tokens(self) -> DecoderTokens:
+        """What the caption loop of the service needs."""
+        text = self.model.config.text_config
+        return DecoderTokens(
+            bos=text.bos_token_id,
+            sep=text.sep_token_id,
+            pad=text.pad_token_id,
+            vocabulary=text.vocab_size,
+            max_length=min(MAX_CAPTION, text.max_position_embeddings),
+        )
+
+
+def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: CaptionFormat | None = None) -> Checkpoint:
+    """Load a checkpoint folder; `labels` and `caption` stand in where the folder has none (a stock model).
+
+    Raises `CheckpointError` for a folder that is not a BLIP captioning checkpoint, for 8 text heads at BLIP-base's
+    width, for NaN in the weights, and for a processor that normalises in another way than the contract.
+    """
+    check_checkpoint_folder(path)
+    _check_config(path)
+    try:
+        model = BlipForConditionalGeneration.from_pretrained(path, use_safetensors=True, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise CheckpointError(f"The weight {name} of {path} holds NaN or infinity; train again or use another file.")
+    record = read_training_record(path)
+    own_labels = read_checkpoint_labels(path)
+    if record is not None and own_labels is None:
+        raise CheckpointError(f"{path} has a training.json but no labels.json; copy the whole checkpoint folder again.")
+    if labels is not None and own_labels is not None and labels != own_labels:
+        raise CheckpointError(f"{path} has its own labels.json, which differs from the labels given; leave --labels out.")
+    return Checkpoint(
+        path=path,
+        model=model,
+        tokenizer=tokenizer,
+        labels=own_labels or labels,
+        caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
+        metrics=record.metrics if record is not None else {},
+    )
+
+
+def _check_config(path: Path) -> None:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        kind, text = config.get("model_type"), config.get("text_config", {})
+    except (OSError, ValueError, AttributeError):
+        raise CheckpointError(f"{path / 'config.json'} is not readable JSON.") from None
+    if kind != "blip":
+        raise CheckpointError(f"{path} holds a {kind!r} model; export reads 'blip' captioning models.")
+    check_text_heads(text.get("hidden_size", 768), text.get("num_attention_heads", 8))
+    if (path / "preprocessor_config.json").is_file() or (path / "processor_config.json").is_file():
+        processor = BlipImageProcessorPil.from_pretrained(path)
+        if not (np.allclose(processor.image_mean, PIXEL_MEAN) and np.allclose(processor.image_std, PIXEL_STD)):
+            raise CheckpointError(
+                f"The image processor of {path} normalises with mean {processor.image_mean} and std "
+                f"{processor.image_std}; this project serves BLIP's own ({list(PIXEL_MEAN)}, {list(PIXEL_STD)})."
+            )
+
+
+def export_bundle(
+    checkpoint: Checkpoint, path: Path, *, name: str, opset: int, photos: Sequence[np.ndarray] = (), replace: bool = False
+) -> Manifest:
+    """Export, compare with PyTorch and write the bundle; nothing is left behind when the gate fails.
+
+    Raises `export.parity.ParityError`, `ContractError` when the target cannot be written.
+    """
+    model, tree, tokens = checkpoint.model, checkpoint.tree(), checkpoint.tokens()
+    vision = model.config.vision_config
+    with new_bundle(path, replace=replace) as folder:
+        with torch.no_grad():
+            text = {DECODER_FILE: export_graph(CaptionDecoder(model, tokens.max_length), DecoderConfig(model.config), opset)}
+            if tree is not None:
+                text[SCORER_FILE] = export_graph(Scorer(model, tree), ScorerConfig(model.config), opset)
+            save_graphs(text, folder, "text.weights")
+            encoder = export_graph(VisionEncoder(model), EncoderConfig(model.config), opset)
+            save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")
+        report = check_parity(Subject(model, tree, tokens, folder), photos)
+        _save_tokenizer(checkpoint.tokenizer, folder)
+        if checkpoint.labels is not None:
+            checkpoint.labels.save(folder / LABELS_FILE)
+        return finish_bundle(
+            folder,
+            name=name,
+            source={"checkpoint": checkpoint.path.name, "sha256": checkpoint_digest(checkpoint.path)},
+            image_size=vision.image_size,
+            image_tokens=(vision.image_size // vision.patch_size) ** 2 + 1,
+            width=vision.hidden_size,
+            precision="fp32",
+            opset=opset,
+            caption=checkpoint.caption,
+            tokens=tokens,
+            parity=report,
+            metrics=checkpoint.metrics,
+            versions={package: importlib.metadata.version(package) for package in VERSIONED},
+        )
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Only the `tokenizers` file: the service needs no transformers to turn token ids into text."""
+    scratch = folder / ".tokenizer"
+    tokenizer.save_pretrained(scratch)
+    shutil.copyfile(scratch / "tokenizer.json", folder / TOKENIZER_FILE)
+    shutil.rmtree(scratch)

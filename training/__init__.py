@@ -1,0 +1,1 @@
+"""Partial fine-tuning of BLIP on labelled photos, and its evaluation."""

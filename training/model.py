@@ -1,0 +1,176 @@
+"""The model of a recipe: a new small BLIP or a pretrained one, what of it trains, and its checkpoint folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor, PreTrainedTokenizerBase
+from transformers.models.blip import BlipImageProcessorPil
+
+from contract.caption import CaptionFormat
+from contract.checkpoint import LABELS_FILE, TrainingRecord, check_checkpoint_folder, check_text_heads
+from contract.errors import CheckpointError
+from contract.files import new_folder
+from contract.labels import LabelSet
+from contract.pixels import PIXEL_MEAN, PIXEL_STD
+from training.recipe import ModelRecipe, Recipe
+from training.vocabulary import blip_tokenizer, caption_vocabulary, read_vocabulary
+
+
+@dataclass
+class Blip:
+    """A captioning BLIP with its tokenizer."""
+
+    model: BlipForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return int(self.model.config.vision_config.image_size)
+
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels [B, S, S, 3] → image embeddings float32 [B, tokens, width]."""
+        return embed_images(self.model, normalise(pixels))
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 or float pixels (0..255) [B, S, S, 3] → float32 [B, 3, S, S] as BLIP's processor makes them."""
+    mean = torch.tensor(PIXEL_MEAN, device=pixels.device)
+    std = torch.tensor(PIXEL_STD, device=pixels.device)
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def embed_images(model: BlipForConditionalGeneration, images: torch.Tensor) -> torch.Tensor:
+    """Normalised images float32 [B, 3, S, S] → image embeddings float32 [B, tokens, width]."""
+    embeddings: torch.Tensor = model.vision_model(pixel_values=images).last_hidden_state
+    return embeddings
+
+
+def initial_blip(recipe: Recipe, labels: LabelSet) -> Blip:
+    """The model a recipe starts from; a new small one has the same weights for the same seed."""
+    if recipe.model.base is not None:
+        return load_blip(recipe.model.base)
+    return _new_blip(recipe.model, recipe.caption, labels, recipe.seed)
+
+
+def _new_blip(recipe: ModelRecipe, caption: CaptionFormat, labels: LabelSet, seed: int) -> Blip:
+    vocabulary = (
+        read_vocabulary(Path(recipe.vocabulary))
+        if recipe.vocabulary is not None
+        else caption_vocabulary(caption.render(label) for label in labels)
+    )
+    tokenizer = blip_tokenizer(vocabulary)
+    config = BlipConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": recipe.text_width,
+            "encoder_hidden_size": recipe.vision_width,
+            "intermediate_size": 4 * recipe.text_width,
+            "num_hidden_layers": recipe.text_layers,
+            "num_attention_heads": recipe.heads,
+            "max_position_embeddings": 64,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.sep_token_id,
+            "sep_token_id": tokenizer.sep_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "hidden_size": recipe.vision_width,
+            "intermediate_size": 4 * recipe.vision_width,
+            "num_hidden_layers": recipe.vision_layers,
+            "num_attention_heads": recipe.heads,
+            "image_size": recipe.image_size,
+            "patch_size": recipe.patch_size,
+            "initializer_range": 0.02,  # the default of 1e-10 is for loading weights, not for training from nothing
+        },
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BlipForConditionalGeneration(config)
+        torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.02)
+        torch.nn.init.normal_(model.vision_model.embeddings.class_embedding, std=0.02)
+    return Blip(model.eval(), tokenizer)
+
+
+def load_blip(base: str) -> Blip:
+    """A BLIP from a checkpoint folder or the hub, safetensors only, in eval mode.
+
+    Raises `CheckpointError` when it cannot be had, is another kind of model, or has the wrong number of text heads.
+    """
+    if Path(base).is_dir():
+        check_checkpoint_folder(Path(base))
+        _check_model_type(Path(base))
+    try:
+        model = BlipForConditionalGeneration.from_pretrained(base, use_safetensors=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"The model {base!r} cannot be loaded: {reason}") from None
+    text = model.config.text_config
+    check_text_heads(text.hidden_size, text.num_attention_heads)
+    return Blip(model.eval(), tokenizer)
+
+
+def _check_model_type(folder: Path) -> None:
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        raise CheckpointError(f"{folder / 'config.json'} is not readable JSON.") from None
+    if kind != "blip":
+        raise CheckpointError(f"{folder} holds a {kind!r} model; a 'blip' captioning model is needed.")
+
+
+def freeze(model: BlipForConditionalGeneration, policy: str, *, embeddings: bool = False) -> None:
+    """Set `requires_grad`: `decoder` trains the text decoder only, `all` everything, `last-N-vision-blocks` the decoder,
+    the last N blocks of the image tower and its final layer norm. `embeddings` also freezes the tied word embeddings.
+    """
+    model.requires_grad_(True)
+    if policy != "all":
+        model.vision_model.requires_grad_(False)
+    if policy.startswith("last-"):
+        count = int(policy.split("-")[1])
+        blocks = model.vision_model.encoder.layers
+        if count > len(blocks):
+            raise CheckpointError(f"freeze = {policy!r}, but the image tower has {len(blocks)} blocks.")
+        for block in blocks[-count:]:
+            block.requires_grad_(True)
+        model.vision_model.post_layernorm.requires_grad_(True)
+    if embeddings:
+        model.text_decoder.bert.embeddings.word_embeddings.requires_grad_(False)
+
+
+def parameter_counts(model: BlipForConditionalGeneration) -> dict[str, int]:
+    """How many parameters there are and how many train, tied ones counted once."""
+    counts = {"total": 0, "trainable": 0, "vision": 0, "text": 0, "embeddings": 0}
+    for name, parameter in model.named_parameters():
+        counts["total"] += parameter.numel()
+        counts["trainable"] += parameter.numel() * parameter.requires_grad
+        counts["vision" if name.startswith("vision_model.") else "text"] += parameter.numel()
+    counts["embeddings"] = model.get_input_embeddings().weight.numel()
+    return counts
+
+
+def parameter_report(counts: dict[str, int]) -> str:
+    """One line for people: `137.9 M of 224.0 M parameters train (61.6 %); frozen 38.4 %`."""
+    total, trainable = counts["total"], counts["trainable"]
+    share = 100 * trainable / total
+    return (
+        f"{trainable / 1e6:.1f} M of {total / 1e6:.1f} M parameters train ({share:.1f} %), {100 - share:.1f} % frozen "
+        f"(image tower {counts['vision'] / 1e6:.1f} M, text decoder {counts['text'] / 1e6:.1f} M, of which tied word "
+        f"embeddings {counts['embeddings'] / 1e6:.1f} M)"
+    )
+
+
+def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord, *, replace: bool) -> None:
+    """Write the checkpoint folder of the contract atomically: Hugging Face files, labels.json, training.json."""
+    size = {"height": blip.image_size, "width": blip.image_size}
+    processor = BlipProcessor(image_processor=BlipImageProcessorPil(size=size), tokenizer=blip.tokenizer)
+    with new_folder(path, marker="config.json", replace=replace) as folder:
+        blip.model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        labels.save(folder / LABELS_FILE)
+        record.save(folder)

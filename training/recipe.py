@@ -1,0 +1,168 @@
+"""Recipes: every choice of a training run, in one TOML file with units, checked before anything starts.
+
+A recipe is one of the names in `training/recipes/` or the path of a .toml file. `--set section.key=value` overrides
+one value; an unknown key is refused.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from contract.caption import CaptionFormat
+from contract.errors import ContractError
+
+RECIPES = Path(__file__).parent / "recipes"
+FREEZE_PATTERN = r"^(decoder|all|last-[1-9][0-9]?-vision-blocks)$"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataRecipe(_Section):
+    """Where the photos come from. Which keys a source needs is checked by the source."""
+
+    source: Literal["drawn", "folder", "parquet", "hub"]
+    train: str | None = Field(default=None, description="folder or parquet file(s) of the training photos")
+    test: str | None = Field(default=None, description="the same for the held-out photos")
+    held_out: float = Field(default=0.1, gt=0, lt=1, description="share held out when a folder has no test part")
+    name: str | None = Field(default=None, description="hub data set, such as food101")
+    train_split: str = Field(default="train", description="split name of a hub data set")
+    test_split: str = Field(default="validation", description="split name of a hub data set")
+    labels: str | None = Field(default=None, description="label file that fixes the order of a folder's classes")
+    train_count: int = Field(default=4096, ge=2, description="drawn pictures to train on")
+    test_count: int = Field(default=320, ge=2, description="drawn pictures held out")
+    on_bad_image: Literal["stop", "skip"] = Field(
+        default="stop", description="unreadable photo: stop, or skip and count"
+    )
+    preload: bool = Field(default=False, description="decode all photos once into memory (S*S*3 bytes each)")
+    workers: int = Field(default=2, ge=0, le=64, description="decoding processes")
+    shuffle_buffer: int = Field(default=8192, ge=1, description="photos held while shuffling a stream")
+
+
+class ModelRecipe(_Section):
+    """The model to start from: `base` (hub name or folder), or a small BLIP with random weights of the given shape."""
+
+    base: str | None = Field(default=None, description="hub name or checkpoint folder; none: a new small BLIP")
+    image_size: int = Field(default=64, ge=16, le=1024, description="pixels a side (a new model)")
+    patch_size: int = Field(default=8, ge=4, le=64, description="pixels a side (a new model)")
+    vision_layers: int = Field(default=4, ge=1, le=48)
+    vision_width: int = Field(default=128, ge=16, le=4096)
+    text_layers: int = Field(default=2, ge=1, le=48)
+    text_width: int = Field(default=128, ge=16, le=4096)
+    heads: int = Field(default=4, ge=1, le=64)
+    vocabulary: str | None = Field(default=None, description="WordPiece vocab.txt; none: made from the captions")
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> ModelRecipe:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        for width in (self.vision_width, self.text_width):
+            if width % self.heads:
+                raise ValueError(f"width {width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class TrainRecipe(_Section):
+    """The optimisation."""
+
+    freeze: str = Field(
+        default="decoder",
+        pattern=FREEZE_PATTERN,
+        description="what trains: decoder, all, or last-N-vision-blocks (and the decoder)",
+    )
+    freeze_embeddings: bool = Field(default=False, description="also keep the tied word embeddings as they are")
+    epochs: int = Field(default=10, ge=1, le=10_000, description="passes over the training photos")
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="photos a step")
+    learning_rate: float = Field(default=3e-5, gt=0, le=1, description="peak of AdamW's learning rate")
+    final_rate: float = Field(default=0.01, ge=0, le=1, description="last learning rate as a share of the peak")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a rising rate")
+    weight_decay: float = Field(default=0.05, ge=0, description="none on biases and layer norms")
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    prefix_weight: float = Field(
+        default=0.1,
+        ge=0,
+        description="weight of a language-model term on the constant prefix, which keeps free captions in form; 0: masked",
+    )
+    flip: bool = Field(default=True, description="mirror half of the photos")
+    crop: float = Field(
+        default=1.0, gt=0, le=1, description="smallest share of a photo's area that a random crop keeps"
+    )
+
+
+class Recipe(_Section):
+    """One training run."""
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    caption: CaptionFormat = CaptionFormat()
+    data: DataRecipe
+    model: ModelRecipe = ModelRecipe()
+    train: TrainRecipe = TrainRecipe()
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str, overrides: list[str]) -> Recipe:
+    """A recipe by name or path with `section.key=value` overrides (values in TOML syntax, or plain text).
+
+    Raises `ContractError` with a sentence that names the key and what is allowed.
+    """
+    path = RECIPES / f"{name_or_path}.toml" if name_or_path in recipe_names() else Path(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise ContractError(
+            f"There is no recipe {name_or_path!r}; use one of {recipe_names()} or a .toml file."
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ContractError(f"The recipe {path} cannot be read: {error}.") from None
+    apply_overrides(values, overrides)
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
+    """Check the values of a recipe. Raises `ContractError`; `origin` names where they came from."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ContractError(f"{origin}: there is no setting {where!r}; {_known_keys(first['loc'])}.") from None
+        raise ContractError(f"{origin}: {where or 'recipe'}: {first['msg']}.") from None
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    section: Any = Recipe
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    return f"known are {', '.join(sorted(section.model_fields))}"
+
+
+def apply_overrides(values: dict[str, Any], overrides: list[str]) -> None:
+    """Apply `section.key=value` overrides to the values of a recipe, in place."""
+    for override in overrides:
+        _override(values, override)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ContractError(f"--set takes section.key=value, got {override!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ContractError(f"--set {override}: {section!r} is a value, not a section.")
+    values[last] = value
