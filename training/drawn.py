@@ -146,7 +146,7 @@ def draw(index: int, *, seed: int = 0, size: int = 128) -> tuple[Image.Image, in
     rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
     scene = _backdrop(rng, size)
 
-    scale, turn = float(rng.uniform(0.56, 0.84)), math.radians(rng.uniform(-tilt, tilt))
+    scale, turn = float(rng.uniform(0.64, 0.86)), math.radians(rng.uniform(-tilt, tilt))
     slack = max(0.06, 0.9 - scale)
     x0, y0 = float(rng.uniform(-slack, slack)) * 0.7, float(rng.uniform(-slack, slack)) * 0.7
     stretch, shear, flip = float(rng.uniform(0.9, 1.1)), float(rng.uniform(-0.12, 0.12)), int(rng.integers(2)) * 2 - 1

@@ -1,0 +1,91 @@
+"""Models: true parameter counts, freeze policies, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BlipConfig, BlipForConditionalGeneration
+
+from contract.errors import CheckpointError
+from contract.labels import LabelSet
+from training.drawn import FOODS
+from training.model import freeze, initial_blip, load_blip, parameter_counts, parameter_report
+from training.recipe import load_recipe
+
+LABELS = LabelSet.from_names(FOODS)
+
+
+@pytest.fixture(scope="module")
+def base_shapes() -> BlipForConditionalGeneration:
+    """BLIP-base without weights: shapes only."""
+    with torch.device("meta"):
+        return BlipForConditionalGeneration(BlipConfig(text_config={"num_attention_heads": 12}))
+
+
+def test_report_on_blip_base_is_true(base_shapes: BlipForConditionalGeneration) -> None:
+    freeze(base_shapes, "decoder")
+    counts = parameter_counts(base_shapes)
+    assert counts["total"] == 223_971_644
+    assert counts["trainable"] == 137_881_148
+    assert counts["vision"] == 86_090_496
+    assert "137.9 M of 224.0 M parameters train (61.6 %), 38.4 % frozen" in parameter_report(counts)
+    freeze(base_shapes, "decoder", embeddings=True)
+    assert parameter_counts(base_shapes)["trainable"] == 137_881_148 - 30_524 * 768  # 114.4 M
+
+
+def test_last_blocks_of_the_tower(base_shapes: BlipForConditionalGeneration) -> None:
+    freeze(base_shapes, "last-2-vision-blocks")
+    training = {name for name, p in base_shapes.vision_model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[2] for name in training if name.startswith("encoder.layers.")} == {"10", "11"}
+    assert {name for name in training if not name.startswith("encoder.")} == {"post_layernorm.weight", "post_layernorm.bias"}
+    freeze(base_shapes, "all")
+    assert parameter_counts(base_shapes)["trainable"] == 223_971_644
+    with pytest.raises(CheckpointError, match="12 blocks"):
+        freeze(base_shapes, "last-13-vision-blocks")
+
+
+def test_same_seed_same_weights() -> None:
+    first, again, other = (
+        initial_blip(load_recipe("drawn", [f"seed={seed}"]), LABELS).model.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["vision_model.encoder.layers.0.mlp.fc1.weight"],
+                           other["vision_model.encoder.layers.0.mlp.fc1.weight"])  # fmt: skip
+
+
+def test_captions_start_with_dec_and_end_at_sep() -> None:
+    blip = initial_blip(load_recipe("drawn", []), LABELS)
+    text = blip.model.config.text_config
+    assert blip.tokenizer.convert_ids_to_tokens([text.bos_token_id, text.sep_token_id]) == ["[DEC]", "[SEP]"]
+    assert text.num_attention_heads == 4
+
+
+def test_eight_heads_at_base_width_are_refused(tmp_path: Path) -> None:
+    config = BlipConfig(
+        text_config={"num_hidden_layers": 1, "vocab_size": 40, "num_attention_heads": 8, "intermediate_size": 8},
+        vision_config={"num_hidden_layers": 1, "image_size": 16, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 2},
+    )  # fmt: skip
+    BlipForConditionalGeneration(config).save_pretrained(tmp_path)
+    initial_blip(load_recipe("drawn", []), LABELS).tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"8 attention heads at width 768, but BLIP-base has 12"):
+        load_blip(str(tmp_path))
+
+
+def test_what_is_no_blip_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load_blip(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(CheckpointError, match="no safetensors weights"):
+        load_blip(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match="'vit' model"):
+        load_blip(str(tmp_path))
+
+
+def test_a_model_that_cannot_be_fetched_is_one_sentence() -> None:
+    with pytest.raises(CheckpointError, match="'nobody/nothing' cannot be loaded"):
+        load_blip("nobody/nothing")
