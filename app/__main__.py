@@ -1,7 +1,7 @@
 """Serve a bundle.
 
-    python -m app --bundle bundles/drawn
-    curl -F image=@dinner.jpg http://127.0.0.1:8000/predict
+python -m app --bundle bundles/drawn
+curl -F image=@dinner.jpg http://127.0.0.1:8000/predict
 """
 
 from __future__ import annotations

@@ -36,11 +36,15 @@ ERRORS: dict[str, Kind] = {
     "method_not_allowed": Kind(405, "The route does not answer this HTTP method."),
     "not_a_classifier": Kind(409, "The bundle has no labels: it can caption, not classify."),
     "body_too_large": Kind(413, "The request body is larger than `max_body_bytes`."),
-    "image_too_large": Kind(413, "The image has more pixels than `max_pixels`; read from its header, nothing is decoded."),
+    "image_too_large": Kind(
+        413, "The image has more pixels than `max_pixels`; read from its header, nothing is decoded."
+    ),
     "too_many_images": Kind(413, "More images than `max_images` in one request."),
     "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP or TIFF."),
     "internal_error": Kind(500, "A fault of the service; it is logged."),
-    "engine_failed": Kind(500, "The engine raised an error or gave no numbers for the batch of this request; it is logged."),
+    "engine_failed": Kind(
+        500, "The engine raised an error or gave no numbers for the batch of this request; it is logged."
+    ),
     "not_ready": Kind(503, "The model is still loading or warming up, or failed to load. Try again later."),
     "overloaded": Kind(503, "The decode pool or the queue is full. Try again after `Retry-After` seconds."),
     "deadline_exceeded": Kind(504, "The request waited longer than `request_timeout_ms` and was dropped."),
@@ -96,7 +100,9 @@ def install_handlers(app: FastAPI) -> None:
         if error.status_code == 404:
             return error_response("not_found", f"There is no route {request.url.path}; see /docs.")
         if error.status_code == 405:
-            return error_response("method_not_allowed", f"{request.url.path} does not answer {request.method}; see /docs.")
+            return error_response(
+                "method_not_allowed", f"{request.url.path} does not answer {request.method}; see /docs."
+            )
         return error_response("bad_request", str(error.detail))
 
     @app.exception_handler(Exception)

@@ -45,7 +45,9 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
     def _too_large(self) -> ServiceError:
-        return ServiceError("body_too_large", f"The request body is larger than {self.limit} bytes. Send a smaller photo.")
+        return ServiceError(
+            "body_too_large", f"The request body is larger than {self.limit} bytes. Send a smaller photo."
+        )
 
 
 async def read_photo(request: Request) -> bytes:

@@ -53,7 +53,9 @@ class Caption(BaseModel):
     caption: str = Field(examples=["a photo of delicious 6"])
     prediction: str | None = Field(examples=["Beignets"])
     model: Model
-    timings_ms: dict[str, float] = Field(description="milliseconds of each stage: decode, queue, encode, generate, total")
+    timings_ms: dict[str, float] = Field(
+        description="milliseconds of each stage: decode, queue, encode, generate, total"
+    )
 
 
 class Labels(BaseModel):

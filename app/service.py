@@ -61,9 +61,9 @@ class Service:
     async def start(self) -> None:
         """Load and warm up in the engine's thread; the state becomes `ready`, or `failed` with the reason."""
         slot = asyncio.Semaphore(1)
-        limits = {"max_batch": self.settings.max_batch, "max_queue": self.settings.max_queue, "slot": slot}
-        self._scores: Batcher[Pixels, _Scored] = Batcher(self._score, **limits)
-        self._captions: Batcher[Pixels, _Captioned] = Batcher(self._caption, **limits)
+        batch, queue = self.settings.max_batch, self.settings.max_queue
+        self._scores = Batcher(self._score, max_batch=batch, max_queue=queue, slot=slot)
+        self._captions = Batcher(self._caption, max_batch=batch, max_queue=queue, slot=slot)
         try:
             self.engine = await self._in_engine_thread(self._load)
         except ContractError as error:
@@ -96,7 +96,9 @@ class Service:
         """The best labels of one photo. Raises `PhotoError` or `ServiceError`."""
         self._check_ready()
         if self.bundle.labels is None:
-            raise ServiceError("not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption.")
+            raise ServiceError(
+                "not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption."
+            )
         started = time.perf_counter()
         pixels, decode_seconds = await self._decoder.decode(photo)
         done = await self._answered(self._scores.submit(pixels, self._left(started)))
@@ -181,7 +183,8 @@ class Service:
 
     def _prediction(self, probabilities: np.ndarray, top_k: int, timings: dict[str, float]) -> Prediction:
         labels, form = self.bundle.labels, self.bundle.manifest.caption
-        assert labels is not None and form is not None
+        assert labels is not None
+        assert form is not None
         order = np.argsort(-probabilities, kind="stable")[: min(top_k, len(labels))]
         top = [
             Candidate(
@@ -217,7 +220,9 @@ class Service:
     async def _caption(self, batch: list[Pixels]) -> list[_Captioned]:
         assert self.engine is not None
         limit = self.settings.max_caption_tokens
-        found: Captions = await self._in_engine_thread(lambda engine: engine.caption(np.stack(batch), limit), self.engine)
+        found: Captions = await self._in_engine_thread(
+            lambda engine: engine.caption(np.stack(batch), limit), self.engine
+        )
         return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
 
 

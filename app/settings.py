@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     bundle: Path = Field(description="bundle folder to serve")
     host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0 picks a free one")
-    provider: Literal["cpu", "cuda", "tensorrt"] = Field(default="cpu", description="ONNX Runtime provider that must run")
+    provider: Literal["cpu", "cuda", "tensorrt"] = Field(
+        default="cpu", description="ONNX Runtime provider that must run"
+    )
     threads: int = Field(default=0, ge=0, le=1024, description="engine threads on the CPU provider; 0: one per core")
     max_batch: int = Field(default=16, ge=1, le=256, description="most photos in one engine call")
     max_queue: int = Field(default=256, ge=1, le=100_000, description="most photos waiting for the engine; then 503")

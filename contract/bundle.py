@@ -140,7 +140,9 @@ def read_bundle(path: Path) -> Bundle:
     if any(name in manifest.files for name in CLASSIFIER) or manifest.caption is not None:
         for name in CLASSIFIER:
             if name not in manifest.files:
-                raise BundleError(f"The bundle {path} is incomplete: its manifest does not list {name}. Export it again.")
+                raise BundleError(
+                    f"The bundle {path} is incomplete: its manifest does not list {name}. Export it again."
+                )
         if manifest.caption is None:
             raise BundleError(f"The bundle {path} has labels but no caption format. Export it again.")
     for name, entry in manifest.files.items():

@@ -1,8 +1,8 @@
 """The caption that carries the label: `a photo of delicious {target}`, where the target is the label's id or its name.
 
-    caption = CaptionFormat()                        # ids, as the model is tuned to say "a photo of delicious 6"
-    caption.render(labels[6])                        # "a photo of delicious 6"
-    caption.parse("a photo of delicious 6", labels)  # labels[6], Beignets
+caption = CaptionFormat()                        # ids, as the model is tuned to say "a photo of delicious 6"
+caption.render(labels[6])                        # "a photo of delicious 6"
+caption.parse("a photo of delicious 6", labels)  # labels[6], Beignets
 """
 
 from __future__ import annotations

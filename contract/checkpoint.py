@@ -89,4 +89,6 @@ def check_checkpoint_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
     if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder} has no safetensors weights; pickled weights are not loaded. Convert them first.")
+        raise CheckpointError(
+            f"{folder} has no safetensors weights; pickled weights are not loaded. Convert them first."
+        )

@@ -76,6 +76,8 @@ def check_can_write(path: Path, *, marker: str, replace: bool) -> None:
         raise ContractError(f"{path} exists and is not a folder; choose another path.")
     if any(path.iterdir()):
         if not (path / marker).is_file():
-            raise ContractError(f"{path} exists and holds no {marker}, so it will not be replaced; choose another path.")
+            raise ContractError(
+                f"{path} exists and holds no {marker}, so it will not be replaced; choose another path."
+            )
         if not replace:
             raise ContractError(f"{path} exists already; pass --force to replace it.")

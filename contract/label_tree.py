@@ -114,7 +114,9 @@ def _children(targets: Sequence[Sequence[int]], sep: int) -> dict[tuple[int, ...
     return children
 
 
-def split_captions(captions: Sequence[Sequence[int]], prefix_length: int, bos: int) -> tuple[list[int], list[list[int]]]:
+def split_captions(
+    captions: Sequence[Sequence[int]], prefix_length: int, bos: int
+) -> tuple[list[int], list[list[int]]]:
     """Token ids of whole captions ([CLS] … [SEP], one per label) → (prefix with [DEC] = `bos` first, targets).
 
     `prefix_length` counts [CLS] and the prefix's own tokens. Raises `ContractError` when the captions do not share

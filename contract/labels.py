@@ -69,9 +69,7 @@ def display_name(name: str) -> str:
     if name in _DISPLAY:
         return _DISPLAY[name]
     words = name.replace("_", " ").split()
-    return " ".join(
-        word if i and word in _SMALL_WORDS else word[:1].upper() + word[1:] for i, word in enumerate(words)
-    )
+    return " ".join(word if i and word in _SMALL_WORDS else word[:1].upper() + word[1:] for i, word in enumerate(words))
 
 
 class LabelSet:
@@ -99,9 +97,13 @@ class LabelSet:
         seen: dict[str, str] = {}
         for position, label in enumerate(self.labels):
             if label.id != position:
-                raise ContractError(f"Label {label.name!r} has id {label.id} at position {position}; ids must be 0..n-1.")
+                raise ContractError(
+                    f"Label {label.name!r} has id {label.id} at position {position}; ids must be 0..n-1."
+                )
             if len(label.name) > MAX_NAME_LENGTH:
-                raise ContractError(f"Label {position} has a name of {len(label.name)} characters; at most 200 are allowed.")
+                raise ContractError(
+                    f"Label {position} has a name of {len(label.name)} characters; at most 200 are allowed."
+                )
             key = match_key(label.name)
             if not key:
                 raise ContractError(f"Label {position} ({label.name!r}) has no letter or digit; give it a name.")

@@ -1,7 +1,7 @@
 """Export a BLIP checkpoint to a bundle of ONNX graphs, checked against PyTorch.
 
-    python -m export checkpoints/drawn bundles/drawn
-    python -m export path/to/blip-image-captioning-base bundles/stock --labels labels.json
+python -m export checkpoints/drawn bundles/drawn
+python -m export path/to/blip-image-captioning-base bundles/stock --labels labels.json
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from transformers.utils.logging import disable_progress_bar
 
 from contract.bundle import MANIFEST_FILE, Manifest
 from contract.caption import CaptionFormat
@@ -45,12 +46,15 @@ def _parser() -> argparse.ArgumentParser:
         help="labels.json, or one name a line, for a checkpoint without labels (default: a bundle that only captions)",
     )  # fmt: skip
     parser.add_argument("--target", choices=("id", "name"), default="name", help="what --labels' captions end with")
-    parser.add_argument("--photos", type=Path, help="folder of photos to compare on as well (default: made-up pictures)")
+    parser.add_argument(
+        "--photos", type=Path, help="folder of photos to compare on as well (default: made-up pictures)"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing bundle (default: refuse)")
     return parser
 
 
 def _export(args: argparse.Namespace) -> int:
+    disable_progress_bar()  # loading and saving take no time worth a bar
     started = time.monotonic()
     check_can_write(args.bundle, marker=MANIFEST_FILE, replace=args.force)
     labels = LabelSet.load(args.labels) if args.labels is not None else None
@@ -58,9 +62,7 @@ def _export(args: argparse.Namespace) -> int:
     size = int(checkpoint.model.config.vision_config.image_size)
     photos = _photos(args.photos, size) if args.photos is not None else []
     name = args.name or args.bundle.resolve().name
-    manifest = export_bundle(
-        checkpoint, args.bundle, name=name, opset=args.opset, photos=photos, replace=args.force
-    )
+    manifest = export_bundle(checkpoint, args.bundle, name=name, opset=args.opset, photos=photos, replace=args.force)
     print(_summary(manifest, time.monotonic() - started))
     print(f"bundle: {args.bundle}")
     return 0

@@ -95,13 +95,17 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
         raise CheckpointError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise CheckpointError(f"The weight {name} of {path} holds NaN or infinity; train again or use another file.")
+            raise CheckpointError(
+                f"The weight {name} of {path} holds NaN or infinity; train again or use another file."
+            )
     record = read_training_record(path)
     own_labels = read_checkpoint_labels(path)
     if record is not None and own_labels is None:
         raise CheckpointError(f"{path} has a training.json but no labels.json; copy the whole checkpoint folder again.")
     if labels is not None and own_labels is not None and labels != own_labels:
-        raise CheckpointError(f"{path} has its own labels.json, which differs from the labels given; leave --labels out.")
+        raise CheckpointError(
+            f"{path} has its own labels.json, which differs from the labels given; leave --labels out."
+        )
     return Checkpoint(
         path=path,
         model=model,
@@ -131,7 +135,13 @@ def _check_config(path: Path) -> None:
 
 
 def export_bundle(
-    checkpoint: Checkpoint, path: Path, *, name: str, opset: int, photos: Sequence[np.ndarray] = (), replace: bool = False
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    name: str,
+    opset: int,
+    photos: Sequence[np.ndarray] = (),
+    replace: bool = False,
 ) -> Manifest:
     """Export, compare with PyTorch and write the bundle; nothing is left behind when the gate fails.
 
@@ -141,7 +151,9 @@ def export_bundle(
     vision = model.config.vision_config
     with new_bundle(path, replace=replace) as folder:
         with torch.no_grad():
-            text = {DECODER_FILE: export_graph(CaptionDecoder(model, tokens.max_length), DecoderConfig(model.config), opset)}
+            text = {
+                DECODER_FILE: export_graph(CaptionDecoder(model, tokens.max_length), DecoderConfig(model.config), opset)
+            }
             if tree is not None:
                 text[SCORER_FILE] = export_graph(Scorer(model, tree), ScorerConfig(model.config), opset)
             save_graphs(text, folder, "text.weights")

@@ -76,7 +76,9 @@ def check_parity(subject: Subject, photos: Sequence[np.ndarray] = ()) -> dict[st
             report.labels(found, scores)
         captions = reference.greedy_tokens(subject.model, pixels, _new_tokens(subject.tokens))
         for row, caption in enumerate(captions):
-            _compare_steps(report, sessions[DECODER_FILE], subject.model, caption, wanted[row : row + 1], subject.tokens)
+            _compare_steps(
+                report, sessions[DECODER_FILE], subject.model, caption, wanted[row : row + 1], subject.tokens
+            )
     return report.finish(len(samples))
 
 
@@ -136,9 +138,13 @@ class _Report:
 
     def finish(self, samples: int) -> dict[str, Any]:
         if self.same_label != self.scored:
-            raise ParityError(f"scorer.onnx chose another label on {self.scored - self.same_label} of {self.scored} samples.")
+            raise ParityError(
+                f"scorer.onnx chose another label on {self.scored - self.same_label} of {self.scored} samples."
+            )
         if self.same_token != self.steps:
-            raise ParityError(f"decoder.onnx chose another token at {self.steps - self.same_token} of {self.steps} steps.")
+            raise ParityError(
+                f"decoder.onnx chose another token at {self.steps - self.same_token} of {self.steps} steps."
+            )
         return {
             "tolerance": TOLERANCE,
             "samples": samples,

@@ -23,9 +23,7 @@ def _images(pixels: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def next_logits(model: BlipForConditionalGeneration, input_ids: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
     """Token ids int64 [B, N] and image embeddings → logits float32 [B, vocabulary] of the next token."""
-    logits: torch.Tensor = model.text_decoder(
-        input_ids=input_ids, encoder_hidden_states=embeds, use_cache=False
-    ).logits
+    logits: torch.Tensor = model.text_decoder(input_ids=input_ids, encoder_hidden_states=embeds, use_cache=False).logits
     return logits[:, -1]
 
 
@@ -46,6 +44,8 @@ def label_logprobs(model: BlipForConditionalGeneration, embeds: torch.Tensor, tr
 @torch.no_grad()
 def greedy_tokens(model: BlipForConditionalGeneration, pixels: torch.Tensor, new_tokens: int) -> list[list[int]]:
     """`generate`'s greedy captions as token ids, from [DEC] up to and with [SEP] (padding after it cut off)."""
-    rows = model.generate(pixel_values=_images(pixels), max_new_tokens=new_tokens, do_sample=False, num_beams=1).tolist()
+    rows = model.generate(
+        pixel_values=_images(pixels), max_new_tokens=new_tokens, do_sample=False, num_beams=1
+    ).tolist()
     sep = model.config.text_config.sep_token_id
     return [row[: row.index(sep) + 1] if sep in row else row for row in rows]

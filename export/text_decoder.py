@@ -13,6 +13,7 @@ Exact up to rounding: q b_k adds the same to every image token and cancels in th
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,34 +25,37 @@ MASKED = -1e4  # far below any score, and still a float16
 
 
 class AbsorbedCrossAttention(nn.Module):
-    """Cross-attention of one decoder layer over unprojected image tokens."""
+    """Cross-attention of one decoder layer (a `BlipTextAttention`) over unprojected image tokens."""
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: Any) -> None:
         super().__init__()
-        self.inner = attention.self
+        self.query: nn.Linear = attention.self.query
+        self.key: nn.Linear = attention.self.key
+        self.value: nn.Linear = attention.self.value
         self.output = attention.output
-        self.heads = int(attention.self.num_attention_heads)
-        self.head_width = int(attention.self.attention_head_size)
+        self.heads: int = attention.self.num_attention_heads
+        self.head_width: int = attention.self.attention_head_size
         self.scale = 1 / math.sqrt(self.head_width)
 
     def forward(self, x: torch.Tensor, image: torch.Tensor, image_transposed: torch.Tensor) -> torch.Tensor:
         """x [B, Q, D], image [B, T, W], image_transposed [B, W, T] → [B, Q, D]."""
         batch, queries, width = x.shape
         heads, head_width = self.heads, self.head_width
-        q = self.inner.query(x).view(batch, queries, heads, head_width).transpose(1, 2) * self.scale
-        q = torch.matmul(q, self.inner.key.weight.view(heads, head_width, -1))  # [B, H, Q, W]
+        q = self.query(x).view(batch, queries, heads, head_width).transpose(1, 2) * self.scale
+        q = torch.matmul(q, self.key.weight.view(heads, head_width, -1))  # [B, H, Q, W]
         q = q.reshape(batch, heads * queries, -1)
         seen = torch.matmul(torch.softmax(torch.matmul(q, image_transposed), dim=-1), image)  # [B, H*Q, W]
-        values = self.inner.value.weight.view(heads, head_width, -1).transpose(1, 2)
+        values = self.value.weight.view(heads, head_width, -1).transpose(1, 2)
         seen = torch.matmul(seen.view(batch, heads, queries, -1), values)  # [B, H, Q, head_width]
-        seen = seen.transpose(1, 2).reshape(batch, queries, width) + self.inner.value.bias
-        return self.output(seen, x)
+        seen = seen.transpose(1, 2).reshape(batch, queries, width) + self.value.bias
+        attended: torch.Tensor = self.output(seen, x)
+        return attended
 
 
 class DecoderLayer(nn.Module):
-    """One decoder layer: masked self-attention, absorbed cross-attention, feed-forward."""
+    """One decoder layer (a `BlipTextLayer`): masked self-attention, absorbed cross-attention, feed-forward."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.attention = layer.attention
         self.cross = AbsorbedCrossAttention(layer.crossattention)
@@ -60,17 +64,23 @@ class DecoderLayer(nn.Module):
 
     def attend(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Self-attention: x [B, Q, D], additive mask [1, 1, Q, Q] → [B, Q, D]."""
-        return self.attention(x, attention_mask=mask)[0]
+        attended: torch.Tensor = self.attention(x, attention_mask=mask)[0]
+        return attended
 
     def look(self, x: torch.Tensor, image: torch.Tensor, image_transposed: torch.Tensor) -> torch.Tensor:
         """Cross-attention and feed-forward: x [B, Q, D] → [B, Q, D]."""
         x = self.cross(x, image, image_transposed)
-        return self.output(self.intermediate(x), x)
+        out: torch.Tensor = self.output(self.intermediate(x), x)
+        return out
 
 
 def additive_mask(allowed: torch.Tensor) -> torch.Tensor:
     """Boolean [Q, Q] (row attends to column) → float32 [1, 1, Q, Q] with 0 or `MASKED`."""
     return torch.zeros(allowed.shape).masked_fill(~allowed, MASKED)[None, None]
+
+
+def _typed(layers: nn.ModuleList) -> list[DecoderLayer]:
+    return cast(list[DecoderLayer], list(layers))
 
 
 class Scorer(nn.Module):
@@ -80,47 +90,56 @@ class Scorer(nn.Module):
     head has rows for the labels' tokens only.
     """
 
+    start: torch.Tensor  # [1, T, D] after the first self-attention
+    mask: torch.Tensor
+    fork_rows: torch.Tensor
+    head_weight: torch.Tensor  # [choices, D], grouped by fork
+    head_bias: torch.Tensor
+    membership: torch.Tensor  # [choices, L]
+
     def __init__(self, model: BlipForConditionalGeneration, tree: LabelTree) -> None:
         super().__init__()
         decoder = model.text_decoder
-        self.layers = nn.ModuleList(DecoderLayer(layer) for layer in decoder.bert.encoder.layer)
+        layers = [DecoderLayer(layer) for layer in decoder.bert.encoder.layer]
+        self.layers = nn.ModuleList(layers)
         self.transform = decoder.cls.predictions.transform
+        order = torch.from_numpy(tree.choice_fork).argsort(stable=True)
+        token = torch.from_numpy(tree.choice_token)[order]
+        self.choices_of_fork = torch.from_numpy(tree.choice_fork).bincount().tolist()
+        head = decoder.cls.predictions.decoder
         with torch.no_grad():
             start = decoder.bert.embeddings(
                 input_ids=torch.from_numpy(tree.tokens)[None], position_ids=torch.from_numpy(tree.positions)[None]
             )
             mask = additive_mask(torch.from_numpy(tree.attends))
-            start = self.layers[0].attend(start, mask)
-            used, rows = torch.unique(torch.from_numpy(tree.choice_token), return_inverse=True)
-            head = decoder.cls.predictions.decoder
-            head_weight, head_bias = head.weight[used].clone(), head.bias[used].clone()
-        self.register_buffer("start", start)
-        self.register_buffer("mask", mask)
-        self.register_buffer("head_weight", head_weight)
-        self.register_buffer("head_bias", head_bias)
-        self.register_buffer("fork_rows", torch.from_numpy(tree.fork_rows))
-        self.register_buffer("membership", torch.from_numpy(tree.membership))
-        self.forks = [torch.from_numpy(tree.choice_fork) == f for f in range(len(tree.fork_rows))]
-        for f, chosen in enumerate(self.forks):
-            self.register_buffer(f"rows_{f}", rows[chosen])
-        # Choices are grouped by fork below, so the membership rows follow that order.
-        order = torch.cat([chosen.nonzero()[:, 0] for chosen in self.forks])
-        self.membership = self.membership[order]
-        self.one_fork_in_order = len(self.forks) == 1 and torch.equal(self.membership, torch.eye(tree.labels))
+            self.register_buffer("start", layers[0].attend(start, mask))
+            self.register_buffer("mask", mask)
+            self.register_buffer("fork_rows", torch.from_numpy(tree.fork_rows))
+            self.register_buffer("head_weight", head.weight[token].clone())
+            self.register_buffer("head_bias", head.bias[token].clone())
+            self.register_buffer("membership", torch.from_numpy(tree.membership)[order])
+        self.choices_are_labels = torch.equal(self.membership, torch.eye(tree.labels))
 
     def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
         """See the class."""
         image_transposed = image_embeds.transpose(1, 2)
         x = self.start.expand(image_embeds.shape[0], -1, -1)
-        for i, layer in enumerate(self.layers):
-            x = layer.look(layer.attend(x, self.mask) if i else x, image_embeds, image_transposed)
+        for i, layer in enumerate(_typed(self.layers)):
+            if i:
+                x = layer.attend(x, self.mask)
+            x = layer.look(x, image_embeds, image_transposed)
         x = self.transform(x[:, self.fork_rows])
-        logits = torch.matmul(x, self.head_weight.transpose(0, 1)) + self.head_bias  # [B, forks, used tokens]
         chosen = [
-            torch.log_softmax(logits[:, f].index_select(1, self.get_buffer(f"rows_{f}")), dim=-1)
-            for f in range(len(self.forks))
+            torch.log_softmax(torch.matmul(x[:, fork], weight.transpose(0, 1)) + bias, dim=-1)
+            for fork, (weight, bias) in enumerate(
+                zip(
+                    self.head_weight.split(self.choices_of_fork),
+                    self.head_bias.split(self.choices_of_fork),
+                    strict=True,
+                )
+            )
         ]
-        if self.one_fork_in_order:
+        if self.choices_are_labels:
             return chosen[0]
         return torch.matmul(torch.cat(chosen, dim=1), self.membership)
 
@@ -131,6 +150,8 @@ class CaptionDecoder(nn.Module):
     The whole prefix is computed again at each step: with absorbed cross-attention a step costs little, and the graph
     needs no cache inputs.
     """
+
+    mask: torch.Tensor
 
     def __init__(self, model: BlipForConditionalGeneration, max_length: int) -> None:
         super().__init__()
@@ -146,6 +167,7 @@ class CaptionDecoder(nn.Module):
         mask = self.mask[:, :, :length, :length]
         image_transposed = image_embeds.transpose(1, 2)
         x = self.embeddings(input_ids=input_ids)
-        for layer in self.layers:
+        for layer in _typed(self.layers):
             x = layer.look(layer.attend(x, mask), image_embeds, image_transposed)
-        return self.head(x[:, -1])
+        logits: torch.Tensor = self.head(x[:, -1])
+        return logits

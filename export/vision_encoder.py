@@ -12,6 +12,9 @@ from contract.pixels import PIXEL_MEAN, PIXEL_STD
 class VisionEncoder(nn.Module):
     """pixels uint8 [B, S, S, 3] → image_embeds float32 [B, tokens, width]."""
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(self, model: BlipForConditionalGeneration) -> None:
         super().__init__()
         self.vision_model = model.vision_model
@@ -22,4 +25,5 @@ class VisionEncoder(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """See the class."""
         images = (pixels.float() * self.scale + self.shift).permute(0, 3, 1, 2)
-        return self.vision_model(pixel_values=images).last_hidden_state
+        embeds: torch.Tensor = self.vision_model(pixel_values=images).last_hidden_state
+        return embeds

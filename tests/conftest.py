@@ -20,8 +20,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in a test may reach for 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"  # real photographs and the real vocabulary, beside the checkout; not in it
 SMALL = [
-    "data.train_count=320", "data.test_count=32", "model.image_size=32", "model.vision_layers=2", "model.vision_width=64",
-    "model.text_width=64", "model.heads=4", "train.epochs=2", "train.batch_size=32",
+    "data.train_count=640", "data.test_count=32", "model.image_size=32", "model.vision_layers=2", "model.vision_width=64",
+    "model.text_width=64", "model.heads=4", "train.epochs=3", "train.batch_size=16",
 ]  # fmt: skip
 
 
@@ -33,7 +33,9 @@ def shared_data(name: str) -> Path:
     return path
 
 
-def run_module(*args: object, timeout: float = 300, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_module(
+    *args: object, timeout: float = 300, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """`python -m …` as a user would run it, from the repository root."""
     command = [sys.executable, "-m", *map(str, args)]
     return subprocess.run(

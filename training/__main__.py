@@ -1,7 +1,7 @@
 """Fine-tune BLIP on labelled photos.
 
-    python -m training --recipe drawn --out checkpoints/drawn
-    python -m training --recipe folder --set data.train=photos/train --out checkpoints/mine
+python -m training --recipe drawn --out checkpoints/drawn
+python -m training --recipe folder --set data.train=photos/train --out checkpoints/mine
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from contract.checkpoint import TrainingRecord
 from contract.cli import run
@@ -25,7 +26,7 @@ from training.evaluate import measure
 from training.loading import BadPhotos, Preloaded
 from training.loop import train
 from training.model import freeze, initial_blip, parameter_counts, parameter_report, save_checkpoint
-from training.recipe import Recipe, load_recipe, recipe_names
+from training.recipe import load_recipe, recipe_names
 
 VERSIONED = ("torch", "transformers", "datasets", "numpy", "pillow")
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> int:
+    disable_progress_bar()  # loading and saving take no time worth a bar
     recipe = load_recipe(args.recipe, args.overrides)
     check_can_write(args.out, marker="config.json", replace=args.force)
     if args.threads > 0:

@@ -1,7 +1,7 @@
 """Before and after, side by side: the base model and the tuned one on held-out photos, or on one photo.
 
-    python -m training.evaluate checkpoints/drawn
-    python -m training.evaluate checkpoints/drawn --photo dinner.jpg
+python -m training.evaluate checkpoints/drawn
+python -m training.evaluate checkpoints/drawn --photo dinner.jpg
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from contract.caption import CaptionFormat
 from contract.checkpoint import TrainingRecord, check_checkpoint_folder, read_checkpoint_labels, read_training_record
@@ -114,7 +115,9 @@ def side_by_side(base: Report, tuned: Report) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description="Compare a base and a tuned model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate", description="Compare a base and a tuned model."
+    )
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder written by python -m training")
     parser.add_argument("--base", help="model to compare with (default: the one that training started from)")
     parser.add_argument("--photo", type=Path, help="compare on this one photo instead of the held-out photos")
@@ -130,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    disable_progress_bar()  # loading and saving take no time worth a bar
     check_checkpoint_folder(args.checkpoint)
     record, labels = read_training_record(args.checkpoint), read_checkpoint_labels(args.checkpoint)
     if record is None or labels is None:

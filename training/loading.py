@@ -101,7 +101,7 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
 
 def _loader(
     items: Dataset[Item], batch_size: int, workers: int, seed: int | None = None, epoch: int = 0
-) -> DataLoader[list[Item]]:
+) -> DataLoader[Item]:
     stream = isinstance(items, IterableDataset)
     return DataLoader(
         items,

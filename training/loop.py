@@ -84,9 +84,7 @@ def train(
     return run
 
 
-def _epochs(
-    items: Dataset[Item], recipe: TrainRecipe, bad: BadPhotos, seed: int, workers: int
-) -> Iterator[Batch]:
+def _epochs(items: Dataset[Item], recipe: TrainRecipe, bad: BadPhotos, seed: int, workers: int) -> Iterator[Batch]:
     for epoch in range(recipe.epochs):
         yield from batches(items, bad, batch_size=recipe.batch_size, workers=workers, seed=seed, epoch=epoch)
 

@@ -16,6 +16,7 @@ from contract.errors import CheckpointError
 from contract.files import new_folder
 from contract.labels import LabelSet
 from contract.pixels import PIXEL_MEAN, PIXEL_STD
+from training.patch_filters import cosine_filters
 from training.recipe import ModelRecipe, Recipe
 from training.vocabulary import blip_tokenizer, caption_vocabulary, read_vocabulary
 
@@ -93,6 +94,8 @@ def _new_blip(recipe: ModelRecipe, caption: CaptionFormat, labels: LabelSet, see
         model = BlipForConditionalGeneration(config)
         torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.02)
         torch.nn.init.normal_(model.vision_model.embeddings.class_embedding, std=0.02)
+    filters = cosine_filters(recipe.vision_width, recipe.patch_size, torch.Generator().manual_seed(seed))
+    model.vision_model.embeddings.patch_embedding.weight.data.copy_(filters)
     return Blip(model.eval(), tokenizer)
 
 

@@ -39,14 +39,32 @@ def test_what_names_no_id(text: str) -> None:
     assert IDS.parse(text, FOOD101) is None
 
 
-@pytest.mark.parametrize("text", ["a photo of delicious", "a photo of delicious 6", "a photo of delicious pie", "apple pie"])
+@pytest.mark.parametrize(
+    "text", ["a photo of delicious", "a photo of delicious 6", "a photo of delicious pie", "apple pie"]
+)
 def test_what_names_no_name(text: str) -> None:
     assert NAMES.parse(text, FOOD101) is None
 
 
 def test_no_text_crashes() -> None:
     rng = random.Random(0)
-    pieces = ["a photo of delicious", " ", "6", "²", "é", "\u0301", "\x00", "{", "}", "\n", "100", "0", "🍕", "\udfff", "ﬁ"]
+    pieces = [
+        "a photo of delicious",
+        " ",
+        "6",
+        "²",
+        "é",
+        "\u0301",
+        "\x00",
+        "{",
+        "}",
+        "\n",
+        "100",
+        "0",
+        "🍕",
+        "\udfff",
+        "ﬁ",
+    ]
     for _ in range(3000):
         text = "".join(rng.choices(pieces, k=rng.randrange(6)))
         for form in (IDS, NAMES):
@@ -54,7 +72,9 @@ def test_no_text_crashes() -> None:
             assert found is None or found in FOOD101.labels
 
 
-@pytest.mark.parametrize("template", ["no target", "{target} first", "{target}", "a {target} b {target}", "glued{target}"])
+@pytest.mark.parametrize(
+    "template", ["no target", "{target} first", "{target}", "a {target} b {target}", "glued{target}"]
+)
 def test_refuses_templates_that_cannot_be_scored(template: str) -> None:
     with pytest.raises(ValidationError, match="template"):
         CaptionFormat(template=template)

@@ -71,7 +71,9 @@ def test_packed_nodes_attend_to_ancestors_only() -> None:
     assert tree.attends[3].tolist() == [True, True, False, True]
 
 
-@pytest.mark.parametrize(("targets", "says"), [([[4]], "at least two"), ([[4], []], "no tokens"), ([[4], [4]], "same tokens")])
+@pytest.mark.parametrize(
+    ("targets", "says"), [([[4]], "at least two"), ([[4], []], "no tokens"), ([[4], [4]], "same tokens")]
+)
 def test_refuses_what_cannot_be_scored(targets: list[list[int]], says: str) -> None:
     with pytest.raises(ContractError, match=says):
         build_label_tree([5], targets, SEP)

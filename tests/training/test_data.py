@@ -10,7 +10,7 @@ import torch
 from contract.errors import ContractError
 from contract.labels import FOOD101, FOOD101_NAMES
 from tests.conftest import drawn_png, run_module, shared_data
-from training.data import open_source
+from training.data import Item, open_source
 from training.drawn import FOODS, draw
 from training.loading import BadPhotos, Batch, Preloaded, batches
 from training.recipe import DataRecipe
@@ -28,15 +28,19 @@ def all_of(items: object, bad: BadPhotos | None = None, **options: object) -> li
     return list(batches(items, bad or BadPhotos("stop"), batch_size=8, workers=0, **options))  # type: ignore[arg-type]
 
 
+def raw(item: Item) -> bytes:
+    assert item.pixels is not None
+    return item.pixels.numpy().tobytes()
+
+
 def test_drawn_pictures_are_the_same_each_time_and_held_out_ones_apart() -> None:
     source = open_source(DataRecipe(source="drawn", train_count=32, test_count=16), 32)
     assert source.labels.names == list(FOODS)
     assert len(FOODS) >= 12
-    first, again = source.train[3], source.train[3]  # type: ignore[index]
-    assert torch.equal(first.pixels, again.pixels)
-    assert first.label == 3 % len(FOODS)
-    train = {bytes(source.train[i].pixels.numpy()) for i in range(32)}  # type: ignore[index]
-    test = {bytes(source.test[i].pixels.numpy()) for i in range(16)}  # type: ignore[index]
+    assert raw(source.train[3]) == raw(source.train[3])
+    assert source.train[19].label == 19 % len(FOODS)
+    train = {raw(source.train[i]) for i in range(32)}
+    test = {raw(source.test[i]) for i in range(16)}
     assert len(train) == 32
     assert not train & test
 
@@ -103,7 +107,9 @@ def test_preloading_gives_the_same_photos() -> None:
     source = open_source(DataRecipe(source="drawn", train_count=20, test_count=2), 32)
     memory = Preloaded(source.train, BadPhotos("stop"), workers=0, title="")
     plain, loaded = all_of(source.train), all_of(memory)
-    assert all(torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels) for a, b in zip(plain, loaded, strict=True))
+    assert all(
+        torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels) for a, b in zip(plain, loaded, strict=True)
+    )
 
 
 @pytest.mark.parametrize("preload", [True, False])
@@ -122,7 +128,10 @@ def test_shuffling_is_by_seed_and_epoch(preload: bool) -> None:
 def parquet_file(path: Path) -> Path:
     from datasets import ClassLabel, Dataset, Features, Image
 
-    rows = {"image": [{"bytes": drawn_png(i, 32), "path": None} for i in range(12)], "label": [i % 3 for i in range(12)]}
+    rows = {
+        "image": [{"bytes": drawn_png(i, 32), "path": None} for i in range(12)],
+        "label": [i % 3 for i in range(12)],
+    }
     features = Features({"image": Image(), "label": ClassLabel(names=["x", "b", "a"])})
     Dataset.from_dict(rows, features=features).to_parquet(path)
     return path
@@ -160,7 +169,7 @@ def test_real_food101_rows() -> None:
         DataRecipe(source="parquet", train=str(rows / "validation.parquet"), test=str(rows / "validation.parquet")), 64
     )
     assert source.labels == FOOD101
-    assert source.train[0].label == 6, "the rows begin with beignets"  # type: ignore[index]
+    assert source.train[0].label == 6, "the rows begin with beignets"
 
 
 def test_the_drawing_command(tmp_path: Path) -> None:

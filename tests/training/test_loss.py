@@ -47,8 +47,8 @@ def test_padding_changes_nothing(blip: Blip) -> None:
     before = loss_of(blip, tokens, 0.1)
     tokens.input_ids[tokens.mask == 0] = 7  # whatever stands on padding
     assert torch.allclose(loss_of(blip, tokens, 0.1), before, atol=1e-6)
-    wider = CaptionTokens(*(torch.nn.functional.pad(t, (0, 3), value=fill) for t, fill in zip(
-        (tokens.input_ids, tokens.mask, tokens.targets, tokens.prefix), (7, 0, IGNORED, IGNORED), strict=True)))  # fmt: skip
+    parts = ((tokens.input_ids, 7), (tokens.mask, 0), (tokens.targets, IGNORED), (tokens.prefix, IGNORED))
+    wider = CaptionTokens(*(torch.nn.functional.pad(part, (0, 3), value=fill) for part, fill in parts))
     assert torch.allclose(loss_of(blip, wider, 0.1), before, atol=1e-6)
 
 

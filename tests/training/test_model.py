@@ -40,7 +40,10 @@ def test_last_blocks_of_the_tower(base_shapes: BlipForConditionalGeneration) -> 
     freeze(base_shapes, "last-2-vision-blocks")
     training = {name for name, p in base_shapes.vision_model.named_parameters() if p.requires_grad}
     assert {name.split(".")[2] for name in training if name.startswith("encoder.layers.")} == {"10", "11"}
-    assert {name for name in training if not name.startswith("encoder.")} == {"post_layernorm.weight", "post_layernorm.bias"}
+    assert {name for name in training if not name.startswith("encoder.")} == {
+        "post_layernorm.weight",
+        "post_layernorm.bias",
+    }
     freeze(base_shapes, "all")
     assert parameter_counts(base_shapes)["trainable"] == 223_971_644
     with pytest.raises(CheckpointError, match="12 blocks"):
@@ -66,8 +69,8 @@ def test_captions_start_with_dec_and_end_at_sep() -> None:
 def test_eight_heads_at_base_width_are_refused(tmp_path: Path) -> None:
     config = BlipConfig(
         text_config={"num_hidden_layers": 1, "vocab_size": 40, "num_attention_heads": 8, "intermediate_size": 8},
-        vision_config={"num_hidden_layers": 1, "image_size": 16, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 2},
-    )  # fmt: skip
+        vision_config={"num_hidden_layers": 1, "image_size": 16, "hidden_size": 32, "num_attention_heads": 2},
+    )
     BlipForConditionalGeneration(config).save_pretrained(tmp_path)
     initial_blip(load_recipe("drawn", []), LABELS).tokenizer.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"8 attention heads at width 768, but BLIP-base has 12"):

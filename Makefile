@@ -1,0 +1,37 @@
+# One script per task, shared by people and CI. Every install goes through constraints.txt.
+# On a machine without a GPU, point pip at a CPU build of torch first (see README) or several GB of CUDA come along.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+BUNDLE ?= build/demo/bundle
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test lint format serve clean
+
+demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
+	$(BIN)/python scripts/demo.py
+
+test: $(VENV)/.installed  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+serve: $(VENV)/.installed  ## make serve BUNDLE=path
+	$(BIN)/python -m app --bundle $(BUNDLE)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; run make PYTHON=python3 with Python 3.11 or newer" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[training,export,cpu,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,215 @@
+"""Export: exact graphs for ids and names, opsets 18 and 23, one copy of shared weights, and a gate that refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from contract.bundle import read_bundle
+from contract.caption import CaptionFormat
+from contract.errors import CheckpointError
+from contract.labels import FOOD101, LabelSet
+from export import reference
+from export.bundle import export_bundle, load_checkpoint
+from export.configs import DecoderConfig, EncoderConfig, ScorerConfig
+from export.parity import ParityError, probe_pixels
+from export.text_decoder import Scorer
+from tests.conftest import drawn_png, run_module, shared_data
+from training.model import initial_blip
+from training.recipe import load_recipe
+
+SHAPE = [
+    "model.image_size=32",
+    "model.vision_layers=1",
+    "model.vision_width=32",
+    "model.text_width=32",
+    "model.heads=2",
+]
+
+
+@pytest.fixture(scope="session")
+def names_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained BLIP with the real vocabulary and no labels, as a stock model is; sharpened so that labels differ."""
+    vocabulary = shared_data("bert_base_uncased_vocab.txt")
+    recipe = load_recipe("drawn", [*SHAPE, "caption.target=name", f"model.vocabulary={vocabulary}"])
+    blip = initial_blip(recipe, FOOD101)
+    with torch.no_grad():
+        for name, parameter in blip.model.named_parameters():
+            if parameter.ndim == 2 and "embeddings" not in name:
+                parameter.mul_(4)
+    path = tmp_path_factory.mktemp("names") / "stock"
+    blip.model.save_pretrained(path)
+    blip.tokenizer.save_pretrained(path)
+    return path
+
+
+def run_graph(folder: Path, name: str, **inputs: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, inputs)[0]
+    return result
+
+
+def test_configurations_follow_optimums_base(checkpoint: Path) -> None:
+    config = load_checkpoint(checkpoint).model.config
+    for graph, output in ((EncoderConfig, "image_embeds"), (ScorerConfig, "label_logprobs"), (DecoderConfig, "logits")):
+        made = graph(config)
+        dummies = made.generate_dummy_inputs(framework="pt", batch_size=3)
+        assert set(dummies) == set(made.inputs)
+        assert all(len(value) == 3 for value in dummies.values())
+        assert list(made.outputs) == [output]
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_names_are_scored_exactly_in_one_pass(names_checkpoint: Path, tmp_path: Path, opset: int) -> None:
+    checkpoint = load_checkpoint(names_checkpoint, FOOD101, CaptionFormat(target="name"))
+    manifest = export_bundle(checkpoint, tmp_path / "out", name="names", opset=opset)
+    assert manifest.opset == onnx.load(tmp_path / "out" / "scorer.onnx").opset_import[0].version == opset
+    assert manifest.parity["same_label"] == "8 of 8"
+    assert max(manifest.parity["max_error"].values()) < 1e-4
+    tree = checkpoint.tree()
+    assert tree is not None
+    assert len(tree.fork_rows) > 5, "names share first words, so the tree has forks"
+    pixels = probe_pixels(7, 32, seed=9)  # a batch size that the gate did not see
+    embeds = run_graph(tmp_path / "out", "encoder.onnx", pixels=pixels)
+    found = run_graph(tmp_path / "out", "scorer.onnx", image_embeds=embeds)
+    wanted = reference.label_logprobs(
+        checkpoint.model, reference.image_embeds(checkpoint.model, torch.from_numpy(pixels)), tree
+    )
+    assert np.abs(found - wanted.numpy()).max() < 1e-4
+    assert np.allclose(np.exp(found).sum(axis=1), 1, atol=1e-4)
+    assert len({tuple(row) for row in np.round(found, 3)}) == 7, "the scores depend on the picture"
+
+
+def test_graphs_take_any_batch_and_uint8_pixels(bundle: Path) -> None:
+    manifest = read_bundle(bundle).manifest
+    size = manifest.image_size
+    for batch in (1, 3, 16):
+        embeds = run_graph(bundle, "encoder.onnx", pixels=probe_pixels(batch, size))
+        assert embeds.shape == (batch, manifest.image_tokens, manifest.width)
+        for length in (1, 6):
+            ids = np.full((batch, length), manifest.tokens.bos)
+            logits = run_graph(bundle, "decoder.onnx", input_ids=ids, image_embeds=embeds)
+            assert logits.shape == (batch, manifest.tokens.vocabulary)
+
+
+def test_shared_weights_are_stored_once(checkpoint: Path, bundle: Path) -> None:
+    model = load_checkpoint(checkpoint).model
+    floats = {
+        name: sum(p.numel() for n, p in model.named_parameters() if n.startswith(name)) for name in ("vision", "text")
+    }
+    sizes = {name: entry.bytes for name, entry in read_bundle(bundle).manifest.files.items()}
+    assert sizes["encoder.weights"] < 4 * floats["vision"] * 1.1
+    assert sizes["text.weights"] < 4 * floats["text"] * 1.1, "scorer and decoder share their layers"
+    places = []
+    for graph in ("scorer.onnx", "decoder.onnx"):
+        tensors = onnx.load(bundle / graph, load_external_data=False).graph.initializer
+        places.append({tuple((e.key, e.value) for e in t.external_data) for t in tensors if t.external_data})
+    assert len(places[0] & places[1]) >= 16
+
+
+def test_no_vendor_operators(bundle: Path) -> None:
+    for graph in ("encoder.onnx", "scorer.onnx", "decoder.onnx"):
+        assert {node.domain for node in onnx.load(bundle / graph, load_external_data=False).graph.node} <= {""}
+
+
+def test_the_gate_refuses_a_wrong_graph(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Off(Scorer):
+        def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
+            return super().forward(image_embeds * 1.01)
+
+    monkeypatch.setattr("export.bundle.Scorer", Off)
+    with pytest.raises(ParityError, match=r"scorer.onnx differs from PyTorch by"):
+        export_bundle(load_checkpoint(checkpoint), tmp_path / "out", name="off", opset=18)
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_stock_model_becomes_a_captioner(names_checkpoint: Path, tmp_path: Path) -> None:
+    done = run_module("export", names_checkpoint, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    found = read_bundle(tmp_path / "out")
+    assert found.labels is None
+    assert "scorer.onnx" not in found.manifest.files
+
+
+def damaged_copy(checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def change_config(folder: Path, **text_config: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= text_config
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_checkpoints_that_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    copy = damaged_copy(checkpoint, tmp_path)
+    change_config(copy, hidden_size=768, num_attention_heads=8)
+    with pytest.raises(CheckpointError, match="8 attention heads at width 768"):
+        load_checkpoint(copy)
+    with pytest.raises(CheckpointError, match="no checkpoint folder at"):
+        load_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="differs from the labels given"):
+        load_checkpoint(checkpoint, LabelSet.from_names(["a", "b"]))
+
+
+def test_a_checkpoint_without_its_labels_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    copy = damaged_copy(checkpoint, tmp_path)
+    (copy / "labels.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no labels\.json"):
+        load_checkpoint(copy)
+
+
+def test_nan_in_the_weights_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = damaged_copy(checkpoint, tmp_path)
+    weights = load_file(copy / "model.safetensors")
+    name = "vision_model.post_layernorm.weight"
+    weights[name][3] = float("nan")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"vision_model\.post_layernorm\.weight .* NaN"):
+        load_checkpoint(copy)
+
+
+def test_another_normalisation_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    copy = damaged_copy(checkpoint, tmp_path)
+    path = copy / "processor_config.json"
+    config = json.loads(path.read_text())
+    config["image_processor"]["image_mean"] = [0.5, 0.5, 0.5]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="normalises with mean"):
+        load_checkpoint(copy)
+
+
+def test_command_line_mistakes_are_one_sentence(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
+    existing = run_module("export", checkpoint, bundle)
+    assert (existing.returncode, existing.stderr.count("\n")) == (1, 1)
+    assert "--force" in existing.stderr
+    missing = run_module("export", tmp_path / "nowhere", tmp_path / "out")
+    assert missing.returncode == 1
+    assert missing.stderr == f"export: There is no checkpoint folder at {tmp_path / 'nowhere'}.\n"
+    assert run_module("export", checkpoint).returncode == 2
+
+
+def test_photos_can_join_the_gate(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(drawn_png(0))
+    done = run_module("export", checkpoint, tmp_path / "out", "--photos", tmp_path / "photos", "--opset", 23)
+    assert done.returncode == 0, done.stderr
+    assert "on 6 samples" in done.stdout
+    nowhere = run_module("export", checkpoint, tmp_path / "other", "--photos", tmp_path / "nowhere")
+    assert (nowhere.returncode, nowhere.stderr) == (1, f"export: There is no photo in {tmp_path / 'nowhere'}.\n")
+
+
+def test_checkpoint_saved_by_training_is_read(checkpoint: Path) -> None:
+    found = load_checkpoint(checkpoint)
+    assert found.labels is not None
+    assert found.caption == CaptionFormat()
+    assert 0 <= found.metrics["accuracy_scored"] <= 1
