@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -54,6 +55,7 @@ def _serve(args: dict[str, Any]) -> int:
             timeout_graceful_shutdown=settings.drain_seconds,
         )
     )
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after a clean stop: exit with 0, not by it
     server.run()
     if failures:
         raise ContractError(failures[0])

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from contract.errors import PhotoError
 
@@ -100,10 +101,16 @@ def install_handlers(app: FastAPI) -> None:
         if error.status_code == 404:
             return error_response("not_found", f"There is no route {request.url.path}; see /docs.")
         if error.status_code == 405:
-            return error_response(
+            answer = error_response(
                 "method_not_allowed", f"{request.url.path} does not answer {request.method}; see /docs."
             )
+            answer.headers.update(error.headers or {})  # Allow
+            return answer
         return error_response("bad_request", str(error.detail))
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: Exception) -> JSONResponse:
+        return error_response("bad_request", "The client closed the connection before its request was complete.")
 
     @app.exception_handler(Exception)
     async def internal(request: Request, error: Exception) -> JSONResponse:

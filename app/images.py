@@ -41,7 +41,7 @@ class BodyLimit:
 
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self.limit:
-            scope["state"]["refused"] = self._too_large()
+            scope.setdefault("state", {})["refused"] = self._too_large()
         await self.app(scope, counted, send)
 
     def _too_large(self) -> ServiceError:

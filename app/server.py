@@ -41,7 +41,13 @@ def create_app(
         await starting
         await service.stop()
 
-    app = FastAPI(title="food-vision", version=version("food-vision"), description=DESCRIPTION, lifespan=life)
+    app = FastAPI(
+        title="food-vision",
+        version=version("food-vision"),
+        description=DESCRIPTION,
+        lifespan=life,
+        redirect_slashes=False,  # /predict/ is told that there is no such route, in the one error shape
+    )
     app.state.service = service
     app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)

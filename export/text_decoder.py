@@ -12,6 +12,7 @@ Exact up to rounding: q b_k adds the same to every image token and cancels in th
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, cast
 
@@ -105,7 +106,7 @@ class Scorer(nn.Module):
         self.transform = decoder.cls.predictions.transform
         order = torch.from_numpy(tree.choice_fork).argsort(stable=True)
         token = torch.from_numpy(tree.choice_token)[order]
-        self.choices_of_fork = torch.from_numpy(tree.choice_fork).bincount().tolist()
+        self.fork_bounds: list[int] = [0, *torch.from_numpy(tree.choice_fork).bincount().cumsum(0).tolist()]
         head = decoder.cls.predictions.decoder
         with torch.no_grad():
             start = decoder.bert.embeddings(
@@ -129,16 +130,10 @@ class Scorer(nn.Module):
                 x = layer.attend(x, self.mask)
             x = layer.look(x, image_embeds, image_transposed)
         x = self.transform(x[:, self.fork_rows])
-        chosen = [
-            torch.log_softmax(torch.matmul(x[:, fork], weight.transpose(0, 1)) + bias, dim=-1)
-            for fork, (weight, bias) in enumerate(
-                zip(
-                    self.head_weight.split(self.choices_of_fork),
-                    self.head_bias.split(self.choices_of_fork),
-                    strict=True,
-                )
-            )
-        ]
+        chosen = []
+        for fork, (begin, end) in enumerate(itertools.pairwise(self.fork_bounds)):
+            logits = torch.matmul(x[:, fork], self.head_weight[begin:end].transpose(0, 1)) + self.head_bias[begin:end]
+            chosen.append(torch.log_softmax(logits, dim=-1))
         if self.choices_are_labels:
             return chosen[0]
         return torch.matmul(torch.cat(chosen, dim=1), self.membership)

@@ -1,0 +1,69 @@
+"""A server inside the test process, so that a test can hold its engine."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from app.engine import Engine, Scores
+from app.server import create_app
+from app.settings import load_settings
+from contract.bundle import read_bundle
+from contract.pixels import Pixels
+
+
+class Gate:
+    """Replaces `Engine.score`: remembers the size of each call, and holds it until `open` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[int] = []
+        self.open = threading.Event()
+        self.error: Exception | None = None
+        real = Engine.score
+
+        def score(engine: Engine, pixels: Pixels) -> Scores:
+            self.calls.append(len(pixels))
+            assert self.open.wait(20)
+            if self.error is not None:
+                raise self.error
+            return real(engine, pixels)
+
+        monkeypatch.setattr(Engine, "score", score)
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for a condition, or fail."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+@contextmanager
+def running(bundle: Path, *, wait: bool = True, **settings: Any) -> Iterator[tuple[str, FastAPI]]:
+    """URL and application of a server in a thread; with `wait`, once the model is ready or has failed."""
+    app = create_app(read_bundle(bundle), load_settings(bundle=bundle, threads=1, **settings))
+    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
+        port = server.servers[0].sockets[0].getsockname()[1]
+        if wait:
+            until(lambda: app.state.service.state != "starting")
+        yield f"http://127.0.0.1:{port}", app
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
+    assert not thread.is_alive()
