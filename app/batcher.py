@@ -90,6 +90,8 @@ class Batcher(Generic[T, R]):
         try:
             return await asyncio.wait_for(future, timeout)
         except TimeoutError:
+            if future.done() and not future.cancelled():  # `run` itself raised it
+                raise
             raise Expired from None
 
     async def close(self) -> None:

@@ -102,7 +102,7 @@ def install_handlers(app: FastAPI) -> None:
             return error_response("not_found", f"There is no route {request.url.path}; see /docs.")
         if error.status_code == 405:
             answer = error_response(
-                "method_not_allowed", f"{request.url.path} does not answer {request.method}; see /docs."
+                "method_not_allowed", f"The route {request.url.path} does not answer {request.method}; see /docs."
             )
             answer.headers.update(error.headers or {})  # Allow
             return answer

@@ -100,6 +100,8 @@ async def _form(request: Request, max_files: int) -> FormData:
         if "Too many files" in str(error.detail):
             raise ServiceError("too_many_images", f"More than {max_files} images were sent. Send fewer.") from None
         raise ServiceError("bad_request", f"The multipart body cannot be read: {error.detail} {HINT}") from None
+    except UnicodeError as error:  # a `charset` that is a codec of Python but decodes no text
+        raise ServiceError("bad_request", f"The multipart body cannot be read: {error}. {HINT}") from None
 
 
 def _uploads(form: FormData) -> list[UploadFile]:

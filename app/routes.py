@@ -7,9 +7,8 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
 
-from app.errors import ERRORS, ServiceError, body_of, log, responses
+from app.errors import ServiceError, body_of, log, responses
 from app.images import read_photo, read_photos
 from app.schemas import BatchAnswer, Caption, Health, Labels, Prediction
 from app.service import Service
@@ -97,6 +96,7 @@ async def predict_batch(request: Request, top_k: TopK = None) -> BatchAnswer:
     """Name the food on several photos: an answer or an error for each, in order. One bad photo fails alone."""
     service = _service(request)
     photos = await read_photos(request, service.settings.max_images)
+    service.check_ready()  # what concerns every photo is no matter of one entry
     calls = (service.predict(photo, top_k or service.settings.top_k) for photo in photos)
     found = await _unless_gone(request, _all(list(calls)))
     return BatchAnswer(results=[body_of(_logged(one)) if isinstance(one, BaseException) else one for one in found])
@@ -144,11 +144,7 @@ async def live() -> Health:
 
 @router.get("/health", response_model=Health, responses=responses("not_ready"))
 @router.get("/health/ready", response_model=Health, responses=responses("not_ready"))
-async def ready(request: Request) -> Any:
-    """200 once the model is loaded and warm; 503 with the reason before and while stopping."""
-    service = _service(request)
-    if service.state != "ready":
-        body = {"status": service.state, "reason": service.reason}
-        error = {"error": f"The service is not ready: {service.reason}.", "error_type": "not_ready"}
-        return JSONResponse(error | body, status_code=ERRORS["not_ready"].status)
+async def ready(request: Request) -> Health:
+    """200 once the model is loaded and warm; 503 with the reason before, and while stopping."""
+    _service(request).check_ready()
     return Health(status="ok")

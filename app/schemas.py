@@ -65,7 +65,6 @@ class Labels(BaseModel):
 
 
 class Health(BaseModel):
-    """`ok`, or what the service is waiting for."""
+    """`ok`; anything else is answered in the error shape."""
 
     status: str = Field(examples=["ok"])
-    reason: str | None = None

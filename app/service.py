@@ -94,7 +94,7 @@ class Service:
 
     async def predict(self, photo: bytes, top_k: int) -> Prediction:
         """The best labels of one photo. Raises `PhotoError` or `ServiceError`."""
-        self._check_ready()
+        self.check_ready()
         if self.bundle.labels is None:
             raise ServiceError(
                 "not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption."
@@ -114,7 +114,7 @@ class Service:
 
     async def caption(self, photo: bytes) -> Caption:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
-        self._check_ready()
+        self.check_ready()
         started = time.perf_counter()
         pixels, decode_seconds = await self._decoder.decode(photo)
         done = await self._answered(self._captions.submit(pixels, self._left(started)))
@@ -154,9 +154,10 @@ class Service:
             "queued": {"predict": self._scores.depth, "caption": self._captions.depth},
         }
 
-    def _check_ready(self) -> None:
+    def check_ready(self) -> None:
+        """Raise `ServiceError` with slug `not_ready` unless the model is loaded and warm."""
         if self.state != "ready":
-            raise ServiceError("not_ready", f"The service is not ready: {self.reason}.")
+            raise ServiceError("not_ready", f"The service is not ready: {(self.reason or self.state).rstrip('.')}.")
 
     def _left(self, started: float) -> float:
         return max(0.001, self.settings.request_timeout_ms / 1000 - (time.perf_counter() - started))
@@ -166,7 +167,7 @@ class Service:
             return await waiting
         except QueueFull:
             raise ServiceError(
-                "overloaded", f"{self.settings.max_queue} photos are waiting already. Try again in a second."
+                "overloaded", f"The queue is full ({self.settings.max_queue} waiting). Try again in a second."
             ) from None
         except Expired:
             raise ServiceError(

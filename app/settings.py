@@ -53,4 +53,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ContractError(f"The setting {name} ({ENV_PREFIX}{name.upper()}) is wrong: {first['msg']}.") from None
+        given = "" if first["type"] == "missing" else f", not {str(first['input'])[:80]!r}"
+        raise ContractError(
+            f"The setting {name} ({ENV_PREFIX}{name.upper()}) is wrong: {first['msg']}{given}."
+        ) from None

@@ -91,12 +91,20 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             f"The image has far more pixels than the {max_pixels / 1e6:.1f} million accepted. Send a smaller copy.",
         ) from None
     except UnidentifiedImageError:
+        if _known(data):
+            raise PhotoError("bad_image", "The image header is damaged, or says that there are no pixels.") from None
         raise PhotoError(
             "unsupported_format",
             f"The {len(data)} bytes are not an image in a supported format. Send JPEG, PNG, WebP, GIF, BMP or TIFF.",
         ) from None
     except Exception as error:  # a header that is recognised but damaged
         raise PhotoError("bad_image", f"The image header is damaged: {_reason(error)}.") from None
+
+
+def _known(data: bytes) -> bool:
+    """Whether the bytes start as a file of `FORMATS` does; Pillow also calls those unidentified if they have no size."""
+    accepts = (Image.OPEN[name][1] for name in FORMATS)
+    return any(accept is not None and accept(data[:16]) is True for accept in accepts)
 
 
 def _turned(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in a test may reach for 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"  # real photographs and the real vocabulary, beside the checkout; not in it
 SMALL = [
-    "data.train_count=640", "data.test_count=32", "model.image_size=32", "model.vision_layers=2", "model.vision_width=64",
-    "model.text_width=64", "model.heads=4", "train.epochs=3", "train.batch_size=16",
+    "data.train_count=2048", "data.test_count=32", "model.image_size=32", "model.vision_layers=2", "model.vision_width=64",
+    "model.text_width=64", "model.heads=4", "train.epochs=4",
 ]  # fmt: skip
 
 
@@ -69,30 +70,35 @@ def serving(bundle: Path, *flags: object) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "app", "--bundle", str(bundle), "--port", str(port), *map(str, flags)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                raise AssertionError(f"the server did not start: {process.communicate()[0]}")
-            try:
-                if httpx.get(f"{url}/health/ready", timeout=2).status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill up and stop the server
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+
+        def output() -> str:
+            log.seek(0)
+            return log.read()
+
         try:
-            output = process.communicate(timeout=30)[0]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-    assert process.returncode == 0, output
-    assert "Traceback" not in output, output
+            deadline = time.monotonic() + 60
+            while True:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(f"the server did not start: {output()}")
+                try:
+                    if httpx.get(f"{url}/health/ready", timeout=2).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert process.returncode == 0, output()
+        assert "Traceback" not in output(), output()
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ def assert_error(response: httpx.Response, slug: str) -> str:
     assert response.headers["content-type"] == "application/json"
     sentence: str = body["error"]
     assert len(sentence) > 10
-    assert sentence[0].isupper()
+    assert sentence[0].isupper() or sentence[0] == "/"
     assert sentence.endswith(".")
     assert "Traceback" not in sentence
     return sentence

@@ -74,8 +74,7 @@ def test_the_next_batch_grows_while_the_engine_runs_and_takes_the_oldest() -> No
         await settle()
         tasks += submitted(batcher, *range(1, 7))
         await settle()
-        assert engine.batches == [[0]]
-        assert batcher.depth == 6
+        assert (engine.batches, batcher.depth) == ([[0]], 6)
         engine.gate.set()
         found = await asyncio.gather(*tasks)
         assert engine.batches == [[0], [1, 2, 3, 4], [5, 6]]
@@ -180,7 +179,6 @@ def test_the_expired_are_answered_in_time_and_never_computed() -> None:
         tasks += submitted(batcher, 2)
         with pytest.raises(Expired):
             await late
-        assert not engine.gate.is_set()
         engine.gate.set()
         await asyncio.gather(*tasks)
         assert engine.batches == [[0], [2]]
@@ -227,9 +225,7 @@ def test_an_exception_fails_its_batch_and_no_other() -> None:
         await settle()
         engine.gate.set()
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [str(one) if isinstance(one, ValueError) else type(one) for one in found] == [
-            Done, "boom", "boom", Done, Done,
-        ]  # fmt: skip
+        assert [type(one) for one in found] == [Done, ValueError, ValueError, Done, Done]
         assert (await batcher.submit(5, 5)).result == 10
         await batcher.close()
 
@@ -240,15 +236,15 @@ def test_an_exception_fails_its_batch_and_no_other() -> None:
 def test_a_wrong_number_of_results_fails_the_batch(results: list[int]) -> None:
     async def story() -> None:
         answers = iter([results, [8]])
-        started = asyncio.Semaphore(0)
+        slot = asyncio.Semaphore(0)
 
         async def run(items: list[int]) -> list[int]:
             return next(answers)
 
-        batcher = batcher_of(run, slot=started)
+        batcher = batcher_of(run, slot=slot)
         tasks = submitted(batcher, 1, 2)
         await settle()
-        started.release()
+        slot.release()
         for one in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(one, RuntimeError)
             assert f"{len(results)} results for 2 items" in str(one)

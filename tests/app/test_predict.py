@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.errors import ERRORS
 from contract.bundle import Bundle, read_bundle
-from tests.app.conftest import assert_error
+from tests.app.photos import assert_error
 from tests.conftest import drawn_png
 
 GOOD = drawn_png(0)
@@ -144,7 +144,9 @@ def test_health(client: httpx.Client, path: str) -> None:
 
 def test_openapi_lists_every_route_and_its_errors(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    found = {(method.upper(), path): one["responses"] for path, methods in paths.items() for method, one in methods.items()}
+    found = {
+        (method.upper(), path): one["responses"] for path, methods in paths.items() for method, one in methods.items()
+    }
     photos = {"200", "400", "409", "413", "415", "500", "503", "504"}
     assert {key: set(value) for key, value in found.items()} == {
         ("POST", "/predict"): photos,

@@ -1,0 +1,114 @@
+"""Every setting comes from an environment variable or a flag, and a wrong value is named in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.__main__ import main
+from app.settings import ENV_PREFIX, Settings, load_settings
+from contract.errors import ContractError
+
+VALUES: dict[str, tuple[str, Any]] = {  # as text, and what it means; none is a default
+    "bundle": ("some/where", Path("some/where")),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("0", 0),
+    "provider": ("tensorrt", "tensorrt"),
+    "threads": ("3", 3),
+    "max_batch": ("7", 7),
+    "max_queue": ("9", 9),
+    "decode_threads": ("2", 2),
+    "max_decoding": ("11", 11),
+    "max_body_bytes": ("4096", 4096),
+    "max_pixels": ("1000", 1000),
+    "max_images": ("6", 6),
+    "top_k": ("1", 1),
+    "max_caption_tokens": ("5", 5),
+    "request_timeout_ms": ("250", 250),
+    "drain_seconds": ("0", 0),
+    "log_level": ("warning", "warning"),
+}
+WRONG = [
+    ("port", "99999", "65535"),
+    ("port", "http", "integer"),
+    ("port", "", "integer"),
+    ("provider", "nonsense", "'cpu', 'cuda' or 'tensorrt'"),
+    ("provider", "CPU", "'cpu', 'cuda' or 'tensorrt'"),
+    ("threads", "-1", "0"),
+    ("max_batch", "0", "1"),
+    ("max_queue", "100001", "100000"),
+    ("max_body_bytes", "10", "1024"),
+    ("max_caption_tokens", "64", "63"),
+    ("top_k", "101", "100"),
+    ("request_timeout_ms", "0", "1"),
+    ("drain_seconds", "ten", "integer"),
+    ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(ENV_PREFIX + name.upper(), raising=False)
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert set(VALUES) == set(Settings.model_fields)
+    defaults = load_settings(bundle=Path("b"))
+    assert [name for name, (_, value) in VALUES.items() if getattr(defaults, name) == value] == []
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_from_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = VALUES[name]
+    monkeypatch.setenv(f"{ENV_PREFIX}BUNDLE", "b")
+    monkeypatch.setenv(ENV_PREFIX + name.upper(), text)
+    assert getattr(load_settings(), name) == value
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_from_a_flag_which_wins(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, value = VALUES[name]
+    found: list[Settings] = []
+
+    def only_settings(**overrides: Any) -> Settings:
+        found.append(load_settings(**overrides))
+        raise ContractError("That is far enough.")
+
+    monkeypatch.setattr("app.__main__.load_settings", only_settings)
+    monkeypatch.setenv(f"{ENV_PREFIX}BUNDLE", "b")
+    if name not in ("host", "bundle"):
+        monkeypatch.setenv(ENV_PREFIX + name.upper(), "not what is meant")
+    assert main([f"--{name.replace('_', '-')}", text]) == 1
+    assert getattr(found[0], name) == value
+
+
+@pytest.mark.parametrize(("name", "text", "allowed"), WRONG)
+def test_a_wrong_value_is_named_with_what_is_allowed(
+    name: str, text: str, allowed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--bundle", "b", f"--{name.replace('_', '-')}={text}"]) == 1
+    flagged = capsys.readouterr().err
+    monkeypatch.setenv(ENV_PREFIX + name.upper(), text)
+    assert main(["--bundle", "b"]) == 1
+    assert capsys.readouterr().err == flagged
+    assert flagged.startswith(f"app: The setting {name} ({ENV_PREFIX}{name.upper()}) is wrong: ")
+    assert allowed in flagged
+    assert flagged.count("\n") == 1
+    assert flagged.endswith(".\n")
+
+
+def test_the_bundle_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 1
+    assert capsys.readouterr().err == f"app: The setting bundle ({ENV_PREFIX}BUNDLE) is wrong: Field required.\n"
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(f"--{name.replace('_', '-')}" in text for name in Settings.model_fields)
+    assert ENV_PREFIX in text

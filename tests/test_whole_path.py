@@ -1,0 +1,53 @@
+"""The whole path: what is served is what PyTorch's constrained decoding says, alone and in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import torch
+
+from contract.pixels import photo_to_pixels
+from export.bundle import load_checkpoint
+from tests.conftest import drawn_png
+from training.model import load_blip
+from training.scoring import constrained_labels
+
+PICTURES = 200
+
+
+def constrained(checkpoint: Path, pictures: list[bytes]) -> list[int]:
+    """Label ids by `generate` of the plain PyTorch model, held to the label captions."""
+    loaded, blip = load_checkpoint(checkpoint), load_blip(str(checkpoint))
+    assert loaded.labels is not None
+    assert loaded.caption is not None
+    prefix = [blip.tokenizer.bos_token_id, *blip.tokenizer(loaded.caption.prefix).input_ids[1:-1]]
+    targets = [blip.tokenizer(loaded.caption.target_text(label)).input_ids[1:-1] for label in loaded.labels]
+    pixels = torch.stack([torch.from_numpy(photo_to_pixels(data, blip.image_size).copy()) for data in pictures])
+    return [i for part in pixels.split(50) for i in constrained_labels(blip, part, prefix, targets)]
+
+
+async def together(url: str, pictures: list[bytes]) -> list[dict[str, object]]:
+    """All pictures at once, 40 connections, so that the service forms batches."""
+    limits = httpx.Limits(max_connections=40)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+        answers = await asyncio.gather(*(client.post("/predict", content=data) for data in pictures))
+    return [answer.raise_for_status().json() for answer in answers]
+
+
+def test_served_labels_equal_constrained_decoding(checkpoint: Path, server: str) -> None:
+    pictures = [drawn_png(i, size=64) for i in range(PICTURES)]
+    wanted = constrained(checkpoint, pictures)
+    assert len(set(wanted)) > 3, "the model tells foods apart"
+    with httpx.Client(base_url=server, timeout=60) as client:
+        alone = [client.post("/predict", content=data).raise_for_status().json() for data in pictures]
+        batched = []
+        for first in range(0, PICTURES, 25):
+            files = [("images", data) for data in pictures[first : first + 25]]
+            batched += client.post("/predict/batch", files=files).raise_for_status().json()["results"]
+    crowded = asyncio.run(together(server, pictures))
+    for answers in (alone, batched, crowded):
+        assert [answer["class_id"] for answer in answers] == wanted
+    for one, other in zip(alone, crowded, strict=True):
+        assert abs(float(str(one["confidence"])) - float(str(other["confidence"]))) < 1e-4

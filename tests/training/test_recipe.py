@@ -1,0 +1,69 @@
+"""Recipes: checked before anything starts, and every mistake is one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contract.errors import ContractError
+from contract.labels import FOOD101
+from training.recipe import RECIPES, load_recipe, recipe_names
+
+
+def test_every_recipe_that_comes_along_is_valid() -> None:
+    assert {"drawn", "folder", "folder-small", "food101"} <= set(recipe_names())
+    for name in recipe_names():
+        recipe = load_recipe(name, [])
+        assert recipe.caption.render(FOOD101[6]) == "a photo of delicious 6", name
+
+
+def test_food101_is_the_original_task_on_the_original_model() -> None:
+    recipe = load_recipe("food101", [])
+    assert (recipe.data.source, recipe.data.name) == ("hub", "food101")
+    assert recipe.model.base == "Salesforce/blip-image-captioning-base"
+    assert recipe.train.freeze == "decoder"
+
+
+def test_overrides_take_toml_values_or_plain_text(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        "drawn", ["train.epochs=3", "train.flip=false", "data.train=a folder/x", 'caption.target="name"']
+    )
+    assert (recipe.train.epochs, recipe.train.flip) == (3, False)
+    assert (recipe.data.train, recipe.caption.target) == ("a folder/x", "name")
+    copy = tmp_path / "mine.toml"
+    copy.write_text((RECIPES / "drawn.toml").read_text())
+    assert load_recipe(str(copy), []) == load_recipe("drawn", [])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.epoch=3", r"no setting 'train.epoch'; known are batch_size, clip"),
+        ("trian.epochs=3", r"no setting 'trian'; known are caption, data"),
+        ("train.epochs=0", r"train.epochs: Input should be greater than or equal to 1"),
+        ("train.epochs=many", r"train.epochs: Input should be a valid integer"),
+        ("train.freeze=tower", r"train.freeze: String should match pattern"),
+        ("train.freeze=last-0-vision-blocks", r"train.freeze: String should match"),
+        ("model.patch_size=7", r"model: Value error, image_size 48 is not a multiple of patch_size 7"),
+        ("model.heads=7", r"width 96 is not a multiple of heads 7"),
+        ("caption.template=six", r"caption.template: Value error, the template must end with"),
+        ("data.source=web", r"data.source: Input should be 'drawn', 'folder', 'parquet' or 'hub'"),
+        ("epochs", r"--set takes section.key=value, got 'epochs'"),
+        ("seed.x=1", r"'seed' is a value, not a section"),
+    ],
+)
+def test_mistakes_name_the_key_and_what_is_allowed(override: str, says: str) -> None:
+    with pytest.raises(ContractError, match=says):
+        load_recipe("drawn", [override])
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"no recipe 'nothing'; use one of \['drawn'"):
+        load_recipe("nothing", [])
+    (tmp_path / "bad.toml").write_text("[data\n")
+    with pytest.raises(ContractError, match=r"bad.toml cannot be read"):
+        load_recipe(str(tmp_path / "bad.toml"), [])
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(ContractError, match=r"empty.toml: data: Field required"):
+        load_recipe(str(tmp_path / "empty.toml"), [])

@@ -1,0 +1,159 @@
+"""Training and evaluation as a user runs them: a checkpoint that learnt, and mistakes that cost nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from contract.checkpoint import read_checkpoint_labels, read_training_record
+from contract.labels import LabelSet
+from tests.conftest import drawn_png, run_module
+from training.augment import augment
+from training.captions import label_tree
+from training.drawn import FOODS
+from training.evaluate import Report, side_by_side
+from training.model import initial_blip, load_blip
+from training.recipe import load_recipe
+from training.scoring import constrained_labels, free_captions, label_logprobs
+
+FAST = [
+    "data.train_count=32", "data.test_count=16", "model.image_size=16", "model.vision_layers=1", "model.vision_width=16",
+    "model.text_width=16", "model.heads=2", "train.epochs=1",
+]  # fmt: skip
+
+
+def sets(*overrides: str) -> list[str]:
+    return [part for override in (*FAST, *overrides) for part in ("--set", override)]
+
+
+def test_checkpoint_is_what_the_contract_says(checkpoint: Path) -> None:
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "labels.json", "training.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    record, labels = read_training_record(checkpoint), read_checkpoint_labels(checkpoint)
+    assert labels == LabelSet.from_names(FOODS)
+    assert record is not None
+    assert record.seed == 0
+    assert record.steps == 4 * 2048 // 16
+    assert record.recipe["train"]["epochs"] == 4
+    assert record.versions["torch"]
+    assert record.parameters["trainable"] == record.parameters["total"]
+    assert load_blip(str(checkpoint)).image_size == 32
+
+
+def test_evaluation_shows_before_and_after(checkpoint: Path) -> None:
+    done = run_module("training.evaluate", checkpoint, "--set", "data.test_count=96")
+    assert done.returncode == 0, done.stderr
+    assert "96 held-out photos of 16 classes, chance 6.2 %" in done.stdout
+    scored = next(line for line in done.stdout.splitlines() if line.startswith("right by label scoring"))
+    before, after = (float(part) for part in scored.replace("%", "").split()[-2:])
+    assert before < 20
+    assert after > before + 15, "a few seconds of training already show"
+    unparsable = next(line for line in done.stdout.splitlines() if line.startswith("free caption names no label"))
+    assert float(unparsable.replace("%", "").split()[-2]) > 90, "the untrained model says nothing that is a caption"
+
+
+def test_one_photo_before_and_after(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(drawn_png(2))
+    done = run_module("training.evaluate", checkpoint, "--photo", tmp_path / "photo.png")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["before", "labels", "after", "labels"]
+    assert "'a photo of delicious " in done.stdout
+    missing = run_module("training.evaluate", checkpoint, "--photo", tmp_path / "nowhere.png")
+    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+
+
+def test_report_counts_each_way_apart() -> None:
+    table = side_by_side(Report(200, 10, 0.0, 1.0, 0.1, 0.5), Report(200, 10, 0.8, 0.05, 0.9, 1.0))
+    assert "200 held-out photos of 10 classes, chance 10.0 %" in table
+    assert "free caption names no label           100.0 %    5.0 %" in table
+
+
+@pytest.mark.parametrize("target", ["id", "name"])
+def test_scores_choose_what_constrained_decoding_chooses(target: str) -> None:
+    labels = LabelSet.from_names(["hot dog", "hot soup", "hot", "pie", "apple pie", "apple tart cake"])
+    blip = initial_blip(load_recipe("drawn", [*FAST, f"caption.target={target}"]), labels)
+    with torch.no_grad():
+        for parameter in blip.model.parameters():
+            parameter.mul_(3)  # untrained scores are nearly equal; these are not
+    caption = load_recipe("drawn", [f"caption.target={target}"]).caption
+    tree = label_tree(blip.tokenizer, caption, labels)
+    pixels = torch.randint(0, 256, (24, 16, 16, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        scores = label_logprobs(blip.model, blip.embed(pixels), tree)
+    assert torch.allclose(scores.exp().sum(1), torch.ones(24), atol=1e-4)
+    prefix = blip.tokenizer(caption.prefix).input_ids[1:-1]
+    targets = [blip.tokenizer(caption.target_text(label)).input_ids[1:-1] for label in labels]
+    wanted = constrained_labels(blip, pixels, [blip.tokenizer.bos_token_id, *prefix], targets)
+    assert scores.argmax(1).tolist() == wanted
+
+
+def test_free_captions_start_with_dec(checkpoint: Path) -> None:
+    blip = load_blip(str(checkpoint))
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    assert all(text.startswith("a photo of delicious") for text in free_captions(blip, pixels))
+
+
+def test_augmentation_is_by_its_own_seed_and_can_be_off() -> None:
+    pixels = torch.randint(0, 256, (8, 16, 16, 3), dtype=torch.uint8)
+
+    def made(seed: int, **options: object) -> torch.Tensor:
+        return augment(pixels, torch.Generator().manual_seed(seed), **{"flip": True, "crop": 0.5, **options})  # type: ignore[arg-type]
+
+    assert torch.equal(made(1), made(1))
+    assert not torch.equal(made(1), made(2))
+    assert torch.equal(made(1, flip=False, crop=1.0), pixels.float())
+    flipped = made(3, crop=1.0)
+    kept = [torch.allclose(a, b.float(), atol=0.5) for a, b in zip(flipped, pixels, strict=True)]
+    mirrored = [torch.allclose(a, b.flip(1).float(), atol=0.5) for a, b in zip(flipped, pixels, strict=True)]
+    assert all(a != b for a, b in zip(kept, mirrored, strict=True))
+    assert any(kept)
+    assert any(mirrored)
+
+
+def test_same_seed_same_weights(tmp_path: Path) -> None:
+    digests = []
+    for name in ("a", "b"):
+        done = run_module("training", "--recipe", "drawn", "--out", tmp_path / name, "--threads", 1, *sets())
+        assert done.returncode == 0, done.stderr
+        digests.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert digests[0] == digests[1]
+
+
+def test_skipped_photos_are_counted_in_the_record(tmp_path: Path) -> None:
+    for position, name in enumerate(("pho", "ramen")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            (tmp_path / "photos" / name / f"{i}.png").write_bytes(drawn_png(position + 16 * i, 32))
+    (tmp_path / "photos" / "pho" / "bad.jpg").write_text("not a photo")
+    folder = ["data.source=folder", f"data.train={tmp_path / 'photos'}", f"data.test={tmp_path / 'photos'}"]
+    stopped = run_module("training", "--recipe", "drawn", "--out", tmp_path / "out", *sets(*folder))
+    assert stopped.returncode == 1
+    assert "bad.jpg" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert not (tmp_path / "out").exists()
+    skipped = run_module(
+        "training", "--recipe", "drawn", "--out", tmp_path / "out", *sets(*folder, "data.on_bad_image=skip")
+    )
+    assert skipped.returncode == 0, skipped.stderr
+    assert "left out 1 unreadable photos" in skipped.stdout
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["data"]["unreadable"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--recipe", "drawn"], 2, "--out"),
+        (["--recipe", "nothing", "--out", "x"], 1, "no recipe 'nothing'"),
+        (["--recipe", "folder", "--out", "x", "--set", "data.train=nowhere"], 1, "no folder of photos at nowhere"),
+        (["--recipe", "drawn", "--out", "tests"], 1, "will not be replaced"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], code: int, says: str) -> None:
+    done = run_module("training", *arguments)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
