@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -24,11 +24,20 @@ class Batch:
 
 @dataclass
 class BadPhotos:
-    """The rule for unreadable photos, and how many were left out."""
+    """The rule for unreadable photos, and which were left out (each counts once, however many passes met it)."""
 
     rule: Literal["stop", "skip"]
-    skipped: int = 0
-    first: str = ""
+    left_out: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> int:
+        """How many photos were left out."""
+        return len(self.left_out)
+
+    @property
+    def first(self) -> str:
+        """The first photo left out, and why."""
+        return next(iter(self.left_out), "")
 
     def take(self, items: list[Item]) -> Batch | None:
         """The readable photos as one batch, or None where there is none. Raises `ContractError` under `stop`."""
@@ -38,8 +47,7 @@ class BadPhotos:
                     raise ContractError(
                         f"Unreadable photo {item.bad} Remove it, or set data.on_bad_image=skip to leave such photos out."
                     )
-                self.first = self.first or item.bad
-                self.skipped += 1
+                self.left_out[item.bad] = None
         good = [(item.pixels, item.label) for item in items if item.pixels is not None]
         if not good:
             return None
