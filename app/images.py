@@ -11,7 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ServiceError
+from app.errors import ServiceError, error_response
 from contract.pixels import Pixels, photo_to_pixels
 
 FIELDS = ("image", "images")
@@ -24,10 +24,15 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
         self.limit = limit
+        self._sentence = f"The request body is larger than {limit} bytes. Send a smaller photo."
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.limit:  # nothing of it is read
+            await error_response("body_too_large", self._sentence)(scope, receive, send)
             return
         seen = 0
 
@@ -36,18 +41,10 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self.limit:
-                raise self._too_large()
+                raise ServiceError("body_too_large", self._sentence)
             return message
 
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.limit:
-            scope.setdefault("state", {})["refused"] = self._too_large()
         await self.app(scope, counted, send)
-
-    def _too_large(self) -> ServiceError:
-        return ServiceError(
-            "body_too_large", f"The request body is larger than {self.limit} bytes. Send a smaller photo."
-        )
 
 
 async def read_photo(request: Request) -> bytes:
@@ -55,7 +52,6 @@ async def read_photo(request: Request) -> bytes:
 
     Raises `ServiceError` with slug `missing_image`, `bad_request`, `too_many_images` or `body_too_large`.
     """
-    _check_declared_size(request)
     if not _is_multipart(request):
         body = await request.body()
         if not body:
@@ -73,7 +69,6 @@ async def read_photo(request: Request) -> bytes:
 
 async def read_photos(request: Request, max_images: int) -> list[bytes]:
     """The bytes of all photos of a multipart request, in order. Raises as `read_photo` does."""
-    _check_declared_size(request)
     if not _is_multipart(request):
         raise ServiceError("bad_request", "Send multipart with the field `images` once for each photo.")
     form = await _form(request, max_files=max_images)
@@ -81,12 +76,6 @@ async def read_photos(request: Request, max_images: int) -> list[bytes]:
         return [await photo.read() for photo in _uploads(form)]
     finally:
         await form.close()
-
-
-def _check_declared_size(request: Request) -> None:
-    refused = request.scope.get("state", {}).get("refused")
-    if refused is not None:
-        raise refused
 
 
 def _is_multipart(request: Request) -> bool:
