@@ -22,9 +22,9 @@ from contract.cli import run
 from contract.files import check_can_write
 from training.captions import caption_tokens, label_tree
 from training.data import open_source
-from training.evaluate import measure
 from training.loading import BadPhotos, Preloaded
 from training.loop import train
+from training.measure import measure
 from training.model import freeze, initial_blip, parameter_counts, parameter_report, save_checkpoint
 from training.recipe import load_recipe, recipe_names
 
@@ -92,7 +92,7 @@ def _train(args: argparse.Namespace) -> int:
     print(f"trained {run_.steps} steps on {run_.photos} photos in {seconds:.0f} s, loss {run_.loss:.3f}", flush=True)
 
     report = measure(blip, held_out, tree, recipe.caption, source.labels, bad=bad, workers=recipe.data.workers)
-    print(f"held-out: {report.photos} photos, {100 * report.scored:.1f} % right by label scoring")
+    print(f"held-out: {report.photos} photos, {report.scored} right by label scoring")
     record = TrainingRecord(
         caption=recipe.caption,
         recipe=recipe.model_dump(mode="json"),

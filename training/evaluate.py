@@ -7,99 +7,31 @@ python -m training.evaluate checkpoints/drawn --photo dinner.jpg
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
-from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from contract.caption import CaptionFormat
 from contract.checkpoint import TrainingRecord, check_checkpoint_folder, read_checkpoint_labels, read_training_record
 from contract.cli import run
 from contract.errors import CheckpointError, ContractError
-from contract.label_tree import LabelTree
+from contract.files import write_text_atomic
 from contract.labels import LabelSet
 from contract.pixels import photo_to_pixels
 from training.captions import label_tree
-from training.data import Item, open_source
-from training.loading import BadPhotos, batches
+from training.data import open_source
+from training.loading import BadPhotos
+from training.measure import Report, measure
 from training.model import Blip, initial_blip, load_blip
 from training.recipe import Recipe, apply_overrides, parse_recipe
 from training.scoring import free_captions, label_logprobs
 
 
-@dataclass(frozen=True)
-class Report:
-    """Shares of held-out photos, 0 to 1.
-
-    free        the free caption names the right label
-    unparsable  the free caption names no label
-    scored      the best-scored label is right
-    top5        the right label is among the five best scored
-    """
-
-    photos: int
-    classes: int
-    free: float
-    unparsable: float
-    scored: float
-    top5: float
-
-    def as_metrics(self) -> dict[str, float]:
-        """For `training.json` and the bundle's manifest."""
-        return {
-            "held_out_photos": self.photos,
-            "accuracy_free": round(self.free, 4),
-            "unparsable": round(self.unparsable, 4),
-            "accuracy_scored": round(self.scored, 4),
-            "top5_scored": round(self.top5, 4),
-        }
-
-
-def measure(
-    blip: Blip,
-    items: Dataset[Item],
-    tree: LabelTree,
-    caption: CaptionFormat,
-    labels: LabelSet,
-    *,
-    bad: BadPhotos,
-    workers: int,
-    title: str = "evaluating",
-    limit: int | None = None,
-) -> Report:
-    """Ask `blip` for the label of every photo, by free caption and by label scores, in eval mode.
-
-    Raises `ContractError` when no photo could be read.
-    """
-    blip.model.eval()
-    photos = free = unparsable = scored = top5 = 0
-    with tqdm(total=limit, unit="img", desc=title, mininterval=1.0, leave=False) as bar:
-        for batch in batches(items, bad, batch_size=64, workers=workers):
-            pixels, wanted = batch.pixels.to(blip.model.device), batch.labels.tolist()
-            said = [caption.parse(text, labels) for text in free_captions(blip, pixels)]
-            with torch.no_grad():
-                best = label_logprobs(blip.model, blip.embed(pixels), tree).topk(min(5, len(labels))).indices.tolist()
-            for row, label_id in enumerate(wanted):
-                answer = said[row]
-                free += answer is not None and answer.id == label_id
-                unparsable += answer is None
-                scored += best[row][0] == label_id
-                top5 += label_id in best[row]
-            photos += len(wanted)
-            bar.update(len(wanted))
-            if limit is not None and photos >= limit:
-                break
-    if photos == 0:
-        raise ContractError(f"There is no held-out photo to evaluate on ({bad.first or 'the data is empty'}).")
-    return Report(photos, len(labels), free / photos, unparsable / photos, scored / photos, top5 / photos)
-
-
 def side_by_side(base: Report, tuned: Report) -> str:
-    """The two reports as a table for the terminal."""
+    """The two reports as a table for the terminal, every share with its 95 % interval."""
     rows = [
         ("right by free caption", base.free, tuned.free),
         ("free caption names no label", base.unparsable, tuned.unparsable),
@@ -107,10 +39,11 @@ def side_by_side(base: Report, tuned: Report) -> str:
         ("right label among the best five", base.top5, tuned.top5),
     ]
     lines = [
-        f"{tuned.photos} held-out photos of {tuned.classes} classes, chance {100 / tuned.classes:.1f} %",
-        f"{'':34}{'before':>9}{'after':>9}",
+        f"{tuned.photos} held-out photos of {tuned.classes} classes, chance {100 / tuned.classes:.1f} % "
+        "(in brackets: 95 % intervals)",
+        f"{'':34}{'before':>22}{'after':>22}",
     ]
-    return "\n".join(lines + [f"{name:34}{100 * a:7.1f} %{100 * b:7.1f} %" for name, a, b in rows])
+    return "\n".join(lines + [f"{name:34}{a!s:>22}{b!s:>22}" for name, a, b in rows])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="checkpoint folder written by python -m training")
     parser.add_argument("--base", help="model to compare with (default: the one that training started from)")
     parser.add_argument("--photo", type=Path, help="compare on this one photo instead of the held-out photos")
+    parser.add_argument("--json", type=Path, help="also write everything measured to this file (default: do not)")
     parser.add_argument("--limit", type=int, help="at most this many held-out photos (default: all)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
@@ -162,6 +96,11 @@ def _evaluate(args: argparse.Namespace) -> int:
             )
         )  # fmt: skip
     print(side_by_side(*reports))
+    if args.json is not None:
+        both = {title: report.as_json(labels) for title, report in zip(("before", "after"), reports, strict=True)}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(args.json, json.dumps(both, indent=2) + "\n")
+        print(f"report: {args.json}")
     if bad.skipped:
         print(f"left out {bad.skipped} unreadable photos; the first: {bad.first}")
     return 0
