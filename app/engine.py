@@ -23,7 +23,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Scores:
-    """Label probabilities float32 [B, L] (calibrated, each row sums to 1) and the seconds of the two stages."""
+    """Label probabilities float32 [B, L] (softmax at the bundle's temperature, each row sums to 1) and the seconds of the two stages."""
 
     probabilities: Floats
     encode_seconds: float

@@ -15,7 +15,10 @@ class Candidate(BaseModel):
     class_id: int = Field(description="id in the label set", examples=[6])
     label: str = Field(description="the data set's name", examples=["beignets"])
     prediction: str = Field(description="name for people", examples=["Beignets"])
-    confidence: float = Field(description="calibrated probability, 0 to 1", examples=[0.94])
+    confidence: float = Field(
+        description="probability among the labels, 0 to 1; as calibrated as the bundle's temperature (1: not fitted)",
+        examples=[0.94],
+    )
 
 
 class Model(BaseModel):
@@ -32,7 +35,10 @@ class Prediction(BaseModel):
     raw_output: str = Field(description="the caption of the best label", examples=["a photo of delicious 6"])
     class_id: int = Field(examples=[6])
     label: str = Field(examples=["beignets"])
-    confidence: float = Field(description="calibrated probability, 0 to 1", examples=[0.94])
+    confidence: float = Field(
+        description="probability among the labels, 0 to 1; as calibrated as the bundle's temperature (1: not fitted)",
+        examples=[0.94],
+    )
     top: list[Candidate] = Field(description="the best labels, best first")
     model: Model
     timings_ms: dict[str, float] = Field(
