@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import socket
 import sys
 from typing import Any
 
@@ -39,6 +40,7 @@ def _serve(args: dict[str, Any]) -> int:
     settings = load_settings(**args)
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     bundle = read_bundle(settings.bundle)
+    listener = _listen(settings.host, settings.port)
     failures: list[str] = []
 
     def on_failure(reason: str) -> None:
@@ -56,10 +58,20 @@ def _serve(args: dict[str, Any]) -> int:
         )
     )
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after a clean stop: exit with 0, not by it
-    server.run()
+    server.run(sockets=[listener])
     if failures:
         raise ContractError(failures[0])
     return 0 if server.started else 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ContractError(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --host or --port."
+        ) from None
 
 
 if __name__ == "__main__":

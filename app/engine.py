@@ -23,7 +23,10 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Scores:
-    """Label probabilities float32 [B, L] (softmax at the bundle's temperature, each row sums to 1) and the seconds of the two stages."""
+    """Label probabilities float32 [B, L], each row summing to 1, and the seconds of the two stages.
+
+    The softmax is taken at the bundle's temperature; 1 means that none was fitted.
+    """
 
     probabilities: Floats
     encode_seconds: float

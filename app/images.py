@@ -47,6 +47,29 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
+class Goodbye:
+    """ASGI middleware: a request that is cut off because draining took too long still gets an answer of the one shape."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or begun:
+                raise
+            sentence = "The service is stopping and could not finish this request in time. Send it again."
+            await error_response("not_ready", sentence)(scope, receive, send)
+
+
 async def read_photo(request: Request) -> bytes:
     """The bytes of the one photo of a request: multipart field `image`, or the raw body.
 
@@ -112,15 +135,19 @@ class DecodePool:
         self._image_size = image_size
         self._max_pixels = max_pixels
 
-    async def decode(self, data: bytes) -> tuple[Pixels, float]:
-        """uint8 pixels [S, S, 3] and the seconds it took, waiting for a thread included. Raises `PhotoError`."""
+    async def decode(self, data: bytes, timeout: float) -> tuple[Pixels, float]:
+        """uint8 pixels [S, S, 3] and the seconds it took, waiting for a thread included.
+
+        Raises `PhotoError`, `ServiceError` with slug `overloaded`, and `TimeoutError` after `timeout` seconds; a photo
+        that no thread has begun by then is not decoded at all.
+        """
         if self._room <= 0:
             raise ServiceError("overloaded", "Too many photos are waiting to be decoded. Try again in a second.")
         self._room -= 1
         started = time.perf_counter()
         try:
             loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._pool, self._decode, data)
+            pixels = await asyncio.wait_for(loop.run_in_executor(self._pool, self._decode, data), timeout)
             return pixels, time.perf_counter() - started
         finally:
             self._room += 1

@@ -97,13 +97,8 @@ async def predict_batch(request: Request, top_k: TopK = None) -> BatchAnswer:
     service = _service(request)
     photos = await read_photos(request, service.settings.max_images)
     service.check_ready()  # what concerns every photo is no matter of one entry
-    calls = (service.predict(photo, top_k or service.settings.top_k) for photo in photos)
-    found = await _unless_gone(request, _all(list(calls)))
+    found = await _unless_gone(request, service.predict_all(photos, top_k or service.settings.top_k))
     return BatchAnswer(results=[body_of(_logged(one)) if isinstance(one, BaseException) else one for one in found])
-
-
-async def _all(calls: list[Coroutine[Any, Any, R]]) -> list[R | BaseException]:
-    return await asyncio.gather(*calls, return_exceptions=True)
 
 
 def _logged(error: BaseException) -> Exception:
@@ -136,12 +131,15 @@ async def info(request: Request) -> dict[str, Any]:
     return _service(request).info()
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=Health)
 async def live() -> Health:
     """The process answers."""
     return Health(status="ok")
 
 
+@router.head("/health", include_in_schema=False)
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health", response_model=Health, responses=responses("not_ready"))
 @router.get("/health/ready", response_model=Health, responses=responses("not_ready"))
 async def ready(request: Request) -> Health:

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.errors import install_handlers
-from app.images import BodyLimit
+from app.images import BodyLimit, Goodbye
 from app.routes import router
 from app.service import Service
 from app.settings import Settings
@@ -65,5 +65,6 @@ def create_app(
     app.state.service = service
     app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(Goodbye)
     install_handlers(app)
     return app

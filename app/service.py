@@ -94,13 +94,26 @@ class Service:
 
     async def predict(self, photo: bytes, top_k: int) -> Prediction:
         """The best labels of one photo. Raises `PhotoError` or `ServiceError`."""
+        return await self._predict(photo, top_k, asyncio.Semaphore(1))
+
+    async def predict_all(self, photos: list[bytes], top_k: int) -> list[Prediction | BaseException]:
+        """An answer or an exception for each photo, in order.
+
+        One request decodes only a few photos at a time, so that a long list does not fill the decode pool by itself.
+        """
+        turns = asyncio.Semaphore(2 * self.settings.decoders)
+        calls = (self._predict(photo, top_k, turns) for photo in photos)
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _predict(self, photo: bytes, top_k: int, turns: asyncio.Semaphore) -> Prediction:
         self.check_ready()
         if self.bundle.labels is None:
             raise ServiceError(
                 "not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption."
             )
         started = time.perf_counter()
-        pixels, decode_seconds = await self._decoder.decode(photo)
+        async with turns:
+            pixels, decode_seconds = await self._decode(photo, started)
         done = await self._answered(self._scores.submit(pixels, self._left(started)))
         scored = done.result
         timings = {
@@ -116,7 +129,7 @@ class Service:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
         self.check_ready()
         started = time.perf_counter()
-        pixels, decode_seconds = await self._decoder.decode(photo)
+        pixels, decode_seconds = await self._decode(photo, started)
         done = await self._answered(self._captions.submit(pixels, self._left(started)))
         text, labels, form = done.result.text, self.bundle.labels, self.bundle.manifest.caption
         named = form.parse(text, labels) if form is not None and labels is not None else None
@@ -162,6 +175,17 @@ class Service:
     def _left(self, started: float) -> float:
         return max(0.001, self.settings.request_timeout_ms / 1000 - (time.perf_counter() - started))
 
+    async def _decode(self, photo: bytes, started: float) -> tuple[Pixels, float]:
+        try:
+            return await self._decoder.decode(photo, self._left(started))
+        except TimeoutError:
+            raise self._too_late() from None
+
+    def _too_late(self) -> ServiceError:
+        return ServiceError(
+            "deadline_exceeded", f"No answer within {self.settings.request_timeout_ms} ms. Try again later."
+        )
+
     async def _answered(self, waiting: Awaitable[R]) -> R:
         try:
             return await waiting
@@ -170,14 +194,10 @@ class Service:
                 "overloaded", f"The queue is full ({self.settings.max_queue} waiting). Try again in a second."
             ) from None
         except Expired:
-            raise ServiceError(
-                "deadline_exceeded", f"No answer within {self.settings.request_timeout_ms} ms. Try again later."
-            ) from None
+            raise self._too_late() from None
         except EngineError as error:
             log.error("engine: %s", error)
             raise ServiceError("engine_failed", "The model gave no usable answer; the fault is logged.") from None
-        except ServiceError:
-            raise
         except Exception as error:
             log.error("engine failed on a batch", exc_info=error)
             raise ServiceError("engine_failed", "The engine failed on this batch; the fault is logged.") from None

@@ -32,7 +32,11 @@ class Settings(BaseSettings):
     decode_threads: int = Field(default=0, ge=0, le=256, description="threads that decode photos; 0: one per core")
     max_decoding: int = Field(default=64, ge=1, le=10_000, description="most photos waiting to be decoded; then 503")
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="largest request body in bytes; then 413")
-    max_pixels: int = Field(default=MAX_PIXELS, ge=1, description="most pixels of one photo, from its header; then 413")
+    max_pixels: int = Field(
+        default=MAX_PIXELS,
+        ge=1,
+        description="most pixels of one photo, from its header; then 413; a decode thread may take 8 bytes a pixel",
+    )
     max_images: int = Field(default=32, ge=1, le=1024, description="most photos in one /predict/batch; then 413")
     top_k: int = Field(default=5, ge=1, le=100, description="labels in `top` when the request does not say")
     max_caption_tokens: int = Field(default=20, ge=1, le=63, description="longest caption in tokens")
@@ -52,8 +56,11 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "missing":
+            raise ContractError(
+                f"No {first['loc'][0]} was given; use --{first['loc'][0]} PATH or {ENV_PREFIX}BUNDLE."
+            ) from None
         name = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f", not {str(first['input'])[:80]!r}"
         raise ContractError(
-            f"The setting {name} ({ENV_PREFIX}{name.upper()}) is wrong: {first['msg']}{given}."
+            f"The setting {name} ({ENV_PREFIX}{name.upper()}) is wrong: {first['msg']}, not {str(first['input'])[:80]!r}."
         ) from None

@@ -123,7 +123,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise PhotoError("unsupported_format", "Floating-point images are not supported. Send 8 or 16 bits a channel.")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        paper = Image.new("RGB", layer.size, "white")
+        paper.paste(layer, mask=layer.getchannel("A"))
+        return paper
     return image.convert("RGB")
 
 

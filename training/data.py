@@ -138,8 +138,9 @@ def _open_folder(recipe: DataRecipe, size: int, seed: int) -> Source:
             raise ContractError(f"{recipe.test} has classes that the training photos lack: {', '.join(unknown)}.")
         test = [(path, label.id) for label in labels for path in held.get(label.name, [])]
     else:
-        test = [pair for pair in train if _held_out(pair[0], recipe.held_out)]
-        train = [pair for pair in train if not _held_out(pair[0], recipe.held_out)]
+        apart = {path for photos in classes.values() for path in _held_out(photos, recipe.held_out)}
+        test = [pair for pair in train if pair[0] in apart]
+        train = [pair for pair in train if pair[0] not in apart]
     for name, part in (("train", train), ("test", test)):
         if not part:
             raise ContractError(f"The {name} part of {root} is empty; add photos or change data.held_out.")
@@ -156,11 +157,16 @@ def _class_folders(root: Path) -> dict[str, list[Path]]:
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise ContractError(f"{root} has no class folders; put the photos in {root}/<class>/.")
-    classes = {f.name: sorted(p for p in f.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES) for f in folders}
+    classes = {f.name: sorted(p for p in f.rglob("*") if _is_photo(p)) for f in folders}
     for name, photos in classes.items():
         if not photos:
             raise ContractError(f"The class folder {root / name} has no photos ({', '.join(sorted(SUFFIXES))}).")
     return classes
+
+
+def _is_photo(path: Path) -> bool:
+    """Hidden files are left out: archives from a Mac hold one beside each photo."""
+    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _folder_labels(recipe: DataRecipe, names: list[str]) -> LabelSet:
@@ -173,10 +179,14 @@ def _folder_labels(recipe: DataRecipe, names: list[str]) -> LabelSet:
     return FOOD101 if set(names) == set(FOOD101_NAMES) else LabelSet.from_names(names)
 
 
-def _held_out(path: Path, share: float) -> bool:
-    """Decided by the photo's name alone, so that adding photos never moves one from one part to the other."""
-    digest = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64 < share
+def _held_out(photos: list[Path], share: float) -> list[Path]:
+    """That share of one class, at least one photo and never all; chosen by a hash of the names, not by their order."""
+    if len(photos) < 2:
+        raise ContractError(
+            f"The class {photos[0].parent.name!r} has one photo, so none can be held out. Add photos, or give data.test."
+        )
+    order = sorted(photos, key=lambda path: hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest())
+    return order[: min(len(photos) - 1, max(1, round(share * len(photos))))]
 
 
 def _files(pairs: Sequence[tuple[Path, int]], size: int) -> _Photos:

@@ -102,7 +102,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 
 def test_the_bundle_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 1
-    assert capsys.readouterr().err == f"app: The setting bundle ({ENV_PREFIX}BUNDLE) is wrong: Field required.\n"
+    assert capsys.readouterr().err == f"app: No bundle was given; use --bundle PATH or {ENV_PREFIX}BUNDLE.\n"
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,90 @@
+"""Limits that no request escapes: deadlines while decoding, long lists, a drain that runs out, a port that is taken."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import images
+from contract.pixels import Pixels, photo_to_pixels
+from tests.app.inside import running, until
+from tests.app.photos import assert_error
+from tests.conftest import ROOT, drawn_png, run_module
+
+GOOD = drawn_png(0, size=32)
+
+
+def slow_decoding(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+    """Make every decode take that long; the list holds one entry for each that began."""
+    begun: list[int] = []
+
+    def slow(data: bytes, size: int, *, max_pixels: int) -> Pixels:
+        begun.append(len(data))
+        time.sleep(seconds)
+        return photo_to_pixels(data, size, max_pixels=max_pixels)
+
+    monkeypatch.setattr(images, "photo_to_pixels", slow)
+    return begun
+
+
+def test_the_deadline_counts_while_decoding(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = slow_decoding(monkeypatch, 0.6)
+    with running(bundle, decode_threads=1, request_timeout_ms=300) as (url, _), ThreadPoolExecutor(4) as threads:
+        started = time.monotonic()
+        answers = list(threads.map(lambda _: httpx.post(f"{url}/predict", content=GOOD), range(4)))
+        assert time.monotonic() - started < 2
+        for answer in answers:
+            assert_error(answer, "deadline_exceeded")
+    assert len(begun) < 4, "what no thread had begun by the deadline is not decoded"
+
+
+def test_one_long_list_does_not_overload_an_idle_service(bundle: Path) -> None:
+    with running(bundle, max_images=100, max_decoding=8) as (url, _):
+        answer = httpx.post(f"{url}/predict/batch", files=[("images", ("a.png", GOOD))] * 100, timeout=30)
+        assert [set(one) & {"error"} for one in answer.json()["results"]] == [set()] * 100
+
+
+def test_head_works_where_load_balancers_ask(server: str) -> None:
+    for path in ("/health", "/health/live", "/health/ready"):
+        assert httpx.head(f"{server}{path}").status_code == 200
+
+
+def test_a_port_that_is_taken_is_one_sentence(bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_module("app", "--bundle", bundle, "--port", port, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"app: Cannot listen on 127.0.0.1:{port}: ")
+
+
+def ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_request_cut_off_by_the_drain_is_told_so(bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "app", "--bundle", str(bundle), "--port", str(port), "--drain-seconds", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until(lambda: ready(port), seconds=30)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as stalled:
+        stalled.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\nabc")
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        answer = stalled.makefile("rb").read()
+    output = process.communicate(timeout=20)[0]
+    assert b" 503 " in answer.splitlines()[0]
+    assert b'"error_type":"not_ready"' in answer
+    assert process.returncode == 0, output
+    assert "Traceback" not in output, output
