@@ -75,6 +75,8 @@ def _evaluate(args: argparse.Namespace) -> int:
             f"{args.checkpoint} has no labels.json and training.json: it is a stock model, with nothing to compare."
         )
     recipe = _recipe(record, args.overrides)
+    origin = args.base or recipe.model.base or "a new model with random weights"
+    print(f"before: {origin}; after: {args.checkpoint}", flush=True)
     tuned = load_blip(str(args.checkpoint))
     base = load_blip(args.base) if args.base else initial_blip(recipe, labels)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

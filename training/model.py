@@ -158,13 +158,13 @@ def parameter_counts(model: BlipForConditionalGeneration) -> dict[str, int]:
 
 
 def parameter_report(counts: dict[str, int]) -> str:
-    """One line for people: `137.9 M of 224.0 M parameters train (61.6 %); frozen 38.4 %`."""
-    total, trainable = counts["total"], counts["trainable"]
-    share = 100 * trainable / total
+    """One line for people: `137.9 M of 224.0 M parameters train (61.6 %), 38.4 % frozen …`."""
+    share = 100 * counts["trainable"] / counts["total"]
+    amount = {name: f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} K" for name, n in counts.items()}
     return (
-        f"{trainable / 1e6:.1f} M of {total / 1e6:.1f} M parameters train ({share:.1f} %), {100 - share:.1f} % frozen "
-        f"(image tower {counts['vision'] / 1e6:.1f} M, text decoder {counts['text'] / 1e6:.1f} M, of which tied word "
-        f"embeddings {counts['embeddings'] / 1e6:.1f} M)"
+        f"{amount['trainable']} of {amount['total']} parameters train ({share:.1f} %), {100 - share:.1f} % frozen "
+        f"(image tower {amount['vision']}, text decoder {amount['text']}, of which tied word embeddings "
+        f"{amount['embeddings']})"
     )
 
 

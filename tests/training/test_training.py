@@ -63,7 +63,9 @@ def test_one_photo_before_and_after(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(drawn_png(2))
     done = run_module("training.evaluate", checkpoint, "--photo", tmp_path / "photo.png")
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["before", "labels", "after", "labels"]
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"before: a new model with random weights; after: {checkpoint}"
+    assert [line.split()[0] for line in lines[1:]] == ["before", "labels", "after", "labels"]
     assert "'a photo of delicious " in done.stdout
     missing = run_module("training.evaluate", checkpoint, "--photo", tmp_path / "nowhere.png")
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
