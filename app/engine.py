@@ -65,11 +65,11 @@ class Engine:
 
     def warm_up(self, max_batch: int) -> None:
         """Run the smallest and the largest batch once, so that the first request pays for nothing."""
-        for count in sorted({1, max_batch}):
-            blank = np.zeros((count, self.image_size, self.image_size, 3), dtype=np.uint8)
+        blank = np.zeros((max_batch, self.image_size, self.image_size, 3), dtype=np.uint8)
+        for pixels in (blank[:1], blank):
             if self._scorer is not None:
-                self.score(blank)
-        self.caption(blank[:1], max_tokens=2)
+                self.score(pixels)
+            self.caption(pixels, max_tokens=2)
 
     def score(self, pixels: Pixels) -> Scores:
         """uint8 pixels [B, S, S, 3] → label probabilities. Raises `EngineError` when they are not finite."""

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=MAX_PIXELS,
         ge=1,
-        description="most pixels of one photo, from its header; then 413; a decode thread may take 8 bytes a pixel",
+        description="most pixels of one photo, from its header; then 413; a decode thread may take 9 bytes a pixel",
     )
     max_images: int = Field(default=32, ge=1, le=1024, description="most photos in one /predict/batch; then 413")
     top_k: int = Field(default=5, ge=1, le=100, description="labels in `top` when the request does not say")

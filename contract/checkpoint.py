@@ -6,6 +6,7 @@ Training writes it, export reads it. A stock BLIP folder has neither of the two 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,10 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def check_checkpoint_folder(folder: Path) -> None:
-    """Raise `CheckpointError` unless the folder has a config and safetensors weights (pickles are never loaded)."""
+    """Raise `CheckpointError` unless the folder holds a BLIP config and safetensors weights.
+
+    Pickled weights are never loaded. A decoder of BLIP-base's width with 8 heads is refused (`check_text_heads`).
+    """
     if not folder.is_dir():
         raise CheckpointError(f"There is no checkpoint folder at {folder}.")
     if not (folder / "config.json").is_file():
@@ -92,3 +96,11 @@ def check_checkpoint_folder(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} has no safetensors weights; pickled weights are not loaded. Convert them first."
         )
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, text = config.get("model_type"), config.get("text_config", {})
+    except (OSError, ValueError, AttributeError):
+        raise CheckpointError(f"{folder / 'config.json'} is not readable JSON.") from None
+    if kind != "blip":
+        raise CheckpointError(f"{folder} holds a {kind!r} model; a 'blip' captioning model is needed.")
+    check_text_heads(text.get("hidden_size", 768), text.get("num_attention_heads", 8))  # the config class's defaults

@@ -7,6 +7,7 @@ below it) and 16-bit grey is scaled to 8 bit (Pillow's plain conversion clips it
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -63,7 +64,8 @@ def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise PhotoError("bad_image", f"The image has no pixels ({width} x {height}).")
     try:
         image.load()
-        return _to_rgb(_turned(image))
+        _turn(image)
+        return _to_rgb(image)
     except PhotoError:
         raise
     except Exception as error:  # Pillow's plugins raise many types on damaged data
@@ -107,11 +109,10 @@ def _known(data: bytes) -> bool:
     return any(accept is not None and accept(data[:16]) is True for accept in accepts)
 
 
-def _turned(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF must not cost a good photo
-        return image
+def _turn(image: Image.Image) -> None:
+    """Turn as EXIF says, in place: a copy of every upright photo would cost its whole size."""
+    with contextlib.suppress(Exception):  # damaged EXIF must not cost a good photo
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -122,7 +123,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise PhotoError("unsupported_format", "Floating-point images are not supported. Send 8 or 16 bits a channel.")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         paper = Image.new("RGB", layer.size, "white")
         paper.paste(layer, mask=layer.getchannel("A"))
         return paper
@@ -130,8 +131,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey16_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 0xFFFF:
+    values = np.asarray(image)
+    if image.mode == "I" and (values.min() < 0 or values.max() > 0xFFFF):
         raise PhotoError("unsupported_format", "Grey images of more than 16 bits are not supported. Send 8 or 16 bits.")
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from contract.bundle import (
 from contract.caption import CaptionFormat
 from contract.checkpoint import (
     check_checkpoint_folder,
-    check_text_heads,
     checkpoint_digest,
     read_checkpoint_labels,
     read_training_record,
@@ -87,7 +85,7 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
     width, for NaN in the weights, and for a processor that normalises in another way than the contract.
     """
     check_checkpoint_folder(path)
-    _check_config(path)
+    _check_normalisation(path)
     try:
         model = BlipForConditionalGeneration.from_pretrained(path, use_safetensors=True, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -116,15 +114,7 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
     )
 
 
-def _check_config(path: Path) -> None:
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        kind, text = config.get("model_type"), config.get("text_config", {})
-    except (OSError, ValueError, AttributeError):
-        raise CheckpointError(f"{path / 'config.json'} is not readable JSON.") from None
-    if kind != "blip":
-        raise CheckpointError(f"{path} holds a {kind!r} model; export reads 'blip' captioning models.")
-    check_text_heads(text.get("hidden_size", 768), text.get("num_attention_heads", 8))
+def _check_normalisation(path: Path) -> None:
     if (path / "preprocessor_config.json").is_file() or (path / "processor_config.json").is_file():
         processor = BlipImageProcessorPil.from_pretrained(path)
         if not (np.allclose(processor.image_mean, PIXEL_MEAN) and np.allclose(processor.image_std, PIXEL_STD)):

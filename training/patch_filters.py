@@ -2,8 +2,7 @@
 
 Neighbouring pixels of a picture are nearly equal, so random filters see little but the mean colour and a small image
 tower takes long to find edges. The two-dimensional cosine patterns decorrelate a patch (which is why JPEG uses them),
-and scaling them up with frequency evens out their variance: a whitening that needs no data. With the
-recipe "drawn" (seed 0) held-out accuracy is 96.6 % instead of 94.4 % at the same cost.
+and scaling them up with frequency evens out their variance: a whitening that needs no data.
 """
 
 from __future__ import annotations
