@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from contract.labels import Label, LabelSet, match_key
 
@@ -26,8 +26,8 @@ class CaptionFormat(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    template: str = DEFAULT_TEMPLATE
-    target: Literal["id", "name"] = "id"
+    template: str = Field(default=DEFAULT_TEMPLATE, description="caption; ends with {target}")
+    target: Literal["id", "name"] = Field(default="id", description="what stands for the label: its id, or its name")
 
     @field_validator("template")
     @classmethod

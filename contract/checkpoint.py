@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contract.caption import CaptionFormat
 from contract.errors import CheckpointError
@@ -39,6 +39,9 @@ class TrainingRecord(BaseModel):
     steps: int
     seconds: float
     metrics: dict[str, float]
+    temperature: float = Field(
+        default=1.0, gt=0
+    )  # divides label log-probabilities; fitted on validation photos, else 1
 
     def save(self, folder: Path) -> None:
         """Write `training.json` atomically."""

@@ -56,6 +56,7 @@ class Checkpoint:
     labels: LabelSet | None
     caption: CaptionFormat | None
     metrics: dict[str, float]
+    temperature: float
 
     def tree(self) -> LabelTree | None:
         """The label tree, or None without labels."""
@@ -111,6 +112,7 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
         labels=own_labels or labels,
         caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
         metrics=record.metrics if record is not None else {},
+        temperature=record.temperature if record is not None else 1.0,
     )
 
 
@@ -166,6 +168,7 @@ def export_bundle(
             tokens=tokens,
             parity=report,
             metrics=checkpoint.metrics,
+            temperature=checkpoint.temperature,
             versions={package: importlib.metadata.version(package) for package in VERSIONED},
         )
 

@@ -2,55 +2,95 @@
 
 python -m training --recipe drawn --out checkpoints/drawn
 python -m training --recipe folder --set data.train=photos/train --out checkpoints/mine
+accelerate launch --num_processes 8 -m training --recipe food101 --out checkpoints/food101
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import platform
-import subprocess
 import sys
-import time
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from torch.utils.data import Dataset, IterableDataset
 from transformers.utils.logging import disable_progress_bar
 
-from contract.checkpoint import TrainingRecord
 from contract.cli import run
 from contract.files import check_can_write
-from training.captions import caption_tokens, label_tree
-from training.data import open_source
+from training.absorbed import absorbed_cross_attention
+from training.captions import packed_captions
+from training.data import Item, Source, open_source
+from training.features import Features, cached_features
+from training.finish import finish, hardware
+from training.journal import Journal
 from training.loading import BadPhotos, Preloaded
-from training.loop import train
-from training.measure import measure
-from training.model import freeze, initial_blip, parameter_counts, parameter_report, save_checkpoint
-from training.recipe import load_recipe, recipe_names
+from training.loop import Task, Trainer
+from training.model import (
+    Blip,
+    freeze,
+    initial_blip,
+    parameter_counts,
+    parameter_report,
+    set_dropout,
+)
+from training.preview import preview
+from training.recipe import Recipe, load_recipe, recipe_names, settings_table
+from training.state import check_same_run, discard_states, latest_state, run_folder
 
-VERSIONED = ("torch", "transformers", "datasets", "numpy", "pillow")
+HELP = """\
+Fine-tune BLIP so that its caption names the food, and write a checkpoint folder.
+
+  1. Try it out, offline, in two minutes:
+       python -m training --recipe drawn --out checkpoints/drawn
+  2. Your own photos, in photos/train/<class>/*.jpg:
+       python -m training --recipe folder --set data.train=photos/train --out checkpoints/mine
+  3. Look at what the model will see, without training:
+       python -m training --recipe folder --set data.train=photos/train --preview sheet.png
+  4. Compare before and after:   python -m training.evaluate checkpoints/mine --report report
+     Export for serving:         python -m export checkpoints/mine bundles/mine
+
+A recipe is a TOML file in training/recipes; --set changes one value; --settings lists all of them with their units.
+If a run stops, for whatever reason, type the same command again: it goes on from the last state in OUT.run.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.settings:
+        print(settings_table())
+        return 0
+    if args.recipe is None or (args.out is None and args.preview is None):
+        parser.error("give --recipe and --out (or --preview)")
     return run("training", lambda: _train(args))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m training",
-        description="Fine-tune BLIP so that its caption names the food, and write a checkpoint folder.",
-        epilog="Every setting with its unit stands in training/recipes/*.toml. "
-        "Next: python -m training.evaluate OUT, then python -m export OUT BUNDLE.",
+        prog="python -m training", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", required=True, help=f"one of {', '.join(recipe_names())}, or a .toml file")
-    parser.add_argument("--out", required=True, type=Path, help="checkpoint folder to write")
+    parser.add_argument("--recipe", help=f"one of {', '.join(recipe_names())}, or a .toml file")
+    parser.add_argument("--out", type=Path, help="checkpoint folder to write; logs and states go to OUT.run beside it")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="override one setting of the recipe, for example train.epochs=3; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--settings", action="store_true", help="list every setting with its default and unit, and stop"
+    )
+    parser.add_argument(
+        "--preview", type=Path, metavar="PNG",
+        help="write a contact sheet of augmented photos with their captions, and stop",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint (default: refuse)")
+    parser.add_argument("--restart", action="store_true", help="discard an unfinished run instead of going on with it")
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="go on from an unfinished run although the recipe or data changed"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: one per core)")
     return parser
 
@@ -58,72 +98,88 @@ def _parser() -> argparse.ArgumentParser:
 def _train(args: argparse.Namespace) -> int:
     disable_progress_bar()  # loading and saving take no time worth a bar
     recipe = load_recipe(args.recipe, args.overrides)
-    check_can_write(args.out, marker="config.json", replace=args.force)
     if args.threads > 0:
         torch.set_num_threads(args.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    started = time.monotonic()
+    if args.preview is not None:
+        return preview(recipe, args.preview)
+    check_can_write(args.out, marker="config.json", replace=args.force)
+    folder = run_folder(args.out)
+    # A long timeout: the others wait while the first process computes cached features or evaluates.
+    waits = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    precision = {"fp32": "no"}.get(recipe.train.precision, recipe.train.precision)
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[waits])
 
+    _fit(args, recipe, folder, accelerator)
+    # Gloo's threads can wait for the interpreter lock for ever when a wrapped model outlives the process group.
+    accelerator.free_memory()
+    accelerator.end_training()
+    return 0
+
+
+def _fit(args: argparse.Namespace, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
     bad = BadPhotos(recipe.data.on_bad_image)
+    source, blip = _source_and_model(recipe)
+    freeze(blip.model, recipe.train.freeze, embeddings=recipe.train.freeze_embeddings)
+    set_dropout(blip.model, recipe.train.dropout)
+    counts = parameter_counts(blip.model)
+    accelerator.print(f"data: {source.count} photos of {len(source.labels)} classes ({recipe.data.source})")
+    accelerator.print(f"model: {parameter_report(counts)}")
+    accelerator.print(f"device: {hardware(accelerator)}", flush=True)
+
+    if args.restart and accelerator.is_main_process:
+        discard_states(folder)
+    accelerator.wait_for_everyone()
+    found = latest_state(folder)
+    if found is not None and not args.allow_changes:
+        check_same_run(found[1], recipe.model_dump(mode="json"), source.fingerprint, folder)
+
+    blip.model.to(accelerator.device)
+    task = _task(recipe, source, blip, bad, accelerator)
+    with (
+        absorbed_cross_attention(blip.model, recipe.train.absorbed),
+        Journal(folder, resume_step=found[1].step if found else None, enabled=accelerator.is_main_process) as journal,
+    ):
+        trainer = Trainer(task, accelerator, folder, journal)
+        if found is not None:
+            trainer.restore(*found)
+            accelerator.print(f"going on from step {found[1].step} of {trainer.total} ({folder})", flush=True)
+        trainer.run()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        finish(args.out, source, trainer, counts, replace=args.force)
+    accelerator.wait_for_everyone()
+
+
+def _source_and_model(recipe: Recipe) -> tuple[Source, Blip]:
     # The image size of a base model is known only once it is loaded, and its labels only once the data is opened.
     source = open_source(recipe.data, recipe.model.image_size, seed=recipe.seed)
     blip = initial_blip(recipe, source.labels)
     if blip.image_size != recipe.model.image_size:
         source = open_source(recipe.data, blip.image_size, seed=recipe.seed)
-    freeze(blip.model, recipe.train.freeze, embeddings=recipe.train.freeze_embeddings)
-    counts = parameter_counts(blip.model)
-    print(f"data: {source.count} photos of {len(source.labels)} classes ({recipe.data.source})")
-    print(f"model: {parameter_report(counts)}")
-    print(f"device: {_hardware(device)}", flush=True)
-    tokens = caption_tokens(blip.tokenizer, recipe.caption, source.labels)
-    tree = label_tree(blip.tokenizer, recipe.caption, source.labels)
-
-    blip.model.to(device)
-    photos, held_out = source.train, source.test
-    if recipe.data.preload:
-        photos = Preloaded(photos, bad, workers=recipe.data.workers, title="reading photos")
-    run_ = train(
-        blip, tokens, photos, source.count, recipe.train,
-        bad=bad, seed=recipe.seed, workers=recipe.data.workers,
-    )  # fmt: skip
-    seconds = time.monotonic() - started
-    if bad.skipped:
-        print(f"left out {bad.skipped} unreadable photos; the first: {bad.first}")
-    print(f"trained {run_.steps} steps on {run_.photos} photos in {seconds:.0f} s, loss {run_.loss:.3f}", flush=True)
-
-    report = measure(blip, held_out, tree, recipe.caption, source.labels, bad=bad, workers=recipe.data.workers)
-    print(f"held-out: {report.photos} photos, {report.scored} right by label scoring")
-    record = TrainingRecord(
-        caption=recipe.caption,
-        recipe=recipe.model_dump(mode="json"),
-        seed=recipe.seed,
-        data={**source.fingerprint, "unreadable": bad.skipped},
-        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONED},
-        git_commit=_git_commit(),
-        hardware=_hardware(device),
-        parameters=counts,
-        steps=run_.steps,
-        seconds=round(seconds, 1),
-        metrics=report.as_metrics(),
-    )
-    save_checkpoint(args.out, blip, source.labels, record, replace=args.force)
-    print(f"checkpoint: {args.out}")
-    return 0
+    return source, blip
 
 
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
-    return f"CPU, {torch.get_num_threads()} threads ({platform.machine()})"
-
-
-def _git_commit() -> str | None:
-    """The commit of this source tree, or None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+def _task(recipe: Recipe, source: Source, blip: Blip, bad: BadPhotos, accelerator: Accelerator) -> Task:
+    """The photos as the recipe wants them: as they are, in memory, or as cached features."""
+    photos: Dataset[Item] | Features = source.train
+    held: Dataset[Item] | Features | None = source.validation
+    workers = recipe.data.workers
+    if recipe.cache.views:
+        cached = partial(
+            cached_features, blip, recipe=recipe, data=source.fingerprint, bad=bad, accelerator=accelerator
+        )
+        photos = cached(source.train, part="train", views=recipe.cache.views)
+        if source.validation is not None:
+            held = cached(source.validation, part="validation", views=0)
+    elif recipe.data.preload:
+        photos = Preloaded(source.train, bad, workers=workers, title="reading photos")
+    if isinstance(held, IterableDataset) or (
+        recipe.data.preload and held is not None and not isinstance(held, Features)
+    ):
+        held = Preloaded(held, bad, workers=workers, title="reading validation photos")
+    count = len(photos) if isinstance(photos, (Features, Preloaded)) else source.count
+    captions = packed_captions(blip.tokenizer, recipe.caption, source.labels)
+    return Task(blip, captions, photos, held, count, source.fingerprint, recipe, bad)
 
 
 if __name__ == "__main__":

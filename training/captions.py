@@ -1,4 +1,4 @@
-"""Captions as token ids for the loss, and as a tree for scoring."""
+"""Captions as token ids: a tree that scores every label, and behind it each label's own caption for the loss."""
 
 from __future__ import annotations
 
@@ -12,40 +12,56 @@ from contract.label_tree import LabelTree, build_label_tree, split_captions
 from contract.labels import LabelSet
 
 IGNORED = -100  # torch's cross-entropy leaves these positions out
+MASKED = torch.finfo(torch.float32).min
 
 
 @dataclass(frozen=True)
-class CaptionTokens:
-    """The captions of all labels, padded to one length T; row i belongs to label i.
+class PackedCaptions:
+    """What one decoder pass is fed for a photo of label i: row i of each tensor.
 
-    input_ids  int64 [L, T]  starts with [DEC], as generation does (BLIP's forward would keep [CLS])
-    mask       int64 [L, T]  0 on padding
-    targets    int64 [L, T]  the next token where it belongs to the label or is the closing [SEP], else `IGNORED`
-    prefix     int64 [L, T]  the next token where it belongs to the constant prefix, else `IGNORED`
+    A row is the label tree's tokens (the prefix, then the forks), followed by label i's own target tokens, padded to
+    one length T. The mask keeps the two apart: own tokens see the prefix and each other, never the forks.
+
+    tokens      int64   [L, T]     starts with [DEC], as generation does (BLIP's forward would keep [CLS])
+    positions   int64   [L, T]     depth in the caption
+    mask        float32 [L, T, T]  0 where a row attends to a column, else the lowest float
+    spoken      int64   [L, R]     the rows that spell label i's caption, in order; padded with 0
+    following   int64   [L, R]     the token that follows each of them ([SEP] at the end), `IGNORED` on padding
+    tree        the label tree of the first rows
     """
 
-    input_ids: torch.Tensor
+    tokens: torch.Tensor
+    positions: torch.Tensor
     mask: torch.Tensor
-    targets: torch.Tensor
-    prefix: torch.Tensor
+    spoken: torch.Tensor
+    following: torch.Tensor
+    tree: LabelTree
 
 
-def caption_tokens(tokenizer: PreTrainedTokenizerBase, caption: CaptionFormat, labels: LabelSet) -> CaptionTokens:
-    """Tokenise every label's caption and say which positions belong to the label, to the prefix, or to neither."""
+def packed_captions(tokenizer: PreTrainedTokenizerBase, caption: CaptionFormat, labels: LabelSet) -> PackedCaptions:
+    """Pack the tree and every label's caption. Raises `ContractError` when two labels share their tokens."""
     prefix, targets = _split(tokenizer, caption, labels)
-    sequences = [[*prefix, *target, tokenizer.sep_token_id] for target in targets]
-    length = max(map(len, sequences)) - 1  # the last token is only ever predicted
-    input_ids = torch.full((len(labels), length), tokenizer.pad_token_id)
-    mask = torch.zeros_like(input_ids)
-    wanted = torch.full_like(input_ids, IGNORED)
-    constant = torch.full_like(input_ids, IGNORED)
-    constant[:, : len(prefix) - 1] = torch.tensor(prefix[1:])
-    for row, sequence in enumerate(sequences):
-        used = len(sequence) - 1
-        input_ids[row, :used] = torch.tensor(sequence[:-1])
-        mask[row, :used] = 1
-        wanted[row, len(prefix) - 1 : used] = torch.tensor(sequence[len(prefix) :])
-    return CaptionTokens(input_ids, mask, wanted, constant)
+    tree = build_label_tree(prefix, targets, tokenizer.sep_token_id)
+    count, start, shared = len(labels), len(tree.tokens), len(prefix)
+    longest = max(map(len, targets))
+    tokens = torch.full((count, start + longest), tokenizer.pad_token_id)
+    tokens[:, :start] = torch.from_numpy(tree.tokens)
+    positions = torch.zeros_like(tokens)
+    positions[:, :start] = torch.from_numpy(tree.positions)
+    positions[:, start:] = torch.arange(shared, shared + longest)
+    allowed = torch.zeros(count, start + longest, start + longest, dtype=torch.bool)
+    allowed[:, :start, :start] = torch.from_numpy(tree.attends)
+    allowed[:, start:, :shared] = True
+    allowed[:, start:, start:] = torch.ones(longest, longest).tril().bool()  # padding comes last: nothing sees it
+    spoken = torch.zeros(count, shared + longest, dtype=torch.long)
+    following = torch.full((count, shared + longest), IGNORED)
+    for i, target in enumerate(targets):
+        used = shared + len(target)
+        tokens[i, start : start + len(target)] = torch.tensor(target)
+        spoken[i, :used] = torch.tensor([*range(shared), *range(start, start + len(target))])
+        following[i, :used] = torch.tensor([*prefix[1:], *target, tokenizer.sep_token_id])
+    mask = torch.zeros(allowed.shape).masked_fill(~allowed, MASKED)
+    return PackedCaptions(tokens, positions, mask, spoken, following, tree)
 
 
 def label_tree(tokenizer: PreTrainedTokenizerBase, caption: CaptionFormat, labels: LabelSet) -> LabelTree:

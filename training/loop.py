@@ -1,137 +1,283 @@
-"""The training loop, by hand: forward, loss over the label's tokens, backward, clip, step.
+"""The training loop, by hand: forward, loss, backward, clip, step; validation, the best weights, states to resume from.
 
-Loss: cross-entropy over the tokens of the target and the closing [SEP]; the constant prefix and padding are masked out
-of it. A second term of small weight over the prefix keeps free captions in form (`train.prefix_weight`, 0 to leave out).
-The image tower runs without gradients and in eval mode while it is frozen.
+Every random stream is a function of the seed and the step, never of what ran before, so a run that was killed and
+started again from its last state computes the same numbers as one that was not. Hugging Face Accelerate moves it to
+mixed precision and to several processes; each takes its rows of every batch.
 """
 
 from __future__ import annotations
 
 import math
+import signal
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from accelerate import Accelerator
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from contract.errors import ContractError
-from training.augment import augment
-from training.captions import IGNORED, CaptionTokens
+from training.augment import Augmenter, blend, mixup
+from training.captions import PackedCaptions
 from training.data import Item
-from training.loading import BadPhotos, Batch, batches
-from training.model import Blip, embed_images, normalise
-from training.recipe import TrainRecipe
+from training.features import Features
+from training.journal import Journal
+from training.loading import BadPhotos, Batch, Waiting, batches
+from training.loss import CaptionLoss
+from training.model import Blip
+from training.optimiser import MovingAverage, load_tensors, make_optimiser, rate_at, set_rate, state_tensors
+from training.recipe import Recipe
+from training.state import Best, Progress, load_best, save_best, save_state, stream_seed
+from training.validation import validate
 
 
 @dataclass
-class TrainingRun:
-    """What a run did: optimiser steps, photos seen, the last smoothed loss."""
+class Task:
+    """What to train, on what. `count` is the number of training photos, `data` their fingerprint."""
 
-    steps: int = 0
-    photos: int = 0
-    loss: float = math.nan
-
-
-def train(
-    blip: Blip,
-    tokens: CaptionTokens,
-    items: Dataset[Item],
-    count: int,
-    recipe: TrainRecipe,
-    *,
-    bad: BadPhotos,
-    seed: int,
-    workers: int,
-) -> TrainingRun:
-    """Train `blip` in place on `items` (`count` photos a pass); gradients go to parameters that require them.
-
-    Raises `ContractError` when the loss is not a number or when no photo could be read.
-    """
-    torch.manual_seed(seed)  # dropout
-    crops = torch.Generator().manual_seed(seed)
-    device = blip.model.device
-    total = recipe.epochs * math.ceil(count / recipe.batch_size)
-    optimiser = make_optimiser(blip.model, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_at(step, total, recipe))
-    trainable = [p for p in blip.model.parameters() if p.requires_grad]
-    run = TrainingRun()
-    set_train_mode(blip)
-    with tqdm(total=recipe.epochs * count, unit="img", mininterval=1.0, desc="training") as bar:
-        for batch in _epochs(items, recipe, bad, seed, workers):
-            pixels = augment(batch.pixels.to(device), crops, flip=recipe.flip, crop=recipe.crop)
-            loss = caption_loss(blip, pixels, batch.labels.to(device), tokens, recipe.prefix_weight)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise ContractError(
-                    f"The loss became {value} at step {run.steps + 1}. Lower train.learning_rate (now "
-                    f"{recipe.learning_rate}) or raise train.warmup (now {recipe.warmup})."
-                )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trainable, recipe.clip)
-            optimiser.step()
-            schedule.step()
-            run.steps += 1
-            run.photos += len(batch.labels)
-            run.loss = value if math.isnan(run.loss) else 0.95 * run.loss + 0.05 * value
-            bar.set_postfix(loss=f"{run.loss:.3f}", refresh=False)
-            bar.update(len(batch.labels))
-    blip.model.eval()
-    if run.steps == 0:
-        raise ContractError(f"No photo could be read ({bad.first}).")
-    return run
+    blip: Blip
+    captions: PackedCaptions
+    photos: Dataset[Item] | Features
+    validation: Dataset[Item] | Features | None
+    count: int
+    data: dict[str, Any]
+    recipe: Recipe
+    bad: BadPhotos
 
 
-def _epochs(items: Dataset[Item], recipe: TrainRecipe, bad: BadPhotos, seed: int, workers: int) -> Iterator[Batch]:
-    for epoch in range(recipe.epochs):
-        yield from batches(items, bad, batch_size=recipe.batch_size, workers=workers, seed=seed, epoch=epoch)
+@dataclass
+class _Piece:
+    """One process's share of a batch, on the device."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    where: tuple[str, ...] = ()
 
 
-def caption_loss(
-    blip: Blip, pixels: torch.Tensor, labels: torch.Tensor, tokens: CaptionTokens, prefix_weight: float
-) -> torch.Tensor:
-    """Scalar loss of pixels [B, S, S, 3] (0..255) with label ids int64 [B]."""
-    frozen = not any(p.requires_grad for p in blip.model.vision_model.parameters())
-    with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
-        image_embeds = embed_images(blip.model, normalise(pixels))
-    chosen = labels.cpu()
-    logits = blip.model.text_decoder(
-        input_ids=tokens.input_ids[chosen].to(pixels.device),
-        attention_mask=tokens.mask[chosen].to(pixels.device),
-        encoder_hidden_states=image_embeds,
-        use_cache=False,
-    ).logits
-    loss = _cross_entropy(logits, tokens.targets[chosen])
-    return loss + prefix_weight * _cross_entropy(logits, tokens.prefix[chosen]) if prefix_weight else loss
+class Trainer:
+    """Trains a task in place; `progress` says where it stands."""
 
+    def __init__(self, task: Task, accelerator: Accelerator, folder: Path, journal: Journal) -> None:
+        self.task, self.accelerator, self.folder, self.journal = task, accelerator, folder, journal
+        self.recipe = task.recipe.train
+        model = task.blip.model
+        loss = CaptionLoss(
+            model, task.captions, caption_weight=self.recipe.caption_weight, smoothing=self.recipe.label_smoothing
+        )
+        loss.to(accelerator.device)
+        self.average = MovingAverage(model, self.recipe.ema)
+        self.objective, self.optimiser = accelerator.prepare(loss, make_optimiser(model, self.recipe))
+        self.embedded = isinstance(task.photos, Features)
+        self.augment = Augmenter(task.recipe.augment, task.blip.image_size, accelerator.device)
+        self.steps_an_epoch = math.ceil(task.count / self.recipe.batch_size)
+        self.total = self.recipe.epochs * self.steps_an_epoch
+        self.log_every = max(1, self.total // 1000)
+        self.progress = Progress(recipe=task.recipe.model_dump(mode="json"), data=task.data)
+        self.waited = 0.0  # seconds without a batch to work on
+        self._stop: str | None = None
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.to(logits.device).flatten(), ignore_index=IGNORED)
+    # -- states -------------------------------------------------------------------------------------------------------
 
+    def restore(self, tensors: dict[str, torch.Tensor], progress: Progress) -> None:
+        """Take up a state. Raises `ContractError` when it has other weights than this model."""
+        if not load_tensors(tensors, self.optimiser.optimizer, self.average):
+            raise ContractError(f"The state in {self.folder} trains other weights. Pass --restart to discard it.")
+        self.progress = progress.model_copy(update={"recipe": self.progress.recipe, "data": self.task.data})
+        self.task.bad.left_out.update(dict.fromkeys(progress.left_out))
+        if self.accelerator.scaler is not None and progress.scaler is not None:
+            self.accelerator.scaler.load_state_dict(progress.scaler)
 
-def set_train_mode(blip: Blip) -> None:
-    """Train mode for what trains; a frozen image tower stays in eval mode."""
-    blip.model.train()
-    if not any(p.requires_grad for p in blip.model.vision_model.parameters()):
-        blip.model.vision_model.eval()
+    def _save(self) -> None:
+        self.progress.left_out = list(self.task.bad.left_out)
+        if self.accelerator.scaler is not None:
+            self.progress.scaler = self.accelerator.scaler.state_dict()
+        if self.accelerator.is_main_process:
+            save_state(self.folder, state_tensors(self.optimiser.optimizer, self.average), self.progress)
 
+    # -- the loop -----------------------------------------------------------------------------------------------------
 
-def make_optimiser(model: torch.nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; no weight decay on vectors (biases, layer norms)."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    def run(self) -> Progress:
+        """Train to the last epoch or the early stop, from wherever `progress` stands.
 
+        Raises `ContractError` for a loss that is not a number, unreadable photos, a full disk, or after SIGTERM.
+        """
+        progress, began, before = self.progress, time.monotonic(), self.progress.seconds
+        before_signal = signal.signal(signal.SIGTERM, self._on_signal)
+        bar = tqdm(
+            total=self.total, initial=progress.step, unit="step", mininterval=1.0, desc="training",
+            disable=not self.accelerator.is_main_process,
+        )  # fmt: skip
+        try:
+            with bar:
+                while progress.epoch < self.recipe.epochs and not self._enough():
+                    for piece in self._pieces():
+                        self._step(piece)
+                        progress.batch += 1
+                        progress.seconds = before + time.monotonic() - began
+                        self._log(bar)
+                        if self._stop or self._is_due():
+                            self._save()
+                        self._obey()
+                    if progress.photos == 0:
+                        raise ContractError(f"No photo could be read ({self.task.bad.first}).")
+                    progress.epoch, progress.batch = progress.epoch + 1, 0
+                    self._validate()
+                    progress.seconds = before + time.monotonic() - began
+                    self._save()
+        finally:
+            signal.signal(signal.SIGTERM, before_signal)
+        self.task.blip.model.eval()
+        return progress
 
-def rate_at(step: int, total: int, recipe: TrainRecipe) -> float:
-    """Learning rate at `step` of `total` as a share of the peak: linear warm-up, then cosine to `final_rate`."""
-    warmup = max(1, round(recipe.warmup * total))
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return recipe.final_rate + (1 - recipe.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+    def _is_due(self) -> bool:
+        """Time for a state; the one at the end of an epoch comes after its validation."""
+        every = self.recipe.save_every
+        return bool(every) and self.progress.step % every == 0 and self.progress.batch < self.steps_an_epoch
+
+    def _enough(self) -> bool:
+        return bool(self.recipe.patience) and self.progress.worse >= self.recipe.patience
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stop = signal.Signals(number).name
+
+    def _obey(self) -> None:
+        if self._stop:
+            raise ContractError(
+                f"Stopped by {self._stop} at step {self.progress.step} of {self.total}; the state is saved in "
+                f"{self.folder}. Run the same command again to go on."
+            )
+
+    def _pieces(self) -> Iterator[_Piece]:
+        """This process's share of each batch of the epoch, from where the run stands."""
+        recipe, task = self.recipe, self.task
+        place = {
+            "batch_size": recipe.batch_size, "seed": task.recipe.seed, "epoch": self.progress.epoch,
+            "start": self.progress.batch, "rank": self.accelerator.process_index, "world": self.accelerator.num_processes,
+        }  # fmt: skip
+        source: Iterator[Any]  # of `Batch`, or of cached features and labels
+        if isinstance(task.photos, Features):
+            source = task.photos.batches(**place)
+        else:
+            source = batches(task.photos, task.bad, workers=task.recipe.data.workers, **place)
+        waiting = Waiting(source)
+        for batch in waiting:
+            self.waited += waiting.seconds
+            waiting.seconds = 0.0
+            yield self._on_device(batch)
+
+    def _on_device(self, batch: Any) -> _Piece:
+        device = self.accelerator.device
+        if isinstance(batch, Batch):
+            return _Piece(batch.pixels.to(device, non_blocking=True), batch.labels.to(device), batch.where)
+        return _Piece(batch[0].to(device, non_blocking=True), batch[1].to(device))
+
+    def _step(self, piece: _Piece) -> None:
+        accelerator, progress, recipe = self.accelerator, self.progress, self.recipe
+        torch.manual_seed(stream_seed(self.task.recipe.seed, "step", progress.step, accelerator.process_index))
+        self.objective.train()
+        count = self._sum(torch.tensor(float(len(piece.labels))))
+        if count == 0:  # every photo of the batch was left out
+            return
+        images = piece.images if self.embedded else self.augment(piece.images)
+        partner, share, targets = mixup(piece.labels, len(self.task.captions.tokens), self.task.recipe.augment.mixup)
+        if self.task.recipe.augment.mixup:
+            images = blend(images, partner, share)
+        value = self._sum(self._backward(images, piece.labels, targets, count))
+        norm = accelerator.clip_grad_norm_(list(self.average.weights.values()), recipe.clip)
+        scaled = accelerator.scaler is not None  # fp16: the scaler skips steps whose gradient overflows
+        if not math.isfinite(value) or not (scaled or math.isfinite(float(norm))):
+            raise ContractError(self._not_a_number(value, piece))  # before the step: the weights are still good
+        set_rate(self.optimiser, recipe.learning_rate * rate_at(progress.step, self.total, recipe))
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.photos += int(count)
+        progress.loss = value if progress.loss is None else 0.95 * progress.loss + 0.05 * value
+        self._last = {"loss": value, "gradient_norm": float(norm)}
+        self.average.update(progress.step)
+
+    def _backward(
+        self, images: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, count: float
+    ) -> torch.Tensor:
+        """Backward in `accumulate` pieces; this process's part of the batch's mean loss."""
+        accelerator = self.accelerator
+        if not len(labels):  # this process has no photo of the batch, but the others wait for its gradient: zero
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+            targets, weight = targets.new_zeros(1, targets.shape[1]), 0.0
+        else:
+            weight = 1.0
+        total = torch.zeros((), device=images.device)
+        pieces = torch.arange(len(labels), device=labels.device).tensor_split(min(self.recipe.accumulate, len(labels)))
+        for number, index in enumerate(pieces):
+            last = number == len(pieces) - 1
+            with nullcontext() if last else accelerator.no_sync(self.objective):
+                losses = self.objective(images[index], labels[index], targets[index], embedded=self.embedded)
+                part = losses.sum() * weight / count
+                accelerator.backward(part * accelerator.num_processes)  # gradients are averaged over the processes
+            total += part.detach()
+        return total
+
+    def _sum(self, value: torch.Tensor) -> float:
+        if self.accelerator.num_processes == 1:
+            return float(value)
+        return float(self.accelerator.reduce(value.to(self.accelerator.device), "sum"))
+
+    def _not_a_number(self, value: float, piece: _Piece) -> str:
+        photos = f" (photos {', '.join(piece.where[:3])}, …)" if piece.where else ""
+        if all(bool(torch.isfinite(p).all()) for p in self.average.weights.values()):
+            self._save()
+        became = value if not math.isfinite(value) else "infinite"
+        place = f"batch {self.progress.batch + 1} of epoch {self.progress.epoch + 1}{photos}"
+        rate, warmup = self.recipe.learning_rate, self.recipe.warmup
+        return (
+            f"The loss or its gradient became {became} at step {self.progress.step + 1}, {place}. The last good state "
+            f"is kept in {self.folder}. Lower train.learning_rate (now {rate}) or raise train.warmup (now {warmup}): "
+            "--allow-changes goes on from the state with new settings, --restart begins anew."
+        )
+
+    def _log(self, bar: tqdm[Any]) -> None:
+        progress = self.progress
+        bar.update(progress.step - bar.n)
+        if progress.loss is None:
+            return
+        bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
+        if progress.step % self.log_every == 0:
+            self.journal.write(
+                "train", progress.step, epoch=progress.epoch + 1, **self._last,
+                learning_rate=self.optimiser.param_groups[0]["lr"],
+                photos_per_second=progress.photos / max(progress.seconds, 1e-9),
+            )  # fmt: skip
+
+    def _validate(self) -> None:
+        task, progress = self.task, self.progress
+        due = progress.epoch % self.recipe.validate_every == 0 or progress.epoch == self.recipe.epochs
+        if task.validation is None or not due:
+            return
+        with self.average.applied():
+            found = validate(
+                task.blip, task.validation, task.captions.tree,
+                bad=task.bad, workers=task.recipe.data.workers, accelerator=self.accelerator,
+            )  # fmt: skip
+            self.journal.write(
+                "validation", progress.step, epoch=progress.epoch, accuracy=found.accuracy, loss=found.loss
+            )
+            old = progress.best
+            if old is None or (found.accuracy, -found.loss) > (old.accuracy, -old.loss):
+                progress.best = Best(step=progress.step, epoch=progress.epoch, accuracy=found.accuracy, loss=found.loss)
+                progress.worse = 0
+                if self.accelerator.is_main_process:
+                    save_best(self.folder, self.average.weights, progress.best)
+            else:
+                progress.worse += 1
+
+    def use_best(self) -> None:
+        """Put the best weights into the model: of the best validation, else the moving average of the last step."""
+        if self.progress.best is not None:
+            self.average.load(load_best(self.folder, self.progress.best))
+        else:
+            self.average.load(self.average.average)

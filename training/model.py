@@ -9,7 +9,6 @@ import torch
 from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor, PreTrainedTokenizerBase
 from transformers.models.blip import BlipImageProcessorPil
 
-from contract.caption import CaptionFormat
 from contract.checkpoint import LABELS_FILE, TrainingRecord, check_checkpoint_folder, check_text_heads
 from contract.errors import CheckpointError
 from contract.files import new_folder
@@ -52,50 +51,73 @@ def embed_images(model: BlipForConditionalGeneration, images: torch.Tensor) -> t
 
 def initial_blip(recipe: Recipe, labels: LabelSet) -> Blip:
     """The model a recipe starts from; a new small one has the same weights for the same seed."""
-    if recipe.model.base is not None:
-        return load_blip(recipe.model.base)
-    return _new_blip(recipe.model, recipe.caption, labels, recipe.seed)
+    if recipe.model.base is None:
+        return _new_blip(recipe, labels)
+    base = load_blip(recipe.model.base)
+    return _with_new_decoder(base, recipe, labels) if recipe.model.new_decoder else base
 
 
-def _new_blip(recipe: ModelRecipe, caption: CaptionFormat, labels: LabelSet, seed: int) -> Blip:
-    vocabulary = (
-        read_vocabulary(Path(recipe.vocabulary))
-        if recipe.vocabulary is not None
-        else caption_vocabulary(caption.render(label) for label in labels)
-    )
-    tokenizer = blip_tokenizer(vocabulary)
-    config = BlipConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": recipe.text_width,
-            "encoder_hidden_size": recipe.vision_width,
-            "intermediate_size": 4 * recipe.text_width,
-            "num_hidden_layers": recipe.text_layers,
-            "num_attention_heads": recipe.heads,
-            "max_position_embeddings": 64,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.sep_token_id,
-            "sep_token_id": tokenizer.sep_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={
-            "hidden_size": recipe.vision_width,
-            "intermediate_size": 4 * recipe.vision_width,
-            "num_hidden_layers": recipe.vision_layers,
-            "num_attention_heads": recipe.heads,
-            "image_size": recipe.image_size,
-            "patch_size": recipe.patch_size,
-            "initializer_range": 0.02,  # the default of 1e-10 is for loading weights, not for training from nothing
-        },
-    )
+def _new_blip(recipe: Recipe, labels: LabelSet) -> Blip:
+    made, tokenizer = recipe.model, _new_tokenizer(recipe, labels)
+    vision = {
+        "hidden_size": made.vision_width,
+        "intermediate_size": 4 * made.vision_width,
+        "num_hidden_layers": made.vision_layers,
+        "num_attention_heads": made.heads,
+        "image_size": made.image_size,
+        "patch_size": made.patch_size,
+        "initializer_range": 0.02,  # the default of 1e-10 is for loading weights, not for training from nothing
+    }
+    config = BlipConfig(text_config=_text_config(made, tokenizer, made.vision_width), vision_config=vision)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(recipe.seed)
         model = BlipForConditionalGeneration(config)
         torch.nn.init.normal_(model.vision_model.embeddings.position_embedding, std=0.02)
         torch.nn.init.normal_(model.vision_model.embeddings.class_embedding, std=0.02)
-    filters = cosine_filters(recipe.vision_width, recipe.patch_size, torch.Generator().manual_seed(seed))
+    filters = cosine_filters(made.vision_width, made.patch_size, torch.Generator().manual_seed(recipe.seed))
     model.vision_model.embeddings.patch_embedding.weight.data.copy_(filters)
     return Blip(model.eval(), tokenizer)
+
+
+def _with_new_decoder(base: Blip, recipe: Recipe, labels: LabelSet) -> Blip:
+    """The image tower of `base` and a text decoder with random weights."""
+    tokenizer = _new_tokenizer(recipe, labels)
+    vision = base.model.config.vision_config
+    text = _text_config(recipe.model, tokenizer, vision.hidden_size)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision.to_dict()))
+    model.vision_model.load_state_dict(base.model.vision_model.state_dict())
+    return Blip(model.eval(), tokenizer)
+
+
+def _new_tokenizer(recipe: Recipe, labels: LabelSet) -> PreTrainedTokenizerBase:
+    if recipe.model.vocabulary is not None:
+        return blip_tokenizer(read_vocabulary(Path(recipe.model.vocabulary)))
+    return blip_tokenizer(caption_vocabulary(recipe.caption.render(label) for label in labels))
+
+
+def _text_config(made: ModelRecipe, tokenizer: PreTrainedTokenizerBase, vision_width: int) -> dict[str, int]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": made.text_width,
+        "encoder_hidden_size": vision_width,
+        "intermediate_size": 4 * made.text_width,
+        "num_hidden_layers": made.text_layers,
+        "num_attention_heads": made.heads,
+        "max_position_embeddings": 64,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "sep_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def set_dropout(model: BlipForConditionalGeneration, share: float) -> None:
+    """Drop-out of the text decoder while it trains; the stored configuration keeps its own."""
+    for module in model.text_decoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = share
 
 
 def load_blip(base: str) -> Blip:

@@ -6,6 +6,7 @@ one value; an unknown key is refused.
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +27,20 @@ class _Section(BaseModel):
 class DataRecipe(_Section):
     """Where the photos come from. Which keys a source needs is checked by the source."""
 
-    source: Literal["drawn", "folder", "parquet", "hub"]
+    source: Literal["drawn", "folder", "parquet", "hub"] = Field(description="where the photos come from")
     train: str | None = Field(default=None, description="folder or parquet file(s) of the training photos")
     test: str | None = Field(default=None, description="the same for the held-out photos")
     held_out: float = Field(default=0.1, gt=0, lt=1, description="share held out when a folder has no test part")
+    validation: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="share of each class kept from training to choose the best weights and fit the temperature; 0: none",
+    )
+    classes: list[str] | None = Field(
+        default=None, description="only these classes, in the data's order (parquet, hub)"
+    )
+    leave_out: list[str] | None = Field(default=None, description="all classes but these (parquet, hub)")
     name: str | None = Field(default=None, description="hub data set, such as food101")
     train_split: str = Field(default="train", description="split name of a hub data set")
     test_split: str = Field(default="validation", description="split name of a hub data set")
@@ -40,8 +51,16 @@ class DataRecipe(_Section):
         default="stop", description="unreadable photo: stop, or skip and count"
     )
     preload: bool = Field(default=False, description="decode all photos once into memory (S*S*3 bytes each)")
-    workers: int = Field(default=2, ge=0, le=64, description="decoding processes")
-    shuffle_buffer: int = Field(default=8192, ge=1, description="photos held while shuffling a stream")
+    workers: int = Field(default=2, ge=0, le=64, description="decoding processes (threads for a stream)")
+    streaming: bool = Field(default=False, description="read a hub data set as it is used, without a copy on disk")
+    shuffle_buffer: int = Field(default=16384, ge=1, description="photos held while shuffling a stream")
+    shuffle_shards: int = Field(default=128, ge=1, le=4096, description="parts of a stream read at the same time")
+    least_entropy: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="stop when the label entropy of a stream's first batches is below this share of a fair shuffle's",
+    )
 
 
 class ModelRecipe(_Section):
@@ -50,12 +69,15 @@ class ModelRecipe(_Section):
     base: str | None = Field(default=None, description="hub name or checkpoint folder; none: a new small BLIP")
     image_size: int = Field(default=64, ge=16, le=1024, description="pixels a side (a new model)")
     patch_size: int = Field(default=8, ge=4, le=64, description="pixels a side (a new model)")
-    vision_layers: int = Field(default=4, ge=1, le=48)
-    vision_width: int = Field(default=128, ge=16, le=4096)
-    text_layers: int = Field(default=2, ge=1, le=48)
-    text_width: int = Field(default=128, ge=16, le=4096)
-    heads: int = Field(default=4, ge=1, le=64)
+    vision_layers: int = Field(default=4, ge=1, le=48, description="blocks of the image tower (a new model)")
+    vision_width: int = Field(default=128, ge=16, le=4096, description="channels of the image tower (a new model)")
+    text_layers: int = Field(default=2, ge=1, le=48, description="layers of a new text decoder")
+    text_width: int = Field(default=128, ge=16, le=4096, description="channels of a new text decoder")
+    heads: int = Field(default=4, ge=1, le=64, description="attention heads of both parts (a new model)")
     vocabulary: str | None = Field(default=None, description="WordPiece vocab.txt; none: made from the captions")
+    new_decoder: bool = Field(
+        default=False, description="keep the image tower of base, start a new text decoder of the text_ shape"
+    )
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelRecipe:
@@ -65,6 +87,39 @@ class ModelRecipe(_Section):
             if width % self.heads:
                 raise ValueError(f"width {width} is not a multiple of heads {self.heads}")
         return self
+
+
+class AugmentRecipe(_Section):
+    """Random changes of the training photos, made in batches on the device."""
+
+    flip: bool = Field(default=True, description="mirror half of the photos")
+    crop: float = Field(
+        default=1.0, gt=0, le=1, description="smallest share of a photo's area that a random crop keeps; 1: no crop"
+    )
+    rotate: float = Field(default=0.0, ge=0, le=180, description="largest rotation to either side, degrees; 0: none")
+    colour: float = Field(
+        default=0.0, ge=0, le=1, description="largest relative change of brightness, contrast and saturation; 0: none"
+    )
+    rand_augment: int = Field(default=0, ge=0, le=10, description="RandAugment: operations a photo; 0: off")
+    rand_magnitude: int = Field(default=9, ge=1, le=30, description="RandAugment: strength, 1 to 30")
+    mixup: float = Field(
+        default=0.0, ge=0, le=8, description="mixup: alpha of the Beta(alpha, alpha) share of the second photo; 0: off"
+    )
+
+
+class CacheRecipe(_Section):
+    """The frozen image tower's outputs, kept so that an epoch needs the text decoder only."""
+
+    views: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="augmented views of each photo that are kept, epoch e uses e mod views; 0: off",
+    )
+    folder: str = Field(default="build/features", description="where; entries are keyed by weights, data and views")
+    on: Literal["disk", "device"] = Field(
+        default="disk", description="memory-mapped fp16 on disk, or read into the device's memory as well"
+    )
 
 
 class TrainRecipe(_Section):
@@ -77,36 +132,84 @@ class TrainRecipe(_Section):
     )
     freeze_embeddings: bool = Field(default=False, description="also keep the tied word embeddings as they are")
     epochs: int = Field(default=10, ge=1, le=10_000, description="passes over the training photos")
-    batch_size: int = Field(default=64, ge=1, le=65_536, description="photos a step")
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="photos an optimiser step, over all processes")
+    accumulate: int = Field(
+        default=1, ge=1, le=4096, description="pieces that a process splits its batch into, when memory is short"
+    )
     learning_rate: float = Field(default=3e-5, gt=0, le=1, description="peak of AdamW's learning rate")
     final_rate: float = Field(default=0.01, ge=0, le=1, description="last learning rate as a share of the peak")
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps with a rising rate")
     weight_decay: float = Field(default=0.05, ge=0, description="none on biases and layer norms")
     clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
-    prefix_weight: float = Field(
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="autocast type of the forward pass; weights and optimiser stay fp32"
+    )
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay a step of the weights' moving average, which is what is kept; 0: off",
+    )
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of the target spread over all labels")
+    caption_weight: float = Field(
         default=0.1,
         ge=0,
-        description="weight of a language-model term on the constant prefix, which keeps free captions in form; 0: masked",
+        description="weight of the language-model term over the whole caption, which keeps free captions in form; 0: off",
     )
-    flip: bool = Field(default=True, description="mirror half of the photos")
-    crop: float = Field(
-        default=1.0, gt=0, le=1, description="smallest share of a photo's area that a random crop keeps"
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="drop-out in the text decoder")
+    absorbed: bool = Field(
+        default=True, description="cross-attention without projecting every image token: same result, less work"
+    )
+    validate_every: int = Field(default=1, ge=1, description="epochs between validations")
+    patience: int = Field(
+        default=0, ge=0, description="stop after so many validations without a better accuracy; 0: never"
+    )
+    save_every: int = Field(
+        default=500, ge=0, description="steps between states to go on from after a stop; 0: after each epoch only"
     )
 
 
 class Recipe(_Section):
     """One training run."""
 
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31, description="start of every random stream")
     caption: CaptionFormat = CaptionFormat()
     data: DataRecipe
     model: ModelRecipe = ModelRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    cache: CacheRecipe = CacheRecipe()
     train: TrainRecipe = TrainRecipe()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        if self.model.new_decoder and self.model.base is None:
+            raise ValueError("model.new_decoder needs model.base, whose image tower is kept")
+        if self.cache.views and self.train.freeze != "decoder":
+            raise ValueError(
+                "cache.views needs train.freeze = 'decoder': outputs of a tower that trains cannot be kept"
+            )
+        if self.cache.views and self.data.streaming:
+            raise ValueError("cache.views needs data.streaming = false: a stream's photos have no fixed order")
+        if self.data.classes is not None and self.data.leave_out is not None:
+            raise ValueError("give data.classes or data.leave_out, not both")
+        return self
 
 
 def recipe_names() -> list[str]:
     """The recipes that come with the project."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def settings_table() -> str:
+    """Every setting with its default and what it means, for `--settings`."""
+    lines = []
+    for name, section in Recipe.model_fields.items():
+        inner = getattr(section.annotation, "model_fields", None)
+        for key, field in (inner or {"": section}).items():
+            default = "required" if field.is_required() else repr(field.default)
+            path = f"{name}.{key}" if key else name
+            lines.append(f"{path:26} {default:22} {field.description or ''}")
+    return "\n".join(lines)
 
 
 def load_recipe(name_or_path: str, overrides: list[str]) -> Recipe:
@@ -143,7 +246,9 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
     section: Any = Recipe
     for part in location[:-1]:
         section = section.model_fields[part].annotation
-    return f"known are {', '.join(sorted(section.model_fields))}"
+    known = sorted(section.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"known are {', '.join(known)}"
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> None:

@@ -32,15 +32,15 @@ def constrained_labels(blip: Blip, pixels: torch.Tensor, prefix: list[int], targ
     for path in paths:
         for n in range(len(prefix), len(path)):
             following.setdefault(path[:n], []).append(path[n])
-    single = all(len(target) == 1 for target in targets)
+    beams = 1 if all(len(target) == 1 for target in targets) else len(targets)
     tokens = blip.model.generate(
         pixel_values=normalise(pixels),
         input_ids=torch.tensor([[*prefix, sep]] * len(pixels), device=pixels.device),
         prefix_allowed_tokens_fn=lambda _, ids: following.get(tuple(ids.tolist()), [sep]),
         max_new_tokens=max(map(len, targets)) + 1,
-        num_beams=1 if single else len(targets),
+        num_beams=beams,
         do_sample=False,
-        length_penalty=0.0,
+        length_penalty=None if beams == 1 else 0.0,  # transformers warns of it without beams
         renormalize_logits=True,
     )
     found = {path: i for i, path in enumerate(paths)}

@@ -1,19 +1,19 @@
-"""Sources: four kinds behind one interface, and what each says when the data is wrong."""
+"""Sources: drawn pictures and folders, the parts they are split into, and what they say when the data is wrong."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
-import torch
 
 from contract.errors import ContractError
 from contract.labels import FOOD101, FOOD101_NAMES
-from tests.conftest import drawn_png, run_module, shared_data
+from tests.conftest import drawn_png, run_module
 from training.data import Item, open_source
 from training.drawn import FOODS, draw
-from training.loading import BadPhotos, Batch, Preloaded, batches
 from training.recipe import DataRecipe
+from training.splits import share_of_each_class
 
 
 def folder_of(root: Path, classes: dict[str, int]) -> Path:
@@ -22,10 +22,6 @@ def folder_of(root: Path, classes: dict[str, int]) -> Path:
         for i in range(count):
             (root / name / f"{i}.png").write_bytes(drawn_png(position + 16 * i, size=32))
     return root
-
-
-def all_of(items: object, bad: BadPhotos | None = None, **options: object) -> list[Batch]:
-    return list(batches(items, bad or BadPhotos("stop"), batch_size=8, workers=0, **options))  # type: ignore[arg-type]
 
 
 def raw(item: Item) -> bytes:
@@ -51,12 +47,12 @@ def test_drawing_depends_on_seed_and_index_alone() -> None:
 
 def test_folder_keeps_a_share_apart_by_name(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "photos", {"b food": 30, "a food": 30})
-    source = open_source(DataRecipe(source="folder", train=str(root), held_out=0.3), 32)
+    source = open_source(DataRecipe(source="folder", train=str(root), held_out=0.3, validation=0), 32)
     assert source.labels.names == ["a food", "b food"]
     train, test = len(source.train), len(source.test)  # type: ignore[arg-type]
     assert (train, test) == (42, 18), "the share of each class"
     (root / "a food" / "._0.png").write_bytes(b"what a Mac leaves beside a photo")
-    again = open_source(DataRecipe(source="folder", train=str(root), held_out=0.3), 32)
+    again = open_source(DataRecipe(source="folder", train=str(root), held_out=0.3, validation=0), 32)
     assert again.fingerprint == source.fingerprint
     (root / "a food" / "30.png").write_bytes(drawn_png(0, 32))
     assert open_source(DataRecipe(source="folder", train=str(root)), 32).fingerprint != source.fingerprint
@@ -65,7 +61,7 @@ def test_folder_keeps_a_share_apart_by_name(tmp_path: Path) -> None:
 def test_folder_with_all_of_food101_uses_hub_order(tmp_path: Path) -> None:
     source = open_source(
         DataRecipe(source="folder", train=str(folder_of(tmp_path / "p", dict.fromkeys(FOOD101_NAMES, 1))),
-                   test=str(tmp_path / "p")), 32,
+                   test=str(tmp_path / "p"), validation=0), 32,
     )  # fmt: skip
     assert source.labels == FOOD101
 
@@ -96,85 +92,69 @@ def test_missing_folder_and_missing_key_are_named(tmp_path: Path) -> None:
         open_source(DataRecipe(source="parquet", train="nowhere.parquet", test="nowhere.parquet"), 32)
 
 
-def test_unreadable_photos_stop_or_are_counted(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "photos", {"a": 6, "b": 6})
-    (root / "a" / "bad.jpg").write_text("not a photo")
-    source = open_source(DataRecipe(source="folder", train=str(root), test=str(root)), 32)
-    with pytest.raises(ContractError, match=r"bad\.jpg.*on_bad_image=skip"):
-        all_of(source.train)
-    bad = BadPhotos("skip")
-    assert sum(len(batch.labels) for batch in all_of(source.train, bad)) == 12
-    assert bad.skipped == 1
-    assert "bad.jpg" in bad.first
+def test_a_photo_that_vanishes_is_unreadable_not_a_crash(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "photos", {"a": 3, "b": 3})
+    source = open_source(DataRecipe(source="folder", train=str(root), test=str(root), validation=0), 32)
+    (root / "a" / "1.png").unlink()
+    assert source.train[1].bad == f"{root / 'a' / '1.png'}: No such file or directory."
 
 
-def test_preloading_gives_the_same_photos() -> None:
-    source = open_source(DataRecipe(source="drawn", train_count=20, test_count=2), 32)
-    memory = Preloaded(source.train, BadPhotos("stop"), workers=0, title="")
-    plain, loaded = all_of(source.train), all_of(memory)
-    assert all(
-        torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels) for a, b in zip(plain, loaded, strict=True)
-    )
+def test_validation_is_a_share_of_each_class_and_of_nothing_else(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "photos", {"a": 20, "b": 7, "c": 3})
+    recipe = DataRecipe(source="folder", train=str(root), held_out=0.2, validation=0.25)
+
+    def parts() -> list[set[str]]:
+        source = open_source(recipe, 16)
+        assert source.validation is not None
+        assert source.count == source.fingerprint["train"]
+        return [{item.where for item in part} for part in (source.train, source.validation, source.test)]  # type: ignore[attr-defined]
+
+    train, validation, test = before = parts()
+    assert [sum(f"/{name}/" in path for path in validation) for name in "abc"] == [4, 2, 1]
+    assert (len(train), len(validation), len(test)) == (12 + 4 + 1, 7, 4 + 1 + 1)
+    assert len(train | validation | test) == 30, "no photo in two parts"
+    for i in range(40):
+        (root / "b" / f"new{i}.png").write_bytes(drawn_png(i, 16))
+    after = parts()
+    for old, new in zip(before, after, strict=True):
+        assert {path for path in old if "/b/" not in path} == {path for path in new if "/b/" not in path}
 
 
-@pytest.mark.parametrize("preload", [True, False])
-def test_shuffling_is_by_seed_and_epoch(preload: bool) -> None:
-    source = open_source(DataRecipe(source="drawn", train_count=48, test_count=2), 16)
-    items = Preloaded(source.train, BadPhotos("stop"), workers=0, title="") if preload else source.train
-
-    def order(seed: int, epoch: int) -> list[int]:
-        return torch.cat([batch.labels for batch in all_of(items, seed=seed, epoch=epoch)]).tolist()
-
-    assert order(0, 0) == order(0, 0)
-    assert order(0, 0) != order(0, 1) != order(1, 1)
-    assert sorted(order(0, 0)) == sorted(order(1, 5))
+def test_one_photo_cannot_be_in_two_parts(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "photos", {"one": 4, "rare": 1})
+    recipe = DataRecipe(source="folder", train=str(root), test=str(root))
+    with pytest.raises(ContractError, match=r"class 'rare' has one training photo.*data\.validation = 0"):
+        open_source(recipe, 32)
+    source = open_source(recipe.model_copy(update={"validation": 0.0}), 32)
+    assert (source.validation, source.count) == (None, 5)
 
 
-def parquet_file(path: Path) -> Path:
-    from datasets import ClassLabel, Dataset, Features, Image
-
-    rows = {
-        "image": [{"bytes": drawn_png(i, 32), "path": None} for i in range(12)],
-        "label": [i % 3 for i in range(12)],
-    }
-    features = Features({"image": Image(), "label": ClassLabel(names=["x", "b", "a"])})
-    Dataset.from_dict(rows, features=features).to_parquet(path)
-    return path
+def test_the_share_is_a_pure_function_of_the_names() -> None:
+    labels, names = [0, 1, 0, 1, 0, 1], [f"row {i}" for i in range(6)]
+    apart = share_of_each_class(labels, names, 0.05)
+    assert apart.sum() == 2
+    mirrored = share_of_each_class(labels[::-1], names[::-1], 0.05)
+    assert mirrored[::-1].tolist() == apart.tolist()
+    assert share_of_each_class([0, 0], ["x", "y"], 0.99).sum() == 1, "never all"
 
 
-def test_parquet_has_the_data_sets_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = parquet_file(tmp_path / "rows.parquet")
-    source = open_source(DataRecipe(source="parquet", train=str(file), test=str(file)), 32)
-    assert source.labels.names == ["x", "b", "a"]
-    assert torch.cat([batch.labels for batch in all_of(source.train)]).tolist() == [0, 1, 2] * 4
+def test_drawn_validation_has_an_index_range_of_its_own() -> None:
+    source = open_source(DataRecipe(source="drawn", train_count=1000, test_count=16), 16)
+    assert source.validation is not None
+    assert (source.count, len(source.validation)) == (1000, 50)  # type: ignore[arg-type]
+    assert source.validation[0].where == "drawn picture 500000"
+    assert raw(source.validation[0]) not in {raw(source.train[0]), raw(source.test[0])}
+    few = open_source(DataRecipe(source="drawn", train_count=32, validation=0.05), 16)
+    assert len(few.validation) == len(FOODS)  # type: ignore[arg-type]
+    assert open_source(DataRecipe(source="drawn", train_count=32, validation=0), 16).validation is None
+    with pytest.raises(ContractError, match="at most 500000"):
+        open_source(DataRecipe(source="drawn", train_count=500_001), 16)
 
 
-def test_hub_streams_and_shuffles(tmp_path: Path) -> None:
-    folder = tmp_path / "dataset"
-    folder.mkdir()
-    parquet_file(folder / "train-00000.parquet")
-    parquet_file(folder / "validation-00000.parquet")
-    recipe = DataRecipe(source="hub", name=str(folder), shuffle_buffer=8)
-    source = open_source(recipe, 32)
-    assert (source.labels.names, source.count) == (["x", "b", "a"], 12)
-    epochs = [torch.cat([b.labels for b in all_of(source.train, seed=0, epoch=e)]).tolist() for e in (0, 0, 1)]
-    assert epochs[0] == epochs[1] != epochs[2]
-    assert sorted(epochs[0]) == sorted([0, 1, 2] * 4)
-    assert torch.cat([b.labels for b in all_of(source.test)]).tolist() == [0, 1, 2] * 4
-
-
-def test_a_hub_that_cannot_be_reached_is_one_sentence() -> None:
-    with pytest.raises(ContractError, match="'nobody/nothing' cannot be opened"):
-        open_source(DataRecipe(source="hub", name="nobody/nothing"), 32)
-
-
-def test_real_food101_rows() -> None:
-    rows = shared_data("food101_64px")
-    source = open_source(
-        DataRecipe(source="parquet", train=str(rows / "validation.parquet"), test=str(rows / "validation.parquet")), 64
-    )
-    assert source.labels == FOOD101
-    assert source.train[0].label == 6, "the rows begin with beignets"
+@pytest.mark.parametrize("source", ["drawn", "folder"])
+def test_choosing_classes_is_for_tables(source: Literal["drawn", "folder"]) -> None:
+    with pytest.raises(ContractError, match="'parquet' and 'hub'"):
+        open_source(DataRecipe(source=source, train="photos", leave_out=["x"]), 32)
 
 
 def test_the_drawing_command(tmp_path: Path) -> None:

@@ -1,86 +1,165 @@
-"""The loss: what is masked, where captions start, and that a frozen tower stays as it is."""
+"""The loss: what is learnt, where captions start, that one pass equals the plain model, and that padding is masked."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from contract.caption import CaptionFormat
 from contract.labels import FOOD101, LabelSet
 from tests.conftest import shared_data
-from training.captions import IGNORED, CaptionTokens, caption_tokens, label_tree
-from training.loop import caption_loss, make_optimiser, rate_at, set_train_mode
-from training.model import Blip, freeze, initial_blip
+from training.absorbed import absorbed_cross_attention
+from training.captions import IGNORED, PackedCaptions, label_tree, packed_captions
+from training.loss import CaptionLoss
+from training.model import Blip, freeze, initial_blip, set_dropout
+from training.optimiser import make_optimiser, rate_at
 from training.recipe import load_recipe
+from training.scoring import label_logprobs
 from training.vocabulary import blip_tokenizer, read_vocabulary
 
-LABELS = LabelSet.from_names(["pho", "apple pie", "very long name of a dish"])
-NAMES = CaptionFormat(target="name")
+LABELS = LabelSet.from_names(["pho", "apple pie", "very long name of a dish", "apple cake"])
+NAMES, IDS = CaptionFormat(target="name"), CaptionFormat()
 SHAPE = [
     "model.image_size=32", "model.vision_layers=2", "model.vision_width=32", "model.text_width=32", "caption.target=name",
 ]  # fmt: skip
+EACH = torch.arange(len(LABELS))
 
 
 @pytest.fixture
 def blip() -> Blip:
-    return initial_blip(load_recipe("drawn", SHAPE), LABELS)
+    made = initial_blip(load_recipe("drawn", SHAPE), LABELS)
+    with torch.no_grad():
+        for parameter in made.model.text_decoder.parameters():
+            parameter.mul_(2)  # untrained attention is nearly uniform; this is not
+    return made
 
 
-def loss_of(blip: Blip, tokens: CaptionTokens, prefix_weight: float = 0.0) -> torch.Tensor:
-    pixels = torch.full((3, 32, 32, 3), 90.0)
-    return caption_loss(blip, pixels, torch.tensor([0, 1, 2]), tokens, prefix_weight)
+def pixels(count: int = len(LABELS)) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 32, 32, 3), generator=torch.Generator().manual_seed(0)).float()
 
 
-def test_only_the_target_and_sep_are_learnt(blip: Blip) -> None:
-    tokens = caption_tokens(blip.tokenizer, NAMES, LABELS)
-    start = blip.tokenizer.bos_token_id
-    assert tokens.input_ids[:, 0].tolist() == [start] * 3, "captions start with [DEC], as generation does"
+def loss_of(blip: Blip, captions: PackedCaptions, weight: float = 0.0, smoothing: float = 0.0) -> torch.Tensor:
+    loss = CaptionLoss(blip.model, captions, caption_weight=weight, smoothing=smoothing)
+    return loss(pixels(), EACH, F.one_hot(EACH, len(LABELS)).float())
+
+
+@pytest.mark.parametrize("caption", [NAMES, IDS])
+def test_captions_are_spelt_from_dec_to_sep(caption: CaptionFormat) -> None:
+    blip = initial_blip(load_recipe("drawn", [*SHAPE, f"caption.target={caption.target}"]), LABELS)
+    packed = packed_captions(blip.tokenizer, caption, LABELS)
     for row, label in enumerate(LABELS):
-        learnt = [int(t) for t in tokens.targets[row] if t != IGNORED]
-        assert blip.tokenizer.decode(learnt) == f"{label.name} [SEP]"
-        constant = [int(t) for t in tokens.prefix[row] if t != IGNORED]
-        assert blip.tokenizer.decode(constant) == "a photo of delicious"
+        learnt = [int(t) for t in packed.following[row] if t != IGNORED]
+        assert blip.tokenizer.decode(learnt) == f"{caption.render(label)} [SEP]"
+        fed = packed.tokens[row][packed.spoken[row][: len(learnt)]].tolist()
+        assert fed == [blip.tokenizer.bos_token_id, *learnt[:-1]], "each token is fed where it was predicted before"
+        assert packed.positions[row][packed.spoken[row][: len(learnt)]].tolist() == list(range(len(learnt)))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_label_term_is_what_scoring_computes(blip: Blip, weight: float) -> None:
+    packed = packed_captions(blip.tokenizer, NAMES, LABELS)
+    scores = label_logprobs(blip.model, blip.embed(pixels()), packed.tree)
+    loss = loss_of(blip, packed, weight) - weight * caption_term(blip)
+    assert torch.allclose(loss, -scores.diagonal(), atol=1e-5)
+    smooth = loss_of(blip, packed, weight, smoothing=0.2) - weight * caption_term(blip)
+    assert torch.allclose(smooth, -0.8 * scores.diagonal() - 0.2 * scores.mean(1), atol=1e-5)
+
+
+def caption_term(blip: Blip) -> torch.Tensor:
+    """The mean cross-entropy of each caption by transformers' own loss, one caption at a time, without padding."""
+    found = []
+    for i, label in enumerate(LABELS):
+        ids = [blip.tokenizer.bos_token_id, *blip.tokenizer(NAMES.render(label)).input_ids[1:]]
+        tokens = torch.tensor([ids])
+        with torch.no_grad():
+            embeds = blip.embed(pixels())[i : i + 1]
+            found.append(
+                blip.model.text_decoder(input_ids=tokens, encoder_hidden_states=embeds, labels=tokens, reduction="mean")
+            )
+    return torch.stack([output.loss.squeeze() for output in found])
+
+
+def test_caption_term_equals_transformers_own(blip: Blip) -> None:
+    packed = packed_captions(blip.tokenizer, NAMES, LABELS)
+    found = loss_of(blip, packed, 1.0) - loss_of(blip, packed, 0.0)
+    assert torch.allclose(found, caption_term(blip), atol=1e-5)
 
 
 def test_padding_changes_nothing(blip: Blip) -> None:
-    tokens = caption_tokens(blip.tokenizer, NAMES, LABELS)
-    before = loss_of(blip, tokens, 0.1)
-    tokens.input_ids[tokens.mask == 0] = 7  # whatever stands on padding
-    assert torch.allclose(loss_of(blip, tokens, 0.1), before, atol=1e-6)
-    parts = ((tokens.input_ids, 7), (tokens.mask, 0), (tokens.targets, IGNORED), (tokens.prefix, IGNORED))
-    wider = CaptionTokens(*(torch.nn.functional.pad(part, (0, 3), value=fill) for part, fill in parts))
-    assert torch.allclose(loss_of(blip, wider, 0.1), before, atol=1e-6)
+    packed = packed_captions(blip.tokenizer, NAMES, LABELS)
+    before = loss_of(blip, packed, 0.1)
+    tree, longest = len(packed.tree.tokens), packed.tokens.shape[1]
+    tokens = packed.tokens.clone()
+    padding = torch.ones(len(LABELS), longest, dtype=torch.bool)
+    padding[:, :tree] = False
+    for row in EACH:
+        padding[row, packed.spoken[row][packed.following[row] != IGNORED]] = False
+    assert bool(padding.any())
+    tokens[padding] = 7  # whatever stands on padding
+    changed = loss_of(blip, dataclasses.replace(packed, tokens=tokens), 0.1)
+    assert torch.allclose(changed, before, atol=1e-6)
+    tokens[:, tree:] = 7  # and the own tokens do count
+    assert not torch.allclose(loss_of(blip, dataclasses.replace(packed, tokens=tokens), 0.1), before, atol=1e-3)
 
 
-def test_the_prefix_counts_only_by_its_own_weight(blip: Blip) -> None:
-    tokens = caption_tokens(blip.tokenizer, NAMES, LABELS)
-    masked, weighted = loss_of(blip, tokens), loss_of(blip, tokens, 0.1)
-    tokens.prefix[tokens.prefix != IGNORED] = 7  # another prefix to predict
-    assert torch.equal(loss_of(blip, tokens), masked)
-    assert not torch.allclose(loss_of(blip, tokens, 0.1), weighted)
+def test_mixed_targets_are_the_mixture_of_losses(blip: Blip) -> None:
+    packed = packed_captions(blip.tokenizer, NAMES, LABELS)
+    loss = CaptionLoss(blip.model, packed, caption_weight=0.0, smoothing=0.0)
+    one, other = F.one_hot(EACH, 4).float(), F.one_hot(EACH.flip(0), 4).float()
+    mixed = loss(pixels(), EACH, 0.7 * one + 0.3 * other)
+    assert torch.allclose(mixed, 0.7 * loss(pixels(), EACH, one) + 0.3 * loss(pixels(), EACH, other), atol=1e-5)
 
 
-def test_loss_equals_transformers_own(blip: Blip) -> None:
-    tokens = caption_tokens(blip.tokenizer, NAMES, LABELS)
-    pixels = torch.full((3, 32, 32, 3), 90.0)
-    shifted = torch.cat([torch.full((3, 1), IGNORED), tokens.targets], dim=1)
-    padded = torch.cat([tokens.input_ids, torch.zeros(3, 1, dtype=torch.long)], dim=1)
-    wanted = blip.model.text_decoder(
-        input_ids=padded, attention_mask=torch.cat([tokens.mask, torch.zeros(3, 1, dtype=torch.long)], dim=1),
-        encoder_hidden_states=blip.embed(pixels), labels=shifted,
-    ).loss  # fmt: skip
-    assert torch.allclose(loss_of(blip, tokens), wanted, atol=1e-6)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_absorbed_cross_attention_has_the_same_loss_and_gradients(blip: Blip, dropout: float) -> None:
+    packed = packed_captions(blip.tokenizer, NAMES, LABELS)
+    with torch.no_grad():  # biases start at zero, which would hide a missing one
+        for layer in blip.model.text_decoder.bert.encoder.layer:
+            layer.crossattention.self.value.bias.normal_()
+            layer.crossattention.self.key.bias.normal_()
+    for layer in blip.model.text_decoder.bert.encoder.layer:  # the same numbers are dropped: same shape, same order
+        layer.crossattention.self.dropout.p = dropout
+    gradients, losses = [], []
+    names = set(blip.model.state_dict())
+    for absorbed in (False, True):
+        with absorbed_cross_attention(blip.model, absorbed):
+            assert set(blip.model.state_dict()) == names
+            torch.manual_seed(5)
+            loss = CaptionLoss(blip.model, packed, caption_weight=0.1, smoothing=0.1)
+            for layer in blip.model.text_decoder.bert.encoder.layer:
+                layer.crossattention.self.train()
+            value = loss(pixels(), EACH, F.one_hot(EACH, 4).float()).mean()
+            blip.model.zero_grad()
+            value.backward()
+            losses.append(float(value.detach()))
+            gradients.append(
+                {
+                    n: p.grad.clone()
+                    for n, p in blip.model.named_parameters()
+                    if p.grad is not None and ".key.bias" not in n
+                }
+            )
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-5, rtol=1e-4), name
+    assert blip.model.text_decoder.bert.encoder.layer[0].crossattention.self.key.bias.requires_grad
 
 
 def test_a_frozen_tower_stays_as_it_is(blip: Blip) -> None:
     recipe = load_recipe("drawn", ["train.learning_rate=0.1"]).train
     freeze(blip.model, "decoder", embeddings=True)
-    set_train_mode(blip)
+    loss = CaptionLoss(
+        blip.model, packed_captions(blip.tokenizer, NAMES, LABELS), caption_weight=0.1, smoothing=0.0
+    ).train()
     assert not blip.model.vision_model.training
     assert blip.model.text_decoder.training
     before = {name: p.clone() for name, p in blip.model.named_parameters()}
     optimiser = make_optimiser(blip.model, recipe)
-    loss_of(blip, caption_tokens(blip.tokenizer, NAMES, LABELS), 0.1).backward()
+    loss(pixels(), EACH, F.one_hot(EACH, 4).float()).mean().backward()
     optimiser.step()
     changed = {name for name, p in blip.model.named_parameters() if not torch.equal(p, before[name])}
     assert not any(name.startswith("vision_model.") for name in changed)
@@ -88,14 +167,25 @@ def test_a_frozen_tower_stays_as_it_is(blip: Blip) -> None:
     assert "text_decoder.bert.encoder.layer.0.crossattention.self.query.weight" in changed
 
 
+def test_dropout_is_the_decoders_alone(blip: Blip) -> None:
+    set_dropout(blip.model, 0.25)
+    shares = {m.p for m in blip.model.text_decoder.modules() if isinstance(m, torch.nn.Dropout)}
+    assert shares == {0.25}
+    loss = CaptionLoss(blip.model, packed_captions(blip.tokenizer, NAMES, LABELS), caption_weight=0.1, smoothing=0.0)
+    loss.train()
+    assert not torch.equal(loss(pixels(), EACH, torch.eye(4)), loss(pixels(), EACH, torch.eye(4)))
+    loss.eval()
+    assert torch.equal(loss(pixels(), EACH, torch.eye(4)), loss(pixels(), EACH, torch.eye(4)))
+
+
 def test_the_real_vocabulary_gives_one_token_ids() -> None:
     tokenizer = blip_tokenizer(read_vocabulary(shared_data("bert_base_uncased_vocab.txt")))
     assert (len(tokenizer), tokenizer.bos_token_id, tokenizer.sep_token_id) == (30_524, 30_522, 102)
-    tokens = caption_tokens(tokenizer, CaptionFormat(), FOOD101)
-    assert tokens.input_ids[6].tolist() == [30_522, 1037, 6302, 1997, 12090, 1020]
-    assert tokens.targets[6].tolist() == [IGNORED] * 4 + [1020, 102]
-    assert bool((tokens.mask == 1).all()), "with ids there is no padding"
-    assert len(label_tree(tokenizer, CaptionFormat(), FOOD101).fork_rows) == 1
+    packed = packed_captions(tokenizer, IDS, FOOD101)
+    assert packed.tokens[6].tolist() == [30_522, 1037, 6302, 1997, 12090, 1020]
+    assert packed.following[6].tolist() == [1037, 6302, 1997, 12090, 1020, 102]
+    assert bool((packed.following != IGNORED).all()), "with ids there is no padding"
+    assert len(label_tree(tokenizer, IDS, FOOD101).fork_rows) == 1
     assert len(label_tree(tokenizer, NAMES, FOOD101).fork_rows) > 5
 
 

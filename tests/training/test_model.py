@@ -92,3 +92,20 @@ def test_what_is_no_blip_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_fetched_is_one_sentence() -> None:
     with pytest.raises(CheckpointError, match="'nobody/nothing' cannot be loaded"):
         load_blip("nobody/nothing")
+
+
+def test_a_new_decoder_on_the_tower_of_a_base(tmp_path: Path) -> None:
+    base = initial_blip(load_recipe("drawn", ["seed=3"]), LABELS)
+    base.model.save_pretrained(tmp_path / "base")
+    base.tokenizer.save_pretrained(tmp_path / "base")
+    other = LabelSet.from_names(["pho", "ramen", "a name that the base has no words for"])
+    recipe = load_recipe("drawn", [f"model.base={tmp_path / 'base'}", "model.new_decoder=true", "model.text_layers=1",
+                                   "model.text_width=48", "caption.target=name"])  # fmt: skip
+    made = initial_blip(recipe, other)
+    tower = base.model.vision_model.state_dict()
+    assert all(torch.equal(weight, tower[name]) for name, weight in made.model.vision_model.state_dict().items())
+    text = made.model.config.text_config
+    assert (text.hidden_size, text.num_hidden_layers, text.encoder_hidden_size) == (48, 1, 96)
+    assert made.tokenizer.unk_token_id not in made.tokenizer(recipe.caption.render(other[2])).input_ids
+    again = initial_blip(recipe, other)
+    assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), again.model.parameters(), strict=True))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from contract.errors import ContractError
 from contract.labels import FOOD101
-from training.recipe import RECIPES, load_recipe, recipe_names
+from training.recipe import RECIPES, Recipe, load_recipe, recipe_names, settings_table
 
 
 def test_every_recipe_that_comes_along_is_valid() -> None:
@@ -27,9 +28,9 @@ def test_food101_is_the_original_task_on_the_original_model() -> None:
 
 def test_overrides_take_toml_values_or_plain_text(tmp_path: Path) -> None:
     recipe = load_recipe(
-        "drawn", ["train.epochs=3", "train.flip=false", "data.train=a folder/x", 'caption.target="name"']
+        "drawn", ["train.epochs=3", "augment.flip=false", "data.train=a folder/x", 'caption.target="name"']
     )
-    assert (recipe.train.epochs, recipe.train.flip) == (3, False)
+    assert (recipe.train.epochs, recipe.augment.flip) == (3, False)
     assert (recipe.data.train, recipe.caption.target) == ("a folder/x", "name")
     copy = tmp_path / "mine.toml"
     copy.write_text((RECIPES / "drawn.toml").read_text())
@@ -39,8 +40,8 @@ def test_overrides_take_toml_values_or_plain_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("train.epoch=3", r"no setting 'train.epoch'; known are batch_size, clip"),
-        ("trian.epochs=3", r"no setting 'trian'; known are caption, data"),
+        ("train.epoch=3", r"no setting 'train.epoch'; did you mean 'epochs'\? known are absorbed, accumulate"),
+        ("trian.epochs=3", r"no setting 'trian'; did you mean 'train'\? known are augment, cache"),
         ("train.epochs=0", r"train.epochs: Input should be greater than or equal to 1"),
         ("train.epochs=many", r"train.epochs: Input should be a valid integer"),
         ("train.freeze=tower", r"train.freeze: String should match pattern"),
@@ -49,6 +50,10 @@ def test_overrides_take_toml_values_or_plain_text(tmp_path: Path) -> None:
         ("model.heads=7", r"width 96 is not a multiple of heads 7"),
         ("caption.template=six", r"caption.template: Value error, the template must end with"),
         ("data.source=web", r"data.source: Input should be 'drawn', 'folder', 'parquet' or 'hub'"),
+        ("model.new_decoder=true", r"model.new_decoder needs model.base"),
+        ("cache.views=2", r"cache.views needs train.freeze = 'decoder'"),
+        ("train.precision=int8", r"train.precision: Input should be 'fp32', 'bf16' or 'fp16'"),
+        ("augment.mixup=-1", r"augment.mixup: Input should be greater than or equal to 0"),
         ("epochs", r"--set takes section.key=value, got 'epochs'"),
         ("seed.x=1", r"'seed' is a value, not a section"),
     ],
@@ -56,6 +61,31 @@ def test_overrides_take_toml_values_or_plain_text(tmp_path: Path) -> None:
 def test_mistakes_name_the_key_and_what_is_allowed(override: str, says: str) -> None:
     with pytest.raises(ContractError, match=says):
         load_recipe("drawn", [override])
+
+
+def test_settings_that_exclude_each_other() -> None:
+    with pytest.raises(ContractError, match=r"cache.views needs data.streaming = false"):
+        load_recipe("food101", ["cache.views=1", "data.streaming=true"])
+    with pytest.raises(ContractError, match=r"data.classes or data.leave_out, not both"):
+        load_recipe("food101", ['data.classes=["a"]', 'data.leave_out=["b"]'])
+
+
+def test_every_setting_is_listed_with_what_it_means() -> None:
+    table = settings_table().splitlines()
+    sections = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    known = [f"{name}.{key}" if key else name for name, section in sections.items()
+             for key in getattr(section, "model_fields", {"": None})]  # fmt: skip
+    assert [line.split()[0] for line in table] == known
+    assert all(len(line) > 52 for line in table), "each has a description"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_say_what_each_value_means_and_use_no_unknown_key(name: str) -> None:
+    load_recipe(name, [])
+    text = (RECIPES / f"{name}.toml").read_text()
+    values = tomllib.loads(text)
+    assert text.startswith("# ")
+    assert {"data", "train"} <= set(values)
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 from contract.checkpoint import read_checkpoint_labels, read_training_record
 from contract.labels import LabelSet
 from tests.conftest import drawn_png, run_module
-from training.augment import augment
 from training.captions import label_tree
 from training.drawn import FOODS
 from training.model import initial_blip, load_blip
@@ -43,34 +42,6 @@ def test_checkpoint_is_what_the_contract_says(checkpoint: Path) -> None:
     assert load_blip(str(checkpoint)).image_size == 32
 
 
-def test_evaluation_shows_before_and_after(checkpoint: Path, tmp_path: Path) -> None:
-    done = run_module("training.evaluate", checkpoint, "--set", "data.test_count=96", "--json", tmp_path / "a/b.json")
-    assert done.returncode == 0, done.stderr
-    assert "96 held-out photos of 16 classes, chance 6.2 %" in done.stdout
-    report = json.loads((tmp_path / "a" / "b.json").read_text())
-    before, after = report["before"], report["after"]
-    assert before["shares"]["scored"]["value"] < 0.2
-    assert after["shares"]["scored"]["value"] > before["shares"]["scored"]["value"] + 0.15, "seconds of training show"
-    assert before["shares"]["unparsable"]["value"] > 0.9, "the untrained model says nothing that is a caption"
-    low, high = after["shares"]["scored"]["interval_95"]
-    assert low < after["shares"]["scored"]["value"] < high
-    assert f"{100 * after['shares']['scored']['value']:.1f} % ({100 * low:.1f}-{100 * high:.1f})" in done.stdout
-    assert [row["label"] for row in after["per_class"]] == list(FOODS)
-    assert sum(map(sum, after["confusion"])) == 96
-
-
-def test_one_photo_before_and_after(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(drawn_png(2))
-    done = run_module("training.evaluate", checkpoint, "--photo", tmp_path / "photo.png")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0] == f"before: a new model with random weights; after: {checkpoint}"
-    assert [line.split()[0] for line in lines[1:]] == ["before", "labels", "after", "labels"]
-    assert "'a photo of delicious " in done.stdout
-    missing = run_module("training.evaluate", checkpoint, "--photo", tmp_path / "nowhere.png")
-    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
-
-
 @pytest.mark.parametrize("target", ["id", "name"])
 def test_scores_choose_what_constrained_decoding_chooses(target: str) -> None:
     labels = LabelSet.from_names(["hot dog", "hot soup", "hot", "pie", "apple pie", "apple tart cake"])
@@ -94,23 +65,6 @@ def test_free_captions_start_with_dec(checkpoint: Path) -> None:
     blip = load_blip(str(checkpoint))
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     assert all(text.startswith("a photo of delicious") for text in free_captions(blip, pixels))
-
-
-def test_augmentation_is_by_its_own_seed_and_can_be_off() -> None:
-    pixels = torch.randint(0, 256, (8, 16, 16, 3), dtype=torch.uint8)
-
-    def made(seed: int, **options: object) -> torch.Tensor:
-        return augment(pixels, torch.Generator().manual_seed(seed), **{"flip": True, "crop": 0.5, **options})  # type: ignore[arg-type]
-
-    assert torch.equal(made(1), made(1))
-    assert not torch.equal(made(1), made(2))
-    assert torch.equal(made(1, flip=False, crop=1.0), pixels.float())
-    flipped = made(3, crop=1.0)
-    kept = [torch.allclose(a, b.float(), atol=0.5) for a, b in zip(flipped, pixels, strict=True)]
-    mirrored = [torch.allclose(a, b.flip(1).float(), atol=0.5) for a, b in zip(flipped, pixels, strict=True)]
-    assert all(a != b for a, b in zip(kept, mirrored, strict=True))
-    assert any(kept)
-    assert any(mirrored)
 
 
 def test_same_seed_same_weights(tmp_path: Path) -> None:

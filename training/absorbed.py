@@ -1,0 +1,68 @@
+"""Absorbed cross-attention for training: the same function and gradients, without projecting every image token.
+
+A caption has few queries and an image many tokens (577 for BLIP-base), so the key and value projections move to the
+query side (the weight absorption of DeepSeek-V2, arXiv:2405.04434 §2.1, applied to cross-attention):
+
+    scores = (q W_k) E^T                     instead of  q (E W_k^T + b_k)^T
+    output = (p E) W_v^T + (sum of p) b_v    instead of  p (E W_v^T + b_v)
+
+q b_k is the same for every image token and cancels in the softmax: the key bias has no effect, hence no gradient. The
+rows of p sum to one except under drop-out, which is why their sum stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BlipForConditionalGeneration
+
+
+class AbsorbedCrossAttention(nn.Module):
+    """Stands in for a cross-attending `BlipTextSelfAttention`, on the same parameters under the same names."""
+
+    def __init__(self, plain: Any) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.dropout = plain.query, plain.key, plain.value, plain.dropout
+        self.heads, self.head_width = plain.num_attention_heads, plain.attention_head_size
+
+    def forward(
+        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
+    ) -> tuple[torch.Tensor, None]:
+        """hidden_states [B, Q, D], encoder_hidden_states [B, T, W] → [B, Q, D]; every image token is attended to."""
+        batch, queries, width = hidden_states.shape
+        heads, head_width, image = self.heads, self.head_width, encoder_hidden_states
+        q = self.query(hidden_states).view(batch, queries, heads, head_width).transpose(1, 2) * head_width**-0.5
+        q = torch.matmul(q, self.key.weight.view(heads, head_width, -1))  # [B, H, Q, W]
+        scores = torch.matmul(q.flatten(1, 2), image.transpose(1, 2))  # [B, H*Q, T]
+        p = self.dropout(torch.softmax(scores, dim=-1))
+        seen = torch.matmul(p, image).view(batch, heads, queries, -1)
+        values = self.value.weight.view(heads, head_width, -1).transpose(1, 2)
+        out = torch.matmul(seen, values)  # [B, H, Q, head_width]
+        total = p.sum(-1, keepdim=True).view(batch, heads, queries, 1)
+        out = out + total * self.value.bias.view(heads, 1, head_width)
+        return out.transpose(1, 2).reshape(batch, queries, width), None
+
+
+@contextmanager
+def absorbed_cross_attention(model: BlipForConditionalGeneration, enabled: bool = True) -> Iterator[None]:
+    """Swap the decoder's cross-attention for its absorbed form inside the block (not for `generate`, which caches keys).
+
+    The key biases, which have no effect, do not train inside the block.
+    """
+    swapped = []
+    if enabled:
+        for layer in model.text_decoder.bert.encoder.layer:
+            plain = layer.crossattention.self
+            swapped.append((layer.crossattention, plain, plain.key.bias.requires_grad))
+            plain.key.bias.requires_grad_(False)
+            layer.crossattention.self = AbsorbedCrossAttention(plain).train(plain.training)
+    try:
+        yield
+    finally:
+        for attention, plain, trains in swapped:
+            attention.self = plain
+            plain.key.bias.requires_grad_(trains)

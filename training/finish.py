@@ -1,0 +1,94 @@
+"""The end of a run: from the best weights to a checkpoint with its record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from contract.checkpoint import TrainingRecord
+from training.calibration import fit_temperature
+from training.data import Source
+from training.journal import plot
+from training.loop import Trainer
+from training.measure import measure
+from training.model import save_checkpoint
+from training.state import discard_states
+from training.validation import validation_logprobs
+
+VERSIONED = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy", "pillow")
+
+
+def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], *, replace: bool) -> None:
+    """Take the best weights, calibrate them on the validation photos, measure them once on the test photos, write them.
+
+    `counts` are the model's parameters. The states of the run are discarded; its log and its plot stay.
+    """
+    task, progress, folder = trainer.task, trainer.progress, trainer.folder
+    recipe, blip, bad, tree = task.recipe, task.blip, task.bad, task.captions.tree
+    share = trainer.waited / max(progress.seconds, 1e-9)
+    if bad.skipped:
+        print(f"left out {bad.skipped} unreadable photos; the first: {bad.first}")
+    print(
+        f"trained {progress.step} steps on {progress.photos} photos in {progress.seconds:.0f} s "
+        f"({progress.photos / max(progress.seconds, 1e-9):.0f} photos/s, {100 * share:.0f} % of it waiting for data), "
+        f"loss {progress.loss or 0:.3f}",
+        flush=True,
+    )
+    trainer.use_best()
+    temperature, extra = 1.0, {}
+    if progress.best is not None and task.validation is not None:
+        scores = validation_logprobs(blip, task.validation, tree, bad=bad, workers=recipe.data.workers)
+        temperature = fit_temperature(*scores)
+        extra = {
+            "validation_accuracy": round(progress.best.accuracy, 4),
+            "validation_loss": round(progress.best.loss, 4),
+        }
+        print(
+            f"validation: {len(scores[1])} photos, best {100 * progress.best.accuracy:.1f} % after epoch "
+            f"{progress.best.epoch} of {progress.epoch}; temperature {temperature:.2f}"
+        )
+    report = measure(
+        blip, source.test, tree, recipe.caption, source.labels,
+        bad=bad, workers=recipe.data.workers,
+    )  # fmt: skip
+    print(f"held-out: {report.photos} photos, {report.scored} right by label scoring")
+    record = TrainingRecord(
+        caption=recipe.caption,
+        recipe=recipe.model_dump(mode="json"),
+        seed=recipe.seed,
+        data={**source.fingerprint, "unreadable": bad.skipped},
+        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONED},
+        git_commit=_git_commit(),
+        hardware=hardware(trainer.accelerator),
+        parameters=counts,
+        steps=progress.step,
+        seconds=round(progress.seconds, 1),
+        metrics=report.as_metrics(temperature) | extra,
+        temperature=round(temperature, 4),
+    )
+    save_checkpoint(out, blip, source.labels, record, replace=replace)
+    discard_states(folder)
+    plot(folder)
+    print(f"checkpoint: {out}\nlogs and plot: {folder}")
+
+
+def hardware(accelerator: Accelerator) -> str:
+    """What a run runs on, for people."""
+    many = f"{accelerator.num_processes} x " if accelerator.num_processes > 1 else ""
+    if accelerator.device.type == "cuda":
+        return f"{many}{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
+    return f"{many}CPU, {torch.get_num_threads()} threads ({platform.machine()})"
+
+
+def _git_commit() -> str | None:
+    """The commit of this source tree, or None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

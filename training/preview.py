@@ -1,0 +1,125 @@
+"""What the model is shown: augmented photos with the captions it learns from them, on one picture.
+
+captions = preview_captions([caption.render(label) for label in labels], batch.labels, partner, share)
+contact_sheet(batch.pixels[:24], augmented[:24], captions[:24], out / "preview.png")
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from contract.errors import ContractError
+from training.augment import Augmenter, blend, mixup
+from training.loading import BadPhotos, batches
+from training.recipe import Recipe
+from training.state import stream_seed
+
+PHOTOS = 24
+PHOTO = 200  # pixels a side of an augmented photo on the sheet
+ORIGINAL = 72  # of the original beside it
+GAP = 12
+TEXT = 15  # pixels of the font
+LINES = 3  # of caption; what is longer ends in …
+LINE = 19
+
+
+def preview_captions(
+    texts: Sequence[str], labels: torch.Tensor, partner: torch.Tensor, share: torch.Tensor
+) -> list[str]:
+    """The caption of each photo of a batch after `augment.mixup`: `0.70 × … + 0.30 × …` where two are mixed.
+
+    `texts` holds the caption of each label id; `labels` and `partner` are int64 [B], `share` is float [B].
+    """
+    captions = []
+    for own, other, part in zip(labels.tolist(), labels[partner].tolist(), share.tolist(), strict=True):
+        whole = own == other or part > 0.995
+        captions.append(texts[own] if whole else f"{part:.2f} × {texts[own]} + {1 - part:.2f} × {texts[other]}")
+    return captions
+
+
+def contact_sheet(before: torch.Tensor, after: torch.Tensor, captions: Sequence[str], path: Path) -> None:
+    """Write a PNG with a cell for each photo: augmented, a small original beside it, the caption below; atomically.
+
+    `before` is uint8 [N, S, S, 3], `after` float [N, S, S, 3] in 0..255 (clamped and rounded here), `captions` holds N
+    strings. 24 photos make six columns. Raises `ValueError` when there are no photos or the numbers differ.
+    """
+    if not len(before) == len(after) == len(captions) > 0:
+        raise ValueError(f"Expected as many photos as captions, got {len(before)}, {len(after)} and {len(captions)}.")
+    font = _font()
+    columns = max(1, round(math.sqrt(1.5 * len(captions))))
+    rows = math.ceil(len(captions) / columns)
+    width, height = PHOTO + 6 + ORIGINAL, PHOTO + 6 + LINES * LINE
+    size = (GAP + columns * (width + GAP), GAP + rows * (height + GAP))
+    sheet = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(sheet)
+    shown = after.detach().cpu().float().round().clamp(0, 255).to(torch.uint8)
+    for i, caption in enumerate(captions):
+        x, y = GAP + i % columns * (width + GAP), GAP + i // columns * (height + GAP)
+        sheet.paste(_picture(shown[i], PHOTO), (x, y))
+        sheet.paste(_picture(before[i], ORIGINAL), (x + PHOTO + 6, y))
+        for number, line in enumerate(wrap(caption, font, width)):
+            pen.text((x, y + PHOTO + 6 + number * LINE), line, fill="black", font=font)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        sheet.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """`text` in at most `LINES` lines of `width` pixels, broken between words where that is possible, then `…`."""
+    lines: list[str] = []
+    words = text.split()
+    while words:
+        if len(lines) == LINES - 1:
+            return [*lines, _cut(" ".join(words), font, width)]
+        count = next((n for n in range(len(words), 0, -1) if font.getlength(" ".join(words[:n])) <= width), 1)
+        lines.append(_cut(" ".join(words[:count]), font, width))
+        words = words[count:]
+    return lines
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    return next((cut for n in range(len(text), 0, -1) if font.getlength(cut := text[:n].rstrip() + "…") <= width), "…")
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    import matplotlib  # late: the rest of this module is light
+
+    # Pillow's own font has no × and no accented letters.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", TEXT)
+
+
+def _picture(pixels: torch.Tensor, size: int) -> Image.Image:
+    return Image.fromarray(pixels.cpu().numpy()).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def preview(recipe: Recipe, path: Path) -> int:
+    """Write the contact sheet of a recipe's first training batch, as training would see it; returns the exit code 0."""
+    from training.data import open_source  # late: the sheet itself needs no data
+
+    source = open_source(recipe.data, recipe.model.image_size, seed=recipe.seed)
+    bad = BadPhotos(recipe.data.on_bad_image)
+    loaded = batches(source.train, bad, batch_size=PHOTOS, workers=recipe.data.workers, seed=recipe.seed)
+    batch = next((batch for batch in loaded if len(batch.labels)), None)
+    if batch is None:
+        raise ContractError(f"No photo could be read ({bad.first}).")
+    torch.manual_seed(stream_seed(recipe.seed, "step", 0, 0))
+    after = Augmenter(recipe.augment, batch.pixels.shape[1], "cpu")(batch.pixels)
+    partner, share, _ = mixup(batch.labels, len(source.labels), recipe.augment.mixup)
+    texts = [recipe.caption.render(label) for label in source.labels]
+    captions = preview_captions(texts, batch.labels, partner, share)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(batch.pixels, blend(after, partner, share), captions, path)
+    print(f"{len(captions)} photos of {len(source.labels)} classes: {path}")
+    return 0

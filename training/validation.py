@@ -1,0 +1,78 @@
+"""Validation while training: label scores of photos that are not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import Dataset
+
+from contract.errors import ContractError
+from contract.label_tree import LabelTree
+from training.data import Item
+from training.features import Features
+from training.loading import BadPhotos, batches
+from training.model import Blip
+from training.scoring import label_logprobs
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Share of photos whose best-scored label is right, and mean -log p of the right label (nats)."""
+
+    photos: int
+    accuracy: float
+    loss: float
+
+
+def validate(
+    blip: Blip,
+    photos: Dataset[Item] | Features,
+    tree: LabelTree,
+    *,
+    bad: BadPhotos,
+    workers: int,
+    accelerator: Accelerator,
+) -> Validation:
+    """Score `photos` with every process taking its share. Raises `ContractError` when none could be read."""
+    right, loss, count = 0, 0.0, 0
+    shares = (accelerator.process_index, accelerator.num_processes)
+    for logprobs, labels in _scores(blip, photos, tree, bad, workers, *shares):
+        right += int((logprobs.argmax(1) == labels).sum())
+        loss -= float(logprobs.gather(1, labels[:, None]).double().sum())
+        count += len(labels)
+    sums = torch.tensor([right, loss, count], dtype=torch.float64, device=accelerator.device)
+    total_right, total_loss, total = accelerator.reduce(sums, "sum").tolist()
+    if not total:
+        raise ContractError(f"No validation photo could be read ({bad.first or 'there is none'}).")
+    return Validation(int(total), total_right / total, total_loss / total)
+
+
+def validation_logprobs(
+    blip: Blip, photos: Dataset[Item] | Features, tree: LabelTree, *, bad: BadPhotos, workers: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Label log-probabilities float32 [N, L] and true labels int64 [N] of all validation photos."""
+    parts = list(_scores(blip, photos, tree, bad, workers, 0, 1))
+    return torch.cat([scores for scores, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+@torch.no_grad()
+def _scores(
+    blip: Blip, photos: Dataset[Item] | Features, tree: LabelTree, bad: BadPhotos, workers: int, rank: int, world: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Scores float32 [B, L] and labels int64 [B] on the CPU, batch by batch."""
+    blip.model.eval()
+    device = blip.model.device
+    if isinstance(photos, Features):
+        for embeds, labels in photos.batches(batch_size=BATCH, rank=rank, world=world):
+            if len(labels):
+                yield label_logprobs(blip.model, embeds.to(device), tree).float().cpu(), labels
+        return
+    for batch in batches(photos, bad, batch_size=BATCH, workers=workers, rank=rank, world=world):
+        if len(batch.labels):
+            embeds = blip.embed(batch.pixels.to(device))
+            yield label_logprobs(blip.model, embeds, tree).float().cpu(), batch.labels
