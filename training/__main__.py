@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers.utils.logging import disable_progress_bar
 
 from contract.cli import run
+from contract.errors import ContractError
 from contract.files import check_can_write
 from training.absorbed import absorbed_cross_attention
 from training.captions import packed_captions
@@ -104,12 +105,20 @@ def _train(args: argparse.Namespace) -> int:
         return preview(recipe, args.preview)
     check_can_write(args.out, marker="config.json", replace=args.force)
     folder = run_folder(args.out)
+    if recipe.train.precision == "fp16" and not torch.cuda.is_available():
+        raise ContractError("train.precision = 'fp16' needs a GPU; use 'bf16' or 'fp32' on a CPU.")
     # A long timeout: the others wait while the first process computes cached features or evaluates.
     waits = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     precision = {"fp32": "no"}.get(recipe.train.precision, recipe.train.precision)
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[waits])
 
-    _fit(args, recipe, folder, accelerator)
+    try:
+        _fit(args, recipe, folder, accelerator)
+    except torch.OutOfMemoryError:
+        raise ContractError(
+            f"The GPU's memory is full. Raise train.accumulate (now {recipe.train.accumulate}), which gives the same "
+            f"training in smaller pieces, or lower train.batch_size (now {recipe.train.batch_size})."
+        ) from None
     # Gloo's threads can wait for the interpreter lock for ever when a wrapped model outlives the process group.
     accelerator.free_memory()
     accelerator.end_training()

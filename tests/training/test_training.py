@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
+from contract.bundle import read_bundle
 from contract.checkpoint import read_checkpoint_labels, read_training_record
 from contract.labels import LabelSet
 from tests.conftest import drawn_png, run_module
 from training.captions import label_tree
 from training.drawn import FOODS
+from training.journal import read_journal
 from training.model import initial_blip, load_blip
 from training.recipe import load_recipe
 from training.scoring import constrained_labels, free_captions, label_logprobs
@@ -115,3 +119,63 @@ def test_mistakes_are_one_sentence(arguments: list[str], code: int, says: str) -
     assert done.returncode == code
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_bfloat16_follows_float32_and_stores_float32(tmp_path: Path) -> None:
+    curves = {}
+    for precision in ("fp32", "bf16"):
+        done = run_module("training", "--recipe", "drawn", "--out", tmp_path / precision, "--threads", 1,
+                          *sets(f"train.precision={precision}", "train.epochs=4"))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        log = read_journal(tmp_path / f"{precision}.run" / "log.jsonl")
+        curves[precision] = [entry["loss"] for entry in log if entry["kind"] == "train"]
+    weights = load_file(tmp_path / "bf16" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert curves["bf16"] == pytest.approx(curves["fp32"], rel=0.02)
+    assert curves["bf16"] != curves["fp32"], "it did run in another precision"
+    refused = run_module("training", "--recipe", "drawn", "--out", tmp_path / "half", *sets("train.precision=fp16"))
+    if not torch.cuda.is_available():
+        assert "'fp16' needs a GPU" in refused.stderr
+
+
+def test_it_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
+    done = run_module("training", "--recipe", "drawn", "--out", tmp_path / "out", "--threads", 1,
+                      *sets("train.learning_rate=1e-9", "train.epochs=50", "train.patience=2"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    entries = read_journal(tmp_path / "out.run" / "log.jsonl")
+    found = [e for e in entries if e["kind"] == "validation"]
+    assert 3 <= len(found) < 50, "nothing is learnt at this rate, so it stops"
+    best = max(range(len(found)), key=lambda i: (found[i]["accuracy"], -found[i]["loss"]))
+    assert len(found) == best + 3, "two validations after the best"
+    assert f"after epoch {best + 1} of {len(found)}" in done.stdout
+    assert (tmp_path / "out.run" / "training.png").stat().st_size > 1000
+    assert list((tmp_path / "out.run" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_the_temperature_reaches_record_and_bundle(checkpoint: Path, bundle: Path) -> None:
+    record = read_training_record(checkpoint)
+    assert record is not None
+    assert record.temperature != 1.0
+    assert record.metrics["validation_accuracy"] > 0.1
+    assert read_bundle(bundle).manifest.temperature == record.temperature
+
+
+def test_preview_shows_photos_without_training(tmp_path: Path) -> None:
+    done = run_module(
+        "training", "--recipe", "drawn", "--preview", tmp_path / "a" / "sheet.png", *sets("augment.mixup=1")
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "a" / "sheet.png") as sheet:
+        assert sheet.size[0] > 800
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "sheet.png"]
+
+
+def test_help_and_settings_say_what_to_type() -> None:
+    shown = run_module("training", "--help")
+    for words in ("python -m training --recipe drawn", "--set data.train=photos/train", "it goes on", "--settings"):
+        assert words in shown.stdout
+    settings = run_module("training", "--settings")
+    assert settings.returncode == 0
+    assert "train.learning_rate" in settings.stdout
+    neither = run_module("training", "--recipe", "drawn")
+    assert (neither.returncode, "--out" in neither.stderr) == (2, True)
