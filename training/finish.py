@@ -39,6 +39,9 @@ def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], 
         f"loss {progress.loss or 0:.3f}",
         flush=True,
     )
+    if progress.best is not None and progress.best.step != progress.step:
+        trainer.use_last()
+        save_checkpoint(folder / "last", blip, source.labels, _record(source, trainer, counts), replace=True)
     trainer.use_best()
     temperature, extra = 1.0, {}
     if progress.best is not None and task.validation is not None:
@@ -57,24 +60,33 @@ def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], 
         bad=bad, workers=recipe.data.workers,
     )  # fmt: skip
     print(f"held-out: {report.photos} photos, {report.scored} right by label scoring")
-    record = TrainingRecord(
+    metrics = report.as_metrics(temperature) | extra
+    record = _record(source, trainer, counts, metrics=metrics, temperature=round(temperature, 4))
+    save_checkpoint(out, blip, source.labels, record, replace=replace)
+    discard_states(folder)
+    plot(folder)
+    print(f"checkpoint: {out}\nlogs and plot: {folder}")
+
+
+def _record(
+    source: Source, trainer: Trainer, counts: dict[str, int], *, metrics: dict[str, float] | None = None,
+    temperature: float = 1.0,
+) -> TrainingRecord:  # fmt: skip
+    recipe, progress = trainer.task.recipe, trainer.progress
+    return TrainingRecord(
         caption=recipe.caption,
         recipe=recipe.model_dump(mode="json"),
         seed=recipe.seed,
-        data={**source.fingerprint, "unreadable": bad.skipped},
+        data={**source.fingerprint, "unreadable": trainer.task.bad.skipped},
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONED},
         git_commit=_git_commit(),
         hardware=hardware(trainer.accelerator),
         parameters=counts,
         steps=progress.step,
         seconds=round(progress.seconds, 1),
-        metrics=report.as_metrics(temperature) | extra,
-        temperature=round(temperature, 4),
+        metrics=metrics or {},
+        temperature=temperature,
     )
-    save_checkpoint(out, blip, source.labels, record, replace=replace)
-    discard_states(folder)
-    plot(folder)
-    print(f"checkpoint: {out}\nlogs and plot: {folder}")
 
 
 def hardware(accelerator: Accelerator) -> str:

@@ -276,8 +276,12 @@ class Trainer:
                 progress.worse += 1
 
     def use_best(self) -> None:
-        """Put the best weights into the model: of the best validation, else the moving average of the last step."""
+        """Put the best weights into the model: of the best validation, else those of the last step."""
         if self.progress.best is not None:
             self.average.load(load_best(self.folder, self.progress.best))
         else:
-            self.average.load(self.average.average)
+            self.use_last()
+
+    def use_last(self) -> None:
+        """Put the moving average of the last step into the model; without one its weights are the last already."""
+        self.average.load(self.average.average)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import ROOT, run_module
+from tests.training.tables import write_hub
 
 KILLS = 20
 EVERYTHING = [  # every random stream and everything that a state must hold
@@ -134,15 +132,29 @@ def test_a_disk_that_fills_loses_nothing(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_features_and_streams_resume_too(tmp_path: Path) -> None:
-    cached = [
-        "train.freeze=decoder", "cache.views=2", f"cache.folder={tmp_path / 'features'}", "data.preload=false",
-    ]  # fmt: skip
+def killed_and_whole(tmp_path: Path, kills: int, *overrides: str) -> list[bytes]:
     weights = []
-    for name, kills in (("whole", 0), ("killed", 3)):
-        driver = start("-c", DRIVER, kills, tmp_path / name, *command(tmp_path / name, *cached))
+    for name, times in (("whole", 0), ("killed", kills)):
+        driver = start("-c", DRIVER, times, tmp_path / name, *command(tmp_path / name, *overrides))
         output, errors = driver.communicate(timeout=300)
-        assert f"killed {kills} exit 0" in output, output + errors
+        assert f"killed {times} exit 0" in output, output + errors
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
+    return weights
+
+
+def test_cached_features_resume_too(tmp_path: Path) -> None:
+    whole, killed = killed_and_whole(
+        tmp_path, 3, "train.freeze=decoder", "cache.views=2", f"cache.folder={tmp_path / 'features'}",
+        "data.preload=false",
+    )  # fmt: skip
+    assert whole == killed
+
+
+def test_streams_resume_too(tmp_path: Path) -> None:
+    labels = [i // 80 for i in range(240)]
+    hub = write_hub(tmp_path / "hub", [*labels], row_group=10)
+    whole, killed = killed_and_whole(
+        tmp_path, 1, "data.source=hub", "data.streaming=true", f"data.name={hub}", "data.preload=false",
+        "data.shuffle_buffer=120", "data.shuffle_shards=24", "train.epochs=4", "data.least_entropy=0.5",
+    )  # fmt: skip
+    assert whole == killed

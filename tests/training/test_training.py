@@ -148,6 +148,9 @@ def test_it_stops_early_and_keeps_the_best(tmp_path: Path) -> None:
     best = max(range(len(found)), key=lambda i: (found[i]["accuracy"], -found[i]["loss"]))
     assert len(found) == best + 3, "two validations after the best"
     assert f"after epoch {best + 1} of {len(found)}" in done.stdout
+    last, kept = tmp_path / "out.run" / "last", tmp_path / "out"
+    assert read_training_record(last) is not None
+    assert (last / "model.safetensors").read_bytes() != (kept / "model.safetensors").read_bytes()
     assert (tmp_path / "out.run" / "training.png").stat().st_size > 1000
     assert list((tmp_path / "out.run" / "tensorboard").glob("events.out.tfevents.*"))
 
