@@ -32,6 +32,7 @@ from training.loop import Task, Trainer
 from training.model import (
     Blip,
     freeze,
+    frozen_digest,
     initial_blip,
     parameter_counts,
     parameter_report,
@@ -39,7 +40,7 @@ from training.model import (
 )
 from training.preview import preview
 from training.recipe import Recipe, load_recipe, recipe_names, settings_table
-from training.state import check_same_run, discard_states, latest_state, run_folder
+from training.state import Progress, check_same_run, clear_leftovers, discard_states, latest_state, run_folder
 
 HELP = """\
 Fine-tune BLIP so that its caption names the food, and write a checkpoint folder.
@@ -110,14 +111,16 @@ def _train(args: argparse.Namespace) -> int:
     # A long timeout: the others wait while the first process computes cached features or evaluates.
     waits = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     precision = {"fp32": "no"}.get(recipe.train.precision, recipe.train.precision)
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[waits])
+    # Without CUDA it is the CPU, also on a Mac: nothing here has been tried on MPS.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, kwargs_handlers=[waits])
 
     try:
         _fit(args, recipe, folder, accelerator)
     except torch.OutOfMemoryError:
         raise ContractError(
             f"The GPU's memory is full. Raise train.accumulate (now {recipe.train.accumulate}), which gives the same "
-            f"training in smaller pieces, or lower train.batch_size (now {recipe.train.batch_size})."
+            f"training in smaller pieces, lower train.batch_size (now {recipe.train.batch_size}), or keep cached "
+            "features on disk (cache.on = 'disk')."
         ) from None
     # Gloo's threads can wait for the interpreter lock for ever when a wrapped model outlives the process group.
     accelerator.free_memory()
@@ -135,12 +138,10 @@ def _fit(args: argparse.Namespace, recipe: Recipe, folder: Path, accelerator: Ac
     accelerator.print(f"model: {parameter_report(counts)}")
     accelerator.print(f"device: {hardware(accelerator)}", flush=True)
 
-    if args.restart and accelerator.is_main_process:
-        discard_states(folder)
-    accelerator.wait_for_everyone()
-    found = latest_state(folder)
+    found = _state_to_go_on_from(args, folder, accelerator)
     if found is not None and not args.allow_changes:
-        check_same_run(found[1], recipe.model_dump(mode="json"), source.fingerprint, folder)
+        frozen = frozen_digest(blip.model)
+        check_same_run(found[1], recipe.model_dump(mode="json"), source.fingerprint, frozen, folder)
 
     blip.model.to(accelerator.device)
     task = _task(recipe, source, blip, bad, accelerator)
@@ -152,11 +153,29 @@ def _fit(args: argparse.Namespace, recipe: Recipe, folder: Path, accelerator: Ac
         if found is not None:
             trainer.restore(*found)
             accelerator.print(f"going on from step {found[1].step} of {trainer.total} ({folder})", flush=True)
+            found = None  # its tensors are as large as the model and the optimiser
         trainer.run()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         finish(args.out, source, trainer, counts, replace=args.force)
     accelerator.wait_for_everyone()
+
+
+def _state_to_go_on_from(
+    args: argparse.Namespace, folder: Path, accelerator: Accelerator
+) -> tuple[dict[str, torch.Tensor], Progress] | None:
+    """The last state. Raises `ContractError` in every process when they do not all see the same one."""
+    if accelerator.is_main_process:
+        clear_leftovers(folder)
+        if args.restart:
+            discard_states(folder)
+    accelerator.wait_for_everyone()
+    found = latest_state(folder)
+    step = torch.tensor([found[1].step if found else -1], device=accelerator.device)
+    steps = sorted(set(accelerator.gather(step).tolist()))
+    if len(steps) > 1:
+        raise ContractError(f"The processes see different states in {folder} (steps {steps}); put it on a shared disk.")
+    return found
 
 
 def _source_and_model(recipe: Recipe) -> tuple[Source, Blip]:

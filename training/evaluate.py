@@ -139,11 +139,19 @@ def _evaluate(args: argparse.Namespace) -> int:
             workers=recipe.data.workers, title=title, limit=args.limit, constrained=constrained,
         )  # fmt: skip
     before, after = reports.get("before"), reports["after"]
+    same = source.fingerprint == {key: value for key, value in record.data.items() if key != "unreadable"}
+    if not same:
+        print(
+            "note: this is not the data that the checkpoint was trained with; photos that were trained on then and "
+            "are asked about now would flatter it",
+            file=sys.stderr,
+        )
     report: dict[str, Any] = {
         "checkpoint": {"name": args.checkpoint.resolve().name, "sha256": checkpoint_digest(args.checkpoint)},
         "base": None if args.no_base else origin,
         "training": record.model_dump(mode="json"),
         "data": source.fingerprint,
+        "same_data_as_training": same,
         "unreadable": bad.skipped,
         "evaluation": {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Features:
     def batches(
         self, *, batch_size: int, epoch: int = 0, seed: int | None = None, start: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Embeddings float32 [B, tokens, width] and labels of this process's share of each batch, from batch `start` on."""
+        """Embeddings float16 [B, tokens, width] and labels of this process's share of each batch, from batch `start` on."""
         if seed is None:
             order = torch.arange(len(self))
         else:
@@ -56,7 +57,7 @@ class Features:
         view = self.views[epoch % len(self.views)]
         for part in order.split(batch_size)[start:]:
             index = part[rank::world]
-            yield view[index.to(view.device)].float(), self.labels[index]
+            yield view[index.to(view.device)], self.labels[index]
 
 
 def cached_features(
@@ -80,6 +81,8 @@ def cached_features(
     tokens = (blip.image_size // blip.model.config.vision_config.patch_size) ** 2 + 1
     width = blip.model.config.vision_config.hidden_size
     if accelerator.is_main_process and not (folder / MARKER).is_file():
+        for left in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed while it computed
+            shutil.rmtree(left, ignore_errors=True)
         _check_room(folder, max(1, views) * count * tokens * width * 2)
         _compute(blip, items, (count, tokens, width), recipe, folder, views, bad, part)
     accelerator.wait_for_everyone()
@@ -96,6 +99,7 @@ def _key(blip: Blip, recipe: Recipe, fingerprint: dict[str, Any], part: str, vie
     augment = recipe.augment.model_dump(mode="json", exclude={"mixup"}) if views else None
     made = {
         "data": fingerprint,
+        "on_bad_image": recipe.data.on_bad_image,
         "part": part,
         "views": views,
         "augment": augment,
@@ -141,7 +145,7 @@ def _compute(
                 out[done : done + len(pixels)] = embeds.half().cpu().numpy()
                 done += len(pixels)
                 if view == 0:
-                    labels.append(batch.labels)
+                    labels.append(batch.labels.clone())  # a worker's tensor keeps a file descriptor open
                 bar.update(len(pixels))
             out.flush()
             del out
@@ -156,13 +160,16 @@ def _open(folder: Path, on_device: torch.device | None) -> tuple[Features, list[
     try:
         about = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         labels = torch.from_numpy(np.load(folder / "labels.npy", allow_pickle=False))
-        # "c": copy-on-write, because torch wants writable memory; nothing is ever written
-        views = [
-            torch.from_numpy(np.load(folder / f"view-{v}.npy", mmap_mode="c", allow_pickle=False)[: about["photos"]])
-            for v in range(about["views"])
-        ]
+        views = [_mapped(folder / f"view-{v}.npy", about["photos"]) for v in range(about["views"])]
     except (OSError, ValueError, KeyError) as error:
         raise ContractError(f"The cached features in {folder} cannot be read: {error}. Delete the folder.") from None
     if on_device is not None:
         views = [view.to(on_device) for view in views]
     return Features(views, labels), about["unreadable"]
+
+
+def _mapped(path: Path, photos: int) -> torch.Tensor:
+    """The first `photos` rows of a view, mapped read-only: a private writable map would count against memory."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.load(path, mmap_mode="r", allow_pickle=False)[:photos])

@@ -30,7 +30,7 @@ def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], 
     """
     task, progress, folder = trainer.task, trainer.progress, trainer.folder
     recipe, blip, bad, tree = task.recipe, task.blip, task.bad, task.captions.tree
-    share = trainer.waited / max(progress.seconds, 1e-9)
+    share = trainer.waited / max(trainer.worked, 1e-9)
     if bad.skipped:
         print(f"left out {bad.skipped} unreadable photos; the first: {bad.first}")
     print(

@@ -84,7 +84,12 @@ class Preloaded(Dataset[Item]):
     def __init__(self, items: Dataset[Item], bad: BadPhotos, *, workers: int, title: str) -> None:
         loader = batches(items, bad, batch_size=64, workers=workers)
         bar = tqdm(loader, desc=title, unit="batch", mininterval=1.0, leave=False)
-        parts = [batch for batch in bar if len(batch.labels)]
+        # Copies: a worker's tensor lives in shared memory and keeps a file descriptor open.
+        parts = [
+            Batch(batch.pixels.clone(), batch.labels.clone(), batch.where, batch.index.clone())
+            for batch in bar
+            if len(batch.labels)
+        ]
         if not parts:
             raise ContractError(f"No photo could be read ({bad.first or 'the data is empty'}).")
         self.pixels = torch.cat([part.pixels for part in parts])

@@ -29,7 +29,7 @@ from training.features import Features
 from training.journal import Journal
 from training.loading import BadPhotos, Batch, Waiting, batches
 from training.loss import CaptionLoss
-from training.model import Blip
+from training.model import Blip, frozen_digest
 from training.optimiser import MovingAverage, load_tensors, make_optimiser, rate_at, set_rate, state_tensors
 from training.recipe import Recipe
 from training.state import Best, Progress, load_best, save_best, save_state, stream_seed
@@ -78,8 +78,10 @@ class Trainer:
         self.total = self.recipe.epochs * self.steps_an_epoch
         self.log_every = max(1, self.total // 1000)
         self.progress = Progress(recipe=task.recipe.model_dump(mode="json"), data=task.data)
-        self.waited = 0.0  # seconds without a batch to work on
-        self._stop: str | None = None
+        self.progress.frozen = frozen_digest(model)
+        self.waited = self.worked = 0.0  # seconds of this session: without a batch to work on, and in all
+        self._stop: str | None = None  # the signal that this process got
+        self._stopping = False  # what all processes agreed on
 
     # -- states -------------------------------------------------------------------------------------------------------
 
@@ -87,7 +89,8 @@ class Trainer:
         """Take up a state. Raises `ContractError` when it has other weights than this model."""
         if not load_tensors(tensors, self.optimiser.optimizer, self.average):
             raise ContractError(f"The state in {self.folder} trains other weights. Pass --restart to discard it.")
-        self.progress = progress.model_copy(update={"recipe": self.progress.recipe, "data": self.task.data})
+        own = {"recipe": self.progress.recipe, "data": self.task.data, "frozen": self.progress.frozen}
+        self.progress = progress.model_copy(update=own)
         self.task.bad.left_out.update(dict.fromkeys(progress.left_out))
         if self.accelerator.scaler is not None and progress.scaler is not None:
             self.accelerator.scaler.load_state_dict(progress.scaler)
@@ -114,21 +117,27 @@ class Trainer:
         )  # fmt: skip
         try:
             with bar:
-                while progress.epoch < self.recipe.epochs and not self._enough():
+                patience = self.recipe.patience or math.inf
+                while progress.epoch < self.recipe.epochs and progress.worse < patience:
                     for piece in self._pieces():
-                        self._step(piece)
+                        stepped = self._step(piece)
                         progress.batch += 1
-                        progress.seconds = before + time.monotonic() - began
-                        self._log(bar)
-                        if self._stop or self._is_due():
+                        self.worked = time.monotonic() - began
+                        progress.seconds = before + self.worked
+                        if stepped:
+                            self._log(bar)
+                        if self._stopping or (stepped and self._is_due()):
                             self._save()
                         self._obey()
                     if progress.photos == 0:
                         raise ContractError(f"No photo could be read ({self.task.bad.first}).")
                     progress.epoch, progress.batch = progress.epoch + 1, 0
                     self._validate()
-                    progress.seconds = before + time.monotonic() - began
+                    self.worked = time.monotonic() - began
+                    progress.seconds = before + self.worked
                     self._save()
+                    self._stopping = self._sums(float(self._stop is not None))[0] > 0
+                    self._obey()
         finally:
             signal.signal(signal.SIGTERM, before_signal)
         self.task.blip.model.eval()
@@ -139,18 +148,17 @@ class Trainer:
         every = self.recipe.save_every
         return bool(every) and self.progress.step % every == 0 and self.progress.batch < self.steps_an_epoch
 
-    def _enough(self) -> bool:
-        return bool(self.recipe.patience) and self.progress.worse >= self.recipe.patience
-
     def _on_signal(self, number: int, frame: object) -> None:
         self._stop = signal.Signals(number).name
 
     def _obey(self) -> None:
-        if self._stop:
-            raise ContractError(
-                f"Stopped by {self._stop} at step {self.progress.step} of {self.total}; the state is saved in "
-                f"{self.folder}. Run the same command again to go on."
-            )
+        if not self._stopping:
+            return
+        self.accelerator.wait_for_everyone()  # until the state is written
+        raise ContractError(
+            f"Stopped by {self._stop or 'a signal to another process'} at step {self.progress.step} of {self.total}; "
+            f"the state is saved in {self.folder}. Run the same command again to go on."
+        )
 
     def _pieces(self) -> Iterator[_Piece]:
         """This process's share of each batch of the epoch, from where the run stands."""
@@ -174,20 +182,22 @@ class Trainer:
         device = self.accelerator.device
         if isinstance(batch, Batch):
             return _Piece(batch.pixels.to(device, non_blocking=True), batch.labels.to(device), batch.where)
-        return _Piece(batch[0].to(device, non_blocking=True), batch[1].to(device))
+        return _Piece(batch[0].to(device, non_blocking=True).float(), batch[1].to(device))
 
-    def _step(self, piece: _Piece) -> None:
+    def _step(self, piece: _Piece) -> bool:
+        """One optimiser step on a batch; False when no photo of it could be read."""
         accelerator, progress, recipe = self.accelerator, self.progress, self.recipe
         torch.manual_seed(stream_seed(self.task.recipe.seed, "step", progress.step, accelerator.process_index))
         self.objective.train()
-        count = self._sum(torch.tensor(float(len(piece.labels))))
-        if count == 0:  # every photo of the batch was left out
-            return
+        count, stops = self._sums(float(len(piece.labels)), float(self._stop is not None))
+        self._stopping = stops > 0
+        if count == 0:
+            return False
         images = piece.images if self.embedded else self.augment(piece.images)
         partner, share, targets = mixup(piece.labels, len(self.task.captions.tokens), self.task.recipe.augment.mixup)
         if self.task.recipe.augment.mixup:
             images = blend(images, partner, share)
-        value = self._sum(self._backward(images, piece.labels, targets, count))
+        (value,) = self._sums(self._backward(images, piece.labels, targets, count))
         norm = accelerator.clip_grad_norm_(list(self.average.weights.values()), recipe.clip)
         scaled = accelerator.scaler is not None  # fp16: the scaler skips steps whose gradient overflows
         if not math.isfinite(value) or not (scaled or math.isfinite(float(norm))):
@@ -200,6 +210,7 @@ class Trainer:
         progress.loss = value if progress.loss is None else 0.95 * progress.loss + 0.05 * value
         self._last = {"loss": value, "gradient_norm": float(norm)}
         self.average.update(progress.step)
+        return True
 
     def _backward(
         self, images: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, count: float
@@ -212,20 +223,22 @@ class Trainer:
         else:
             weight = 1.0
         total = torch.zeros((), device=images.device)
-        pieces = torch.arange(len(labels), device=labels.device).tensor_split(min(self.recipe.accumulate, len(labels)))
-        for number, index in enumerate(pieces):
-            last = number == len(pieces) - 1
-            with nullcontext() if last else accelerator.no_sync(self.objective):
-                losses = self.objective(images[index], labels[index], targets[index], embedded=self.embedded)
+        pieces = min(self.recipe.accumulate, len(labels))
+        split = (images.tensor_split(pieces), labels.tensor_split(pieces), targets.tensor_split(pieces))
+        for number, (some, their, soft) in enumerate(zip(*split, strict=True)):
+            with nullcontext() if number == pieces - 1 else accelerator.no_sync(self.objective):
+                losses = self.objective(some, their, soft, embedded=self.embedded)
                 part = losses.sum() * weight / count
                 accelerator.backward(part * accelerator.num_processes)  # gradients are averaged over the processes
             total += part.detach()
         return total
 
-    def _sum(self, value: torch.Tensor) -> float:
+    def _sums(self, *values: float | torch.Tensor) -> list[float]:
+        """Each value summed over all processes."""
         if self.accelerator.num_processes == 1:
-            return float(value)
-        return float(self.accelerator.reduce(value.to(self.accelerator.device), "sum"))
+            return [float(value) for value in values]
+        own = torch.tensor([float(value) for value in values], device=self.accelerator.device)
+        return [float(value) for value in self.accelerator.reduce(own, "sum")]
 
     def _not_a_number(self, value: float, piece: _Piece) -> str:
         photos = f" (photos {', '.join(piece.where[:3])}, …)" if piece.where else ""

@@ -39,7 +39,8 @@ class CaptionLoss(nn.Module):
         self.model, self.caption_weight, self.smoothing = model, caption_weight, smoothing
         tree = captions.tree
         length = captions.tokens.shape[1] if caption_weight else len(tree.tokens)  # without the term: the tree alone
-        self.forks = len(tree.fork_rows)
+        edges = torch.from_numpy(tree.choice_fork).bincount().cumsum(0).tolist()  # the choices stand fork by fork
+        self.fork_choices = [slice(start, end) for start, end in zip([0, *edges], edges, strict=False)]
         for name, value in {
             "tokens": captions.tokens[:, :length],
             "positions": captions.positions[:, :length],
@@ -108,5 +109,6 @@ class CaptionLoss(nn.Module):
         head = self.model.text_decoder.cls.predictions.decoder
         states = hidden[:, self.choice_row]  # [B, C, D]
         chosen = (states * head.weight[self.choice_token]).sum(-1).float() + head.bias[self.choice_token]
-        total = torch.stack([chosen[:, self.choice_fork == f].logsumexp(1) for f in range(self.forks)], dim=1)
-        return (chosen - total[:, self.choice_fork]) @ self.membership
+        total = torch.stack([chosen[:, rows].logsumexp(1) for rows in self.fork_choices], dim=1)
+        with torch.autocast(hidden.device.type, enabled=False):  # sums of log-probabilities stay float32
+            return (chosen - total[:, self.choice_fork]) @ self.membership

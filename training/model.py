@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipProcessor,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.blip import BlipImageProcessorPil
 
 from contract.checkpoint import LABELS_FILE, TrainingRecord, check_checkpoint_folder, check_text_heads
-from contract.errors import CheckpointError
+from contract.errors import CheckpointError, ContractError
 from contract.files import new_folder
 from contract.labels import LabelSet
 from contract.pixels import PIXEL_MEAN, PIXEL_STD
 from training.patch_filters import cosine_filters
 from training.recipe import ModelRecipe, Recipe
-from training.vocabulary import blip_tokenizer, caption_vocabulary, read_vocabulary
+from training.vocabulary import blip_tokenizer, caption_vocabulary, read_vocabulary, with_caption_start
 
 
 @dataclass
@@ -129,12 +138,17 @@ def load_blip(base: str) -> Blip:
         check_checkpoint_folder(Path(base))
     try:
         model = BlipForConditionalGeneration.from_pretrained(base, use_safetensors=True, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer = with_caption_start(AutoTokenizer.from_pretrained(base))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"The model {base!r} cannot be loaded: {reason}") from None
     text = model.config.text_config  # a hub model is known only now
     check_text_heads(text.hidden_size, text.num_attention_heads)
+    if tokenizer.bos_token_id != text.bos_token_id:
+        raise CheckpointError(
+            f"The tokenizer of {base!r} starts captions with id {tokenizer.bos_token_id}, its model with "
+            f"{text.bos_token_id}; they do not belong together."
+        )
     return Blip(model.eval(), tokenizer)
 
 
@@ -179,12 +193,39 @@ def parameter_report(counts: dict[str, int]) -> str:
     )
 
 
+def base_image_size(base: str) -> int:
+    """Pixels a side that a base model (hub name or folder) takes, without loading its weights."""
+    try:
+        config = AutoConfig.from_pretrained(base)
+        return int(config.vision_config.image_size)
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"The model {base!r} cannot be read: {' '.join(str(error).split())[:300]}") from None
+
+
+def frozen_digest(model: BlipForConditionalGeneration) -> str:
+    """Hex sha256 of the weights that do not train: a state holds only the others, and belongs to these."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
 def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord, *, replace: bool) -> None:
-    """Write the checkpoint folder of the contract atomically: Hugging Face files, labels.json, training.json."""
+    """Write the checkpoint folder of the contract atomically: Hugging Face files, labels.json, training.json.
+
+    Raises `ContractError` when it cannot be written.
+    """
     size = {"height": blip.image_size, "width": blip.image_size}
     processor = BlipProcessor(image_processor=BlipImageProcessorPil(size=size), tokenizer=blip.tokenizer)
-    with new_folder(path, marker="config.json", replace=replace) as folder:
-        blip.model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        labels.save(folder / LABELS_FILE)
-        record.save(folder)
+    try:
+        with new_folder(path, marker="config.json", replace=replace) as folder:
+            blip.model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            labels.save(folder / LABELS_FILE)
+            record.save(folder)
+    except (OSError, SafetensorError) as error:
+        raise ContractError(
+            f"The checkpoint {path} could not be written: {error}. Make room, then run it again."
+        ) from None

@@ -107,8 +107,10 @@ def _picture(pixels: torch.Tensor, size: int) -> Image.Image:
 def preview(recipe: Recipe, path: Path) -> int:
     """Write the contact sheet of a recipe's first training batch, as training would see it; returns the exit code 0."""
     from training.data import open_source  # late: the sheet itself needs no data
+    from training.model import base_image_size
 
-    source = open_source(recipe.data, recipe.model.image_size, seed=recipe.seed)
+    size = recipe.model.image_size if recipe.model.base is None else base_image_size(recipe.model.base)
+    source = open_source(recipe.data, size, seed=recipe.seed)
     bad = BadPhotos(recipe.data.on_bad_image)
     loaded = batches(source.train, bad, batch_size=PHOTOS, workers=recipe.data.workers, seed=recipe.seed)
     batch = next((batch for batch in loaded if len(batch.labels)), None)

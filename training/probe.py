@@ -108,7 +108,9 @@ def _pooled(features: Features) -> Table:
     """[N, tokens, width] → [N, 2 * width]: the class token, and the mean of the patch tokens."""
     views = []
     for view in features.views:
-        parts = [torch.cat([p[:, 0], p[:, 1:].mean(1)], dim=1) for p in (part.float() for part in view.split(1024))]
+        parts = [
+            torch.cat([p[:, 0], p[:, 1:].mean(1)], dim=1) for p in (part.float().cpu() for part in view.split(1024))
+        ]
         views.append(torch.cat(parts))
     return Table(views, features.labels)
 

@@ -51,6 +51,7 @@ class Progress(BaseModel):
     loss: float | None = None  # smoothed
     best: Best | None = None
     worse: int = 0  # validations since the best
+    frozen: str = ""  # digest of the weights that do not train
     left_out: list[str] = []  # unreadable photos
     scaler: dict[str, Any] | None = None  # of fp16
     seconds: float = 0.0
@@ -63,11 +64,14 @@ def run_folder(out: Path) -> Path:
 
 
 def save_state(folder: Path, tensors: dict[str, torch.Tensor], progress: Progress) -> None:
-    """Write the state of `progress.step` and drop the ones before the last two.
+    """Write the state of `progress.step`, drop what claims to be of this or a later step, and keep the last two.
 
     Raises `ContractError` when it cannot be written (a full disk); the states before it stay.
     """
     target = folder / f"state-{progress.step:08d}"
+    for path in _states(folder):  # damaged ones, which `latest_state` skipped
+        if path.name > target.name or not (path / PROGRESS).is_file():
+            shutil.rmtree(path)
     try:
         with new_folder(target, marker=PROGRESS, replace=True) as scratch:
             save_file({name: t.detach().contiguous() for name, t in tensors.items()}, scratch / TENSORS)
@@ -149,8 +153,15 @@ def discard_states(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def check_same_run(progress: Progress, recipe: dict[str, Any], data: dict[str, Any], folder: Path) -> None:
-    """Raise `ContractError` when a state belongs to another recipe or other data, naming what differs."""
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process had half written, and the last weights of a run before this one."""
+    for pattern in (".state-*", ".best-*", ".last.*", "last"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def check_same_run(progress: Progress, recipe: dict[str, Any], data: dict[str, Any], frozen: str, folder: Path) -> None:
+    """Raise `ContractError` when a state belongs to another recipe, data or frozen weights, naming what differs."""
     changed = [
         f"{f'{section}.{key}'.rstrip('.')} was {old!r}, now {new!r}"
         for section, key, old, new in _differences(progress.recipe, recipe)
@@ -158,6 +169,8 @@ def check_same_run(progress: Progress, recipe: dict[str, Any], data: dict[str, A
     ]
     if progress.data != data:
         changed.append("the data is not the same")
+    if progress.frozen != frozen:
+        changed.append("the weights that do not train are not the same")
     if changed:
         raise ContractError(
             f"{folder} holds an unfinished run of step {progress.step} with other settings: {'; '.join(changed)}. "

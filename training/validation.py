@@ -70,7 +70,7 @@ def _scores(
     if isinstance(photos, Features):
         for embeds, labels in photos.batches(batch_size=BATCH, rank=rank, world=world):
             if len(labels):
-                yield label_logprobs(blip.model, embeds.to(device), tree).float().cpu(), labels
+                yield label_logprobs(blip.model, embeds.to(device).float(), tree).float().cpu(), labels
         return
     for batch in batches(photos, bad, batch_size=BATCH, workers=workers, rank=rank, world=world):
         if len(batch.labels):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from transformers import BertTokenizer
+from transformers import BertTokenizer, PreTrainedTokenizerBase
 
 from contract.errors import ContractError
 
@@ -41,6 +41,11 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 def blip_tokenizer(vocabulary: dict[str, int]) -> BertTokenizer:
     """The tokenizer of a new model: [DEC] and [ENC] follow the vocabulary, as in BLIP (30,522 and 30,523 there)."""
-    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True)
-    tokenizer.add_special_tokens({"bos_token": DECODE_START, "additional_special_tokens": [ENCODE]})
+    return with_caption_start(BertTokenizer(vocab=vocabulary, do_lower_case=True))
+
+
+def with_caption_start(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Add [DEC] and [ENC] where they are missing: BLIP's published tokenizer is plain BERT's, its model has both rows."""
+    if tokenizer.bos_token_id is None:
+        tokenizer.add_special_tokens({"bos_token": DECODE_START, "additional_special_tokens": [ENCODE]})
     return tokenizer

@@ -108,6 +108,7 @@ def test_evaluation_shows_before_and_after(checkpoint: Path, tmp_path: Path) -> 
     done = run_module("training.evaluate", checkpoint, "--set", "data.test_count=96", "--json", tmp_path / "a/b.json")
     assert done.returncode == 0, done.stderr
     assert "96 held-out photos of 16 classes, chance 6.2 %" in done.stdout
+    assert "not the data that the checkpoint was trained with" in done.stderr, "it was trained with another test_count"
     report = json.loads((tmp_path / "a" / "b.json").read_text())
     before, after = report["before"], report["after"]
     assert before["shares"]["scored"]["value"] < 0.2

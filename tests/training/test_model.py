@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BlipConfig, BlipForConditionalGeneration
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from contract.errors import CheckpointError
 from contract.labels import LabelSet
+from training.captions import packed_captions
 from training.drawn import FOODS
 from training.model import freeze, initial_blip, load_blip, parameter_counts, parameter_report
 from training.recipe import load_recipe
+from training.vocabulary import caption_vocabulary
 
 LABELS = LabelSet.from_names(FOODS)
 
@@ -109,3 +111,19 @@ def test_a_new_decoder_on_the_tower_of_a_base(tmp_path: Path) -> None:
     assert made.tokenizer.unk_token_id not in made.tokenizer(recipe.caption.render(other[2])).input_ids
     again = initial_blip(recipe, other)
     assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_a_tokenizer_without_dec_gets_it(tmp_path: Path) -> None:
+    """BLIP's published tokenizer is plain BERT's: 30,522 pieces and no start token, while the model has 30,524 rows."""
+    made = initial_blip(load_recipe("drawn", []), LABELS)
+    vocabulary = caption_vocabulary(load_recipe("drawn", []).caption.render(label) for label in LABELS)
+    made.model.save_pretrained(tmp_path)
+    BertTokenizer(vocab=vocabulary, do_lower_case=True).save_pretrained(tmp_path)
+    loaded = load_blip(str(tmp_path))
+    assert loaded.tokenizer.bos_token_id == made.tokenizer.bos_token_id == len(vocabulary)
+    packed = packed_captions(loaded.tokenizer, load_recipe("drawn", []).caption, LABELS)
+    assert torch.equal(packed.tokens, packed_captions(made.tokenizer, load_recipe("drawn", []).caption, LABELS).tokens)
+    shorter = {piece: i for piece, i in vocabulary.items() if i < len(vocabulary) - 1}
+    BertTokenizer(vocab=shorter, do_lower_case=True).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="they do not belong together"):
+        load_blip(str(tmp_path))

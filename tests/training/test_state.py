@@ -70,6 +70,20 @@ def test_a_torn_state_is_skipped_with_a_warning(tmp_path: Path, harm: str, capsy
     assert "state-00000002 is damaged and is skipped" in capsys.readouterr().err
 
 
+def test_damaged_later_states_do_not_push_out_new_ones(tmp_path: Path) -> None:
+    for step in (400, 600):
+        save_state(tmp_path, tensors(step), progress(step))
+        (tmp_path / f"state-{step:08d}" / "tensors.safetensors").write_bytes(b"torn")
+    (tmp_path / "state-00000600" / "progress.json").unlink()
+    assert latest_state(tmp_path) is None
+    for step in (200, 600):
+        save_state(tmp_path, tensors(step), progress(step))
+        found = latest_state(tmp_path)
+        assert found is not None
+        assert found[1].step == step
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state-00000200", "state-00000600"]
+
+
 def test_best_weights_stay_while_a_state_names_them(tmp_path: Path) -> None:
     first, second = (Best(step=step, epoch=1, accuracy=0.5, loss=1.0) for step in (1, 2))
     save_best(tmp_path, {"a": torch.ones(2)}, first)
@@ -88,16 +102,18 @@ def test_best_weights_stay_while_a_state_names_them(tmp_path: Path) -> None:
 
 def test_another_recipe_or_other_data_is_refused_by_name(tmp_path: Path) -> None:
     state = progress(5)
-    check_same_run(state, RECIPE, {"train": 4}, tmp_path)
+    check_same_run(state, RECIPE, {"train": 4}, "", tmp_path)
     check_same_run(
-        state, RECIPE | {"train": {"epochs": 2, "save_every": 9}, "data": {"workers": 0}}, {"train": 4}, tmp_path
+        state, RECIPE | {"train": {"epochs": 2, "save_every": 9}, "data": {"workers": 0}}, {"train": 4}, "", tmp_path
     )
     with pytest.raises(ContractError, match=r"train\.epochs was 2, now 3.*--restart.*--allow-changes"):
-        check_same_run(state, RECIPE | {"train": {"epochs": 3, "save_every": 3}}, {"train": 4}, tmp_path)
+        check_same_run(state, RECIPE | {"train": {"epochs": 3, "save_every": 3}}, {"train": 4}, "", tmp_path)
     with pytest.raises(ContractError, match="the data is not the same"):
-        check_same_run(state, RECIPE, {"train": 5}, tmp_path)
+        check_same_run(state, RECIPE, {"train": 5}, "", tmp_path)
+    with pytest.raises(ContractError, match="the weights that do not train"):
+        check_same_run(state, RECIPE, {"train": 4}, "another tower", tmp_path)
     with pytest.raises(ContractError, match="seed was 0, now 1"):
-        check_same_run(state, RECIPE | {"seed": 1}, {"train": 4}, tmp_path)
+        check_same_run(state, RECIPE | {"seed": 1}, {"train": 4}, "", tmp_path)
 
 
 def test_a_full_disk_keeps_the_state_before(tmp_path: Path) -> None:
