@@ -70,6 +70,7 @@ class Manifest(BaseModel):
     name: str
     source: dict[str, Any]
     image_size: int = Field(ge=1, le=4096)
+    trained_image_size: int | None = Field(default=None, ge=1)  # None: exported before this was recorded
     image_tokens: int = Field(ge=1)
     width: int = Field(ge=1)
     precision: Literal["fp32"]

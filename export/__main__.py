@@ -2,6 +2,7 @@
 
 python -m export checkpoints/drawn bundles/drawn
 python -m export path/to/blip-image-captioning-base bundles/stock --labels labels.json
+python -m export checkpoints/food101 bundles/food101-256 --image-size 256
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from contract.labels import LabelSet
 from contract.pixels import photo_to_pixels
 from export.bundle import export_bundle, load_checkpoint
 from export.graphs import OPSETS
+from export.resolution import check_image_size, trained_image_size
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,12 +37,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turn a checkpoint folder into a bundle folder that the service runs.",
-        epilog="Next: python -m app --bundle BUNDLE",
+        epilog="Next: python -m app --bundle BUNDLE; python -m export.inspect BUNDLE shows what is in it.",
     )
     parser.add_argument("checkpoint", type=Path, help="folder written by python -m training, or a stock BLIP folder")
     parser.add_argument("bundle", type=Path, help="bundle folder to write")
     parser.add_argument("--name", help="model name in answers and /info (default: the bundle folder's name)")
     parser.add_argument("--opset", type=int, choices=OPSETS, default=18, help="ONNX opset (default: 18)")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS",
+        help="pixels a side of the bundle's images; position embeddings are interpolated (default: as trained)",
+    )  # fmt: skip
     parser.add_argument(
         "--labels", type=Path,
         help="labels.json, or one name a line, for a checkpoint without labels (default: a bundle that only captions)",
@@ -59,10 +65,13 @@ def _export(args: argparse.Namespace) -> int:
     check_can_write(args.bundle, marker=MANIFEST_FILE, replace=args.force)
     labels = LabelSet.load(args.labels) if args.labels is not None else None
     checkpoint = load_checkpoint(args.checkpoint, labels, CaptionFormat(target=args.target))
-    size = int(checkpoint.model.config.vision_config.image_size)
+    size = trained_image_size(checkpoint.model) if args.image_size is None else args.image_size
+    check_image_size(checkpoint.model, size)
     photos = _photos(args.photos, size) if args.photos is not None else []
     name = args.name or args.bundle.resolve().name
-    manifest = export_bundle(checkpoint, args.bundle, name=name, opset=args.opset, photos=photos, replace=args.force)
+    manifest = export_bundle(
+        checkpoint, args.bundle, name=name, opset=args.opset, photos=photos, replace=args.force, image_size=size
+    )
     print(_summary(manifest, time.monotonic() - started))
     print(f"bundle: {args.bundle}")
     return 0
@@ -84,12 +93,18 @@ def _photos(folder: Path, size: int) -> list[np.ndarray]:
 def _summary(manifest: Manifest, seconds: float) -> str:
     megabytes = sum(entry.bytes for entry in manifest.files.values()) / 1e6
     errors = ", ".join(f"{graph} {error:.1e}" for graph, error in manifest.parity["max_error"].items())
-    return (
+    text = (
         f"exported {manifest.name} {manifest.version} (opset {manifest.opset}, {manifest.precision}, {megabytes:.1f} MB) "
         f"in {seconds:.0f} s\n"
         f"parity with PyTorch on {manifest.parity['samples']} samples: largest difference {errors}; "
         f"same label {manifest.parity['same_label']}, same caption token {manifest.parity['same_caption_token']}"
     )
+    if manifest.image_size != manifest.trained_image_size:
+        text += (
+            f"\nimage size {manifest.image_size} px, trained at {manifest.trained_image_size} px: the graphs equal PyTorch "
+            f"at {manifest.image_size} px, but export does not measure accuracy, which at another size may be lower"
+        )
+    return text
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from contract.pixels import PIXEL_MEAN, PIXEL_STD
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig
 from export.graphs import export_graph, save_graphs
 from export.parity import Subject, check_parity
+from export.resolution import check_image_size, config_at, image_tokens, trained_image_size
 from export.text_decoder import CaptionDecoder, Scorer
 from export.vision_encoder import VisionEncoder
 
@@ -134,24 +135,29 @@ def export_bundle(
     opset: int,
     photos: Sequence[np.ndarray] = (),
     replace: bool = False,
+    image_size: int | None = None,
 ) -> Manifest:
     """Export, compare with PyTorch and write the bundle; nothing is left behind when the gate fails.
 
-    Raises `export.parity.ParityError`, `ContractError` when the target cannot be written.
+    `image_size`, in pixels a side, defaults to the size that the model was trained at. At another size the manifest
+    carries no metrics: the checkpoint's were measured at its own size.
+    Raises `export.parity.ParityError`, and `ContractError` for a size that the model cannot have or a target that
+    cannot be written.
     """
     model, tree, tokens = checkpoint.model, checkpoint.tree(), checkpoint.tokens()
-    vision = model.config.vision_config
+    trained = trained_image_size(model)
+    size = trained if image_size is None else image_size
+    check_image_size(model, size)
+    config = config_at(model, size)
     with new_bundle(path, replace=replace) as folder:
         with torch.no_grad():
-            text = {
-                DECODER_FILE: export_graph(CaptionDecoder(model, tokens.max_length), DecoderConfig(model.config), opset)
-            }
+            text = {DECODER_FILE: export_graph(CaptionDecoder(model, tokens.max_length), DecoderConfig(config), opset)}
             if tree is not None:
-                text[SCORER_FILE] = export_graph(Scorer(model, tree), ScorerConfig(model.config), opset)
+                text[SCORER_FILE] = export_graph(Scorer(model, tree), ScorerConfig(config), opset)
             save_graphs(text, folder, "text.weights")
-            encoder = export_graph(VisionEncoder(model), EncoderConfig(model.config), opset)
+            encoder = export_graph(VisionEncoder(model, size), EncoderConfig(config), opset)
             save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")
-        report = check_parity(Subject(model, tree, tokens, folder), photos)
+        report = check_parity(Subject(model, tree, tokens, folder, size), photos)
         _save_tokenizer(checkpoint.tokenizer, folder)
         if checkpoint.labels is not None:
             checkpoint.labels.save(folder / LABELS_FILE)
@@ -159,15 +165,16 @@ def export_bundle(
             folder,
             name=name,
             source={"checkpoint": checkpoint.path.name, "sha256": checkpoint_digest(checkpoint.path)},
-            image_size=vision.image_size,
-            image_tokens=(vision.image_size // vision.patch_size) ** 2 + 1,
-            width=vision.hidden_size,
+            image_size=size,
+            trained_image_size=trained,
+            image_tokens=image_tokens(model, size),
+            width=config.vision_config.hidden_size,
             precision="fp32",
             opset=opset,
             caption=checkpoint.caption,
             tokens=tokens,
             parity=report,
-            metrics=checkpoint.metrics,
+            metrics=checkpoint.metrics if size == trained else {},
             temperature=checkpoint.temperature,
             versions={package: importlib.metadata.version(package) for package in VERSIONED},
         )

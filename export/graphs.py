@@ -15,6 +15,8 @@ from optimum.exporters.base import ExporterConfig
 from torch import nn
 from torch.export import Dim
 
+from export.graph_stats import SCOPES
+
 OPSETS = (18, 23)
 EXTERNAL_BYTES = 1024  # smaller tensors stay inside the graph
 ALIGNMENT = 4096  # ONNX Runtime maps external data from page boundaries
@@ -43,7 +45,23 @@ def export_graph(module: nn.Module, config: ExporterConfig, opset: int) -> onnx.
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    return program.model_proto
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop the exporter's notes but each node's module path: its stack traces name folders of this machine.
+
+    The same checkpoint then gives the same bytes wherever it is exported.
+    """
+    del model.metadata_props[:]
+    graph = model.graph
+    for entry in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del entry.metadata_props[:]
+    for node in graph.node:
+        kept = [note for note in node.metadata_props if note.key == SCOPES]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    return model
 
 
 def save_graphs(graphs: dict[str, onnx.ModelProto], folder: Path, weights_file: str) -> None:

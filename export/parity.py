@@ -32,12 +32,16 @@ class ParityError(ContractError):
 
 @dataclass(frozen=True)
 class Subject:
-    """What the gate compares: the PyTorch model, its label tree (None: captions only) and the folder of graphs."""
+    """What the gate compares: the PyTorch model, its label tree (None: captions only) and the folder of graphs.
+
+    `image_size`, in pixels a side, is the graphs'; the model's own may be another.
+    """
 
     model: BlipForConditionalGeneration
     tree: LabelTree | None
     tokens: DecoderTokens
     folder: Path
+    image_size: int
 
 
 def probe_pixels(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -56,8 +60,7 @@ def check_parity(subject: Subject, photos: Sequence[np.ndarray] = ()) -> dict[st
 
     `photos` are extra samples, uint8 pixels [S, S, 3] each. Raises `ParityError` naming the graph and the figure.
     """
-    size = int(subject.model.config.vision_config.image_size)
-    samples = np.concatenate([probe_pixels(max(BATCHES), size), *(photo[None] for photo in photos)])
+    samples = np.concatenate([probe_pixels(max(BATCHES), subject.image_size), *(photo[None] for photo in photos)])
     report = _Report()
     sessions = {
         name: ort.InferenceSession(str(subject.folder / name), providers=["CPUExecutionProvider"])

@@ -11,8 +11,12 @@ from contract.pixels import PIXEL_MEAN, PIXEL_STD
 
 @torch.no_grad()
 def image_embeds(model: BlipForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 pixels [B, S, S, 3] → image embeddings float32 [B, T, W], rescaled and normalised as BLIP's processor does."""
-    embeds: torch.Tensor = model.vision_model(pixel_values=_images(pixels)).last_hidden_state
+    """uint8 pixels [B, S, S, 3] → image embeddings float32 [B, T, W], rescaled and normalised as BLIP's processor does.
+
+    S may differ from the size that the model was trained at; transformers then interpolates the position embeddings.
+    """
+    vision = model.vision_model(pixel_values=_images(pixels), interpolate_pos_encoding=True)
+    embeds: torch.Tensor = vision.last_hidden_state
     return embeds
 
 
@@ -45,7 +49,11 @@ def label_logprobs(model: BlipForConditionalGeneration, embeds: torch.Tensor, tr
 def greedy_tokens(model: BlipForConditionalGeneration, pixels: torch.Tensor, new_tokens: int) -> list[list[int]]:
     """`generate`'s greedy captions as token ids, from [DEC] up to and with [SEP] (padding after it cut off)."""
     rows = model.generate(
-        pixel_values=_images(pixels), max_new_tokens=new_tokens, do_sample=False, num_beams=1
+        pixel_values=_images(pixels),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        interpolate_pos_encoding=True,
     ).tolist()
     sep = model.config.text_config.sep_token_id
     return [row[: row.index(sep) + 1] if sep in row else row for row in rows]

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _probe(args: argparse.Namespace) -> int:
     disable_progress_bar()
-    recipe = load_recipe(args.recipe, args.overrides)
+    recipe = load_recipe(args.recipe, [*args.overrides, "train.freeze=decoder"])  # a probe trains no tower
     train, validation, test, classes = _colours(recipe) if args.colour else _tower(recipe)
     top1, top5, decay = fit_and_test(train, validation, test, classes, seed=recipe.seed)
     name = "colour histogram" if args.colour else "linear probe"

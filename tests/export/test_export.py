@@ -21,33 +21,7 @@ from export.bundle import export_bundle, load_checkpoint
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig
 from export.parity import ParityError, probe_pixels
 from export.text_decoder import Scorer
-from tests.conftest import drawn_png, run_module, shared_data
-from training.model import initial_blip
-from training.recipe import load_recipe
-
-SHAPE = [
-    "model.image_size=32",
-    "model.vision_layers=1",
-    "model.vision_width=32",
-    "model.text_width=32",
-    "model.heads=2",
-]
-
-
-@pytest.fixture(scope="session")
-def names_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained BLIP with the real vocabulary and no labels, as a stock model is; sharpened so that labels differ."""
-    vocabulary = shared_data("bert_base_uncased_vocab.txt")
-    recipe = load_recipe("drawn", [*SHAPE, "caption.target=name", f"model.vocabulary={vocabulary}"])
-    blip = initial_blip(recipe, FOOD101)
-    with torch.no_grad():
-        for name, parameter in blip.model.named_parameters():
-            if parameter.ndim == 2 and "embeddings" not in name:
-                parameter.mul_(4)
-    path = tmp_path_factory.mktemp("names") / "stock"
-    blip.model.save_pretrained(path)
-    blip.tokenizer.save_pretrained(path)
-    return path
+from tests.conftest import ROOT, drawn_png, run_module
 
 
 def run_graph(folder: Path, name: str, **inputs: np.ndarray) -> np.ndarray:
@@ -117,6 +91,12 @@ def test_shared_weights_are_stored_once(checkpoint: Path, bundle: Path) -> None:
 def test_no_vendor_operators(bundle: Path) -> None:
     for graph in ("encoder.onnx", "scorer.onnx", "decoder.onnx"):
         assert {node.domain for node in onnx.load(bundle / graph, load_external_data=False).graph.node} <= {""}
+
+
+def test_graphs_name_no_folder_of_this_machine(bundle: Path) -> None:
+    for file in bundle.glob("*.onnx"):
+        assert str(ROOT).encode() not in file.read_bytes()
+        assert b".py" not in file.read_bytes()
 
 
 def test_the_gate_refuses_a_wrong_graph(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,146 @@
+"""Export at another image size: interpolated positions are a constant, and the service gives PyTorch's labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from contract.bundle import MANIFEST_FILE, Manifest, read_bundle
+from contract.errors import ContractError
+from contract.pixels import PIXEL_MEAN, PIXEL_STD, photo_to_pixels
+from export import reference
+from export.__main__ import main
+from export.bundle import Checkpoint, export_bundle, load_checkpoint
+from export.inspect import inspect_bundle
+from export.parity import ParityError
+from export.resolution import check_image_size, positions_at
+from export.vision_encoder import VisionEncoder
+from tests.conftest import drawn_png, run_module, serving
+
+SIZES = (16, 48)  # the model is trained at 32, with patches of 8
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> Checkpoint:
+    """The tiny checkpoint with stronger position embeddings, so that a wrong interpolation shows."""
+    found = load_checkpoint(checkpoint)
+    with torch.no_grad():
+        found.model.vision_model.embeddings.position_embedding.mul_(5)
+    return found
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def resized(request: pytest.FixtureRequest, loaded: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("resized") / f"tiny-{request.param}"
+    export_bundle(loaded, path, name="tiny", opset=18, image_size=request.param)
+    return path
+
+
+def torch_embeds(checkpoint: Checkpoint, pixels: np.ndarray) -> torch.Tensor:
+    """transformers' own interpolation, in words that share nothing with `export`."""
+    images = (torch.from_numpy(pixels).float() / 255 - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)
+    with torch.no_grad():
+        vision = checkpoint.model.vision_model(images.permute(0, 3, 1, 2), interpolate_pos_encoding=True)
+    embeds: torch.Tensor = vision.last_hidden_state
+    return embeds
+
+
+def test_the_service_gives_pytorchs_labels(resized: Path, loaded: Checkpoint) -> None:
+    manifest, tree = read_bundle(resized).manifest, loaded.tree()
+    assert tree is not None
+    assert loaded.labels is not None
+    photos = [drawn_png(index) for index in range(24)]
+    pixels = np.stack([photo_to_pixels(photo, manifest.image_size) for photo in photos])
+    scores = reference.label_logprobs(loaded.model, torch_embeds(loaded, pixels), tree)
+    wanted = [loaded.labels.names[i] for i in scores.argmax(dim=1).tolist()]
+    confidence = (scores / manifest.temperature).softmax(dim=1).amax(dim=1)
+    with serving(resized) as url, httpx.Client(base_url=url) as client:
+        answers = [client.post("/predict", content=photo).json() for photo in photos]
+        info = client.get("/info").json()
+    assert [answer["label"] for answer in answers] == wanted
+    assert np.allclose([answer["confidence"] for answer in answers], confidence, atol=1e-3)
+    assert len(set(wanted)) > 3, "the labels depend on the picture"
+    assert info["image_size"] == manifest.image_size
+
+
+def test_positions_are_a_constant_of_the_graph(resized: Path, loaded: Checkpoint) -> None:
+    manifest = read_bundle(resized).manifest
+    model = onnx.load(resized / "encoder.onnx")
+    assert not {node.op_type for node in model.graph.node} & {"Resize", "Upsample"}
+    tokens = (manifest.image_size // 8) ** 2 + 1
+    found = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if tuple(t.dims) == (1, tokens, 64)]
+    assert len(found) == 1
+    assert np.allclose(found[0], positions_at(loaded.model, manifest.image_size), atol=1e-6)
+    assert np.allclose(found[0][:, 0], loaded.model.vision_model.embeddings.position_embedding[:, 0].detach())
+    assert inspect_bundle(resized).graphs["encoder.onnx"].foldable == []
+
+
+def test_the_manifest_says_both_sizes(resized: Path, loaded: Checkpoint) -> None:
+    manifest = read_bundle(resized).manifest
+    assert manifest.image_size in SIZES
+    assert manifest.image_tokens == (manifest.image_size // 8) ** 2 + 1
+    assert manifest.trained_image_size == 32
+    assert loaded.metrics != {}
+    assert manifest.metrics == {}, "what was measured at 32 px says nothing about this size"
+    assert manifest.temperature == loaded.temperature
+
+
+def test_manifests_from_before_the_field_are_read(bundle: Path) -> None:
+    data = json.loads((bundle / MANIFEST_FILE).read_text())
+    assert data.pop("trained_image_size") == data["image_size"] == 32
+    assert data["metrics"] != {}
+    assert Manifest.model_validate(data).trained_image_size is None
+
+
+def test_the_models_own_size_is_not_interpolated(loaded: Checkpoint) -> None:
+    assert torch.equal(positions_at(loaded.model, 32), loaded.model.vision_model.embeddings.position_embedding)
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(VisionEncoder(loaded.model)(pixels), VisionEncoder(loaded.model, 32)(pixels))
+
+
+def test_the_gate_refuses_another_interpolation(
+    loaded: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bilinear(model: torch.nn.Module, size: int) -> torch.Tensor:
+        trained = loaded.model.vision_model.embeddings.position_embedding.detach()
+        grid = trained[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
+        grid = torch.nn.functional.interpolate(grid, size=(size // 8, size // 8), mode="bilinear")
+        return torch.cat([trained[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+    monkeypatch.setattr("export.vision_encoder.positions_at", bilinear)
+    with pytest.raises(ParityError, match="encoder.onnx differs from PyTorch by"):
+        export_bundle(loaded, tmp_path / "out", name="off", opset=18, image_size=48)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [30, 8, 0, -16, 1032])
+def test_sizes_that_are_refused(loaded: Checkpoint, tmp_path: Path, size: int) -> None:
+    words = f"The image size {size} cannot be exported: choose a multiple of the model's patch size 8, from 16 to 1024"
+    with pytest.raises(ContractError, match=words):
+        export_bundle(loaded, tmp_path / "out", name="no", opset=18, image_size=size)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_that_are_good(loaded: Checkpoint) -> None:
+    for size in (16, 32, 40, 1024):
+        check_image_size(loaded.model, size)
+
+
+def test_the_command_says_that_accuracy_is_not_measured(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run_module("export", checkpoint, tmp_path / "out", "--image-size", 24)
+    assert done.returncode == 0, done.stderr
+    assert "image size 24 px, trained at 32 px" in done.stdout
+    assert "does not measure accuracy" in done.stdout
+    assert read_bundle(tmp_path / "out").manifest.image_tokens == 10
+    assert main([str(checkpoint), str(tmp_path / "no"), "--image-size", "20"]) == 1
+    assert "multiple of the model's patch size 8" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
