@@ -4,13 +4,15 @@ python -m training.probe --recipe food101-64px --set model.base=checkpoints/towe
 
 It is the baseline of the frozen-tower recipe: a text decoder that reads the same tower should do at least as well. The
 probe sees what the decoder sees: the same photos, split and augmented views. Photo → the class token beside the mean of
-the patch tokens, standardised → softmax regression (AdamW, cosine), the weight decay chosen on the validation photos.
+the patch tokens, standardised → softmax regression (AdamW, cosine), learning rate and weight decay chosen on the
+validation photos.
 `--colour` ignores the tower and takes a joint colour histogram of the photo instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -34,8 +36,8 @@ from training.metrics import Share
 from training.model import load_blip
 from training.recipe import Recipe, load_recipe, recipe_names
 
-DECAYS = (1e-3, 1e-2, 1e-1, 1.0)  # AdamW's, tried on the validation photos
-EPOCHS, BATCH, RATE = 30, 256, 1e-3
+RATES, DECAYS = (1e-3, 3e-3, 1e-2), (0.0, 1e-2, 1e-1, 1.0)  # AdamW's, tried on the validation photos
+EPOCHS, BATCH = 30, 256
 COLOURS = 6  # histogram bins a channel
 
 
@@ -67,9 +69,12 @@ def _probe(args: argparse.Namespace) -> int:
     disable_progress_bar()
     recipe = load_recipe(args.recipe, [*args.overrides, "train.freeze=decoder"])  # a probe trains no tower
     train, validation, test, classes = _colours(recipe) if args.colour else _tower(recipe)
-    top1, top5, decay = fit_and_test(train, validation, test, classes, seed=recipe.seed)
+    top1, top5, rate, decay = fit_and_test(train, validation, test, classes, seed=recipe.seed)
     name = "colour histogram" if args.colour else "linear probe"
-    print(f"{name}: {top1.total} photos of {classes} classes, top-1 {top1}, top-5 {top5}, weight decay {decay:g}")
+    print(
+        f"{name}: {top1.total} photos of {classes} classes, top-1 {top1}, top-5 {top5}, "
+        f"rate {rate:g}, weight decay {decay:g}"
+    )
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         made = {
@@ -139,29 +144,29 @@ def _histograms(items: Dataset[Item], recipe: Recipe) -> Table:
 
 def fit_and_test(
     train: Table, validation: Table, test: Table, classes: int, *, seed: int
-) -> tuple[Share, Share, float]:
-    """Top-1 and top-5 on `test` of the softmax regression whose weight decay is best on `validation`, and that decay."""
+) -> tuple[Share, Share, float, float]:
+    """Top-1 and top-5 on `test` of the softmax regression that is best on `validation`, its rate and weight decay."""
     mean, spread = train.views[0].mean(0), train.views[0].std(0) + 1e-6
     for table in (train, validation, test):
         table.views = [(view - mean) / spread for view in table.views]
     found = []
-    for decay in tqdm(DECAYS, desc="probes", leave=False):
-        layer = _fit(train, classes, decay, seed)
+    for rate, decay in tqdm(list(itertools.product(RATES, DECAYS)), desc="probes", leave=False):
+        layer = _fit(train, classes, rate, decay, seed)
         with torch.no_grad():
             right = (layer(validation.views[0]).argmax(1) == validation.labels).float().mean()
-        found.append((float(right), decay, layer))
-    _, decay, layer = max(found, key=lambda item: item[0])
+        found.append((float(right), rate, decay, layer))
+    _, rate, decay, layer = max(found, key=lambda item: item[0])
     with torch.no_grad():
         five = layer(test.views[0]).topk(min(5, classes), dim=1).indices == test.labels[:, None]
-    return Share(int(five[:, 0].sum()), len(five)), Share(int(five.any(1).sum()), len(five)), decay
+    return Share(int(five[:, 0].sum()), len(five)), Share(int(five.any(1).sum()), len(five)), rate, decay
 
 
-def _fit(train: Table, classes: int, decay: float, seed: int) -> torch.nn.Linear:
+def _fit(train: Table, classes: int, rate: float, decay: float, seed: int) -> torch.nn.Linear:
     generator = torch.Generator().manual_seed(seed)
     layer = torch.nn.Linear(train.views[0].shape[1], classes)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
-    optimiser = torch.optim.AdamW(layer.parameters(), lr=RATE, weight_decay=decay)
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=rate, weight_decay=decay)
     steps = EPOCHS * math.ceil(len(train.labels) / BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for epoch in range(EPOCHS):
