@@ -64,46 +64,63 @@ class Engine:
             raise BundleError(f"{bundle.file(TOKENIZER_FILE)} cannot be loaded: {error}.") from None
 
     def warm_up(self, max_batch: int) -> None:
-        """Run the smallest and the largest batch once, so that the first request pays for nothing."""
+        """Run the smallest and the largest batch once, so that the first request pays for nothing.
+
+        Raises `EngineError` when a graph gives values that are not finite.
+        """
         blank = np.zeros((max_batch, self.image_size, self.image_size, 3), dtype=np.uint8)
         for pixels in (blank[:1], blank):
+            embeds = self.encode(pixels)
+            if not np.isfinite(embeds).all():
+                raise EngineError(f"{ENCODER_FILE} gives values that are not all finite")
             if self._scorer is not None:
-                self.score(pixels)
-            self.caption(pixels, max_tokens=2)
+                self.label_logprobs(embeds)
+            self._greedy(embeds, 2)
 
     def score(self, pixels: Pixels) -> Scores:
         """uint8 pixels [B, S, S, 3] → label probabilities. Raises `EngineError` when they are not finite."""
-        if self._scorer is None or self.bundle.labels is None:
-            raise ContractError("The bundle has no labels: it can caption, not classify.")
         started = time.perf_counter()
-        embeds = self._encode(pixels)
+        embeds = self.encode(pixels)
         encoded = time.perf_counter()
-        logprobs: Floats = self._scorer.run(None, {"image_embeds": embeds})[0]
-        if logprobs.shape != (len(pixels), len(self.bundle.labels)) or not np.isfinite(logprobs).all():
-            raise EngineError(f"the scorer gave {logprobs.shape} values that are not all finite")
+        logprobs = self.label_logprobs(embeds)
         return Scores(_softmax(logprobs / self._temperature), encoded - started, time.perf_counter() - encoded)
 
     def caption(self, pixels: Pixels, max_tokens: int) -> Captions:
         """uint8 pixels [B, S, S, 3] → greedy captions of at most `max_tokens` tokens each."""
         started = time.perf_counter()
-        embeds = self._encode(pixels)
+        embeds = self.encode(pixels)
         encoded = time.perf_counter()
         rows = self._greedy(embeds, max_tokens)
         texts = [text.strip() for text in self._tokenizer.decode_batch(rows, skip_special_tokens=True)]
         return Captions(texts, encoded - started, time.perf_counter() - encoded)
 
-    def _encode(self, pixels: Pixels) -> Floats:
+    def encode(self, pixels: Pixels) -> Floats:
+        """uint8 pixels [B, S, S, 3] → image embeddings float32 [B, T, W]."""
         embeds: Floats = self._encoder.run(None, {"pixels": pixels})[0]
         return embeds
+
+    def label_logprobs(self, embeds: Floats) -> Floats:
+        """Image embeddings [B, T, W] → label log-probabilities float32 [B, L]. Raises `EngineError` if not finite."""
+        if self._scorer is None or self.bundle.labels is None:
+            raise ContractError("The bundle has no labels: it can caption, not classify.")
+        logprobs: Floats = self._scorer.run(None, {"image_embeds": embeds})[0]
+        if logprobs.shape != (len(embeds), len(self.bundle.labels)) or not np.isfinite(logprobs).all():
+            raise EngineError(f"{SCORER_FILE} gives {logprobs.shape} values that are not all finite")
+        return logprobs
+
+    def next_logits(self, ids: npt.NDArray[np.int64], embeds: Floats) -> Floats:
+        """Token ids int64 [B, N] and embeddings → logits float32 [B, vocabulary]. Raises `EngineError` if not finite."""
+        logits: Floats = self._decoder.run(None, {"input_ids": ids, "image_embeds": embeds})[0]
+        if not np.isfinite(logits).all():
+            raise EngineError(f"{DECODER_FILE} gives values that are not all finite")
+        return logits
 
     def _greedy(self, embeds: Floats, max_tokens: int) -> list[list[int]]:
         """Token ids after [DEC], up to [SEP]; every row advances until all have ended."""
         ids = np.full((len(embeds), 1), self._tokens.bos, dtype=np.int64)
         ended = np.zeros(len(embeds), dtype=bool)
         for _ in range(min(max_tokens, self._tokens.max_length - 1)):
-            logits: Floats = self._decoder.run(None, {"input_ids": ids, "image_embeds": embeds})[0]
-            if not np.isfinite(logits).all():
-                raise EngineError("the decoder gave values that are not all finite")
+            logits = self.next_logits(ids, embeds)
             chosen = np.where(ended, self._tokens.pad, logits.argmax(axis=1))
             ended |= chosen == self._tokens.sep
             ids = np.concatenate([ids, chosen[:, None]], axis=1)

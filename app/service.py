@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from app.engine import Captions, Engine, EngineError
 from app.errors import ServiceError
 from app.images import DecodePool
 from app.schemas import Candidate, Caption, Model, Prediction
+from app.self_check import REMEDY, SelfCheckReport, run_self_check
 from app.settings import Settings
 from contract.bundle import Bundle
 from contract.errors import ContractError
@@ -49,6 +50,7 @@ class Service:
         self.state: Literal["starting", "ready", "failed", "stopped"] = "starting"
         self.reason: str | None = "loading the model"
         self.engine: Engine | None = None
+        self.self_check: SelfCheckReport | None = None  # None too for an older bundle, which has none
         self._model = Model(name=bundle.manifest.name, version=bundle.manifest.version)
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._decoder = DecodePool(
@@ -59,7 +61,7 @@ class Service:
         )
 
     async def start(self) -> None:
-        """Load and warm up in the engine's thread; the state becomes `ready`, or `failed` with the reason."""
+        """Load, warm up and check in the engine's thread; the state becomes `ready`, or `failed` with the reason."""
         slot = asyncio.Semaphore(1)
         batch, queue = self.settings.max_batch, self.settings.max_queue
         self._scores = Batcher(self._score, max_batch=batch, max_queue=queue, slot=slot)
@@ -85,10 +87,23 @@ class Service:
     def _load(self) -> Engine:
         started = time.perf_counter()
         engine = Engine(self.bundle, provider=self.settings.provider, threads=self.settings.threads)
-        self.reason = "warming up"
-        engine.warm_up(self.settings.max_batch)
+        try:
+            self.reason = "warming up"
+            engine.warm_up(self.settings.max_batch)
+            self.reason = "comparing the model with its stored answers"
+            self._check(engine)
+        except EngineError as error:
+            raise ContractError(f"The provider {engine.provider!r} computes wrongly: {error}. {REMEDY}") from None
         log.info("model %s ready on %s in %.1f s", self._model.version, engine.provider, time.perf_counter() - started)
         return engine
+
+    def _check(self, engine: Engine) -> None:
+        if self.bundle.check is None:
+            log.warning("no self-check: %s was exported before there was one; export again", self.bundle.path)
+            return
+        # after the warm-up: the engines that it built or chose are those that will serve
+        found = self.self_check = run_self_check(engine, self.bundle.check, self.settings.max_batch)
+        log.info("self-check: within %.1e of PyTorch in %.2f s", found.largest_difference, found.seconds)
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
@@ -161,6 +176,7 @@ class Service:
             "opset": manifest.opset,
             "caption": manifest.caption.template if manifest.caption is not None else None,
             "parity": manifest.parity,
+            "self_check": asdict(self.self_check) if self.self_check is not None else None,
             "metrics": manifest.metrics,
             "source": manifest.source,
             "limits": self.settings.model_dump(include={"max_batch", "max_queue", "max_body_bytes", "max_pixels"}),

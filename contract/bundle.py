@@ -7,6 +7,7 @@
     scorer.onnx     image_embeds                       → label_logprobs float32 [batch, labels]
     decoder.onnx    input_ids int64 [batch, length], image_embeds → logits float32 [batch, vocabulary] of the next token
     *.weights       the graphs' large tensors, each stored once (ONNX external data)
+    check.npz       a few pictures and PyTorch's answers (`contract.self_check`; absent in older bundles)
 
 Written to a temporary folder and renamed; every digest is verified when it is read.
 """
@@ -17,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
 from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
+from contract.self_check import CHECK_FILE, SelfCheck
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -85,8 +87,11 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Hex sha256 over the names and digests of all files: two bundles with the same digest hold the same model."""
-        rows = "".join(f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()))
+        """Hex sha256 over the names and digests of the files: two bundles with the same digest hold the same model.
+
+        Without the self-check: it is no part of the model, and its last bits are those of the machine that exported.
+        """
+        rows = "".join(f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()) if name != CHECK_FILE)
         return hashlib.sha256(rows.encode()).hexdigest()
 
     @property
@@ -97,11 +102,12 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: `labels` is None when the model can only caption."""
+    """A verified bundle: `labels` is None when the model can only caption, `check` when it has no self-check."""
 
     path: Path
     manifest: Manifest
     labels: LabelSet | None
+    check: SelfCheck | None = field(default=None, compare=False, repr=False)
 
     def file(self, name: str) -> Path:
         """Path of one file of the bundle."""
@@ -130,7 +136,7 @@ def finish_bundle(folder: Path, **fields: Any) -> Manifest:
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read and verify a bundle: format version, every file's presence, size and sha256, labels.
+    """Read and verify a bundle: format version, every file's presence, size and sha256, labels, self-check.
 
     Raises `BundleError` with one sentence that names the first thing that is wrong.
     """
@@ -152,7 +158,21 @@ def read_bundle(path: Path) -> Bundle:
         labels = LabelSet.load(path / LABELS_FILE) if LABELS_FILE in manifest.files else None
     except ContractError as error:
         raise BundleError(str(error)) from None
-    return Bundle(path=path, manifest=manifest, labels=labels)
+    return Bundle(path=path, manifest=manifest, labels=labels, check=_read_check(path, manifest, labels))
+
+
+def _read_check(path: Path, manifest: Manifest, labels: LabelSet | None) -> SelfCheck | None:
+    if CHECK_FILE not in manifest.files:  # exported before there was one
+        return None
+    return SelfCheck.load(
+        path / CHECK_FILE,
+        image_size=manifest.image_size,
+        image_tokens=manifest.image_tokens,
+        width=manifest.width,
+        vocabulary=manifest.tokens.vocabulary,
+        max_tokens=manifest.tokens.max_length - 1,
+        labels=len(labels) if labels is not None else 0,
+    )
 
 
 def _read_manifest(path: Path) -> Manifest:

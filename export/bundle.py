@@ -36,10 +36,12 @@ from contract.errors import CheckpointError
 from contract.label_tree import LabelTree, build_label_tree, split_captions
 from contract.labels import LabelSet
 from contract.pixels import PIXEL_MEAN, PIXEL_STD
+from contract.self_check import CHECK_FILE
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig
 from export.graphs import export_graph, save_graphs
 from export.parity import Subject, check_parity
 from export.resolution import check_image_size, config_at, image_tokens, trained_image_size
+from export.self_check import make_self_check
 from export.text_decoder import CaptionDecoder, Scorer
 from export.vision_encoder import VisionEncoder
 
@@ -157,7 +159,9 @@ def export_bundle(
             save_graphs(text, folder, "text.weights")
             encoder = export_graph(VisionEncoder(model, size), EncoderConfig(config), opset)
             save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")
-        report = check_parity(Subject(model, tree, tokens, folder, size), photos)
+        subject = Subject(model, tree, tokens, folder, size)
+        report = check_parity(subject, photos)
+        make_self_check(subject).save(folder / CHECK_FILE)
         _save_tokenizer(checkpoint.tokenizer, folder)
         if checkpoint.labels is not None:
             checkpoint.labels.save(folder / LABELS_FILE)

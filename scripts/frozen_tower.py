@@ -52,9 +52,6 @@ def experiment(folder: Path, threads: int) -> int:
             "colour histogram, linear": probe("colour101", folder, []),
             "linear probe of the frozen tower": probe("probe101", folder, [*base, "cache.views=8"]),
             "frozen tower, decoder trained (ids)": train("decoder101", folder, [*base, *FROZEN], threads),
-            "frozen tower, decoder trained (names)": train(
-                "names101", folder, [*base, *FROZEN, "caption.target=name"], threads
-            ),
             "whole model trained": train("full101", folder, [], threads),
         },
         "13 unseen": {

@@ -124,8 +124,8 @@ def test_numbers_that_are_not_finite_are_an_engine_failure(bundle: Path, monkeyp
         return np.full_like(real, np.nan)
 
     with running(bundle) as (url, _):
-        encode = Engine._encode
-        monkeypatch.setattr(Engine, "_encode", nothing)
+        encode = Engine.encode
+        monkeypatch.setattr(Engine, "encode", nothing)
         assert_error(httpx.post(f"{url}/predict", content=GOOD), "engine_failed")
         assert_error(httpx.post(f"{url}/caption", content=GOOD), "engine_failed")
 

@@ -116,6 +116,8 @@ def test_a_stock_model_becomes_a_captioner(names_checkpoint: Path, tmp_path: Pat
     found = read_bundle(tmp_path / "out")
     assert found.labels is None
     assert "scorer.onnx" not in found.manifest.files
+    assert found.check is not None
+    assert found.check.label_logprobs is None
 
 
 def damaged_copy(checkpoint: Path, tmp_path: Path) -> Path:

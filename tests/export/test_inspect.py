@@ -20,6 +20,7 @@ from contract.bundle import MANIFEST_FILE, finish_bundle, read_bundle
 from contract.caption import CaptionFormat
 from contract.errors import BundleError
 from contract.labels import FOOD101
+from contract.self_check import CHECK_FILE
 from export.bundle import load_checkpoint
 from export.configs import ScorerConfig
 from export.flops import infer_shapes, multiply_adds
@@ -261,6 +262,7 @@ def test_a_file_that_is_no_graph_is_refused(bundle: Path, tmp_path: Path, conten
 
 def test_graphs_that_do_not_fit_the_manifest_are_refused(bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "size")
+    (tmp_path / "size" / CHECK_FILE).unlink()  # it would be found first: its pictures have another size too
     with pytest.raises(BundleError, match=r"encoder\.onnx do not fit: the input pixels cannot have the shape"):
         inspect_bundle(with_new_manifest(tmp_path / "size", image_size=40))
 
