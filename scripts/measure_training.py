@@ -111,7 +111,7 @@ def epoch(recipe: Recipe, count: int, folder: Path, accelerator: Accelerator, *,
     )  # fmt: skip
     captions = packed_captions(blip.tokenizer, recipe.caption, FOOD101)
     with absorbed_cross_attention(blip.model, absorbed), Journal(folder, enabled=False) as journal:
-        task = Task(blip, captions, items, None, count, {}, recipe, bad)
+        task = Task(blip, captions, items, None, count, {}, "", recipe, bad)
         trainer = Trainer(task, accelerator, folder / "run", journal)
         trainer._save = lambda: None  # type: ignore[method-assign]  # the disk is not what is measured
         began = time.monotonic()

@@ -138,13 +138,13 @@ def _fit(args: argparse.Namespace, recipe: Recipe, folder: Path, accelerator: Ac
     accelerator.print(f"model: {parameter_report(counts)}")
     accelerator.print(f"device: {hardware(accelerator)}", flush=True)
 
+    frozen = frozen_digest(blip.model)
     found = _state_to_go_on_from(args, folder, accelerator)
     if found is not None and not args.allow_changes:
-        frozen = frozen_digest(blip.model)
         check_same_run(found[1], recipe.model_dump(mode="json"), source.fingerprint, frozen, folder)
 
     blip.model.to(accelerator.device)
-    task = _task(recipe, source, blip, bad, accelerator)
+    task = _task(recipe, source, blip, frozen, bad, accelerator)
     with (
         absorbed_cross_attention(blip.model, recipe.train.absorbed),
         Journal(folder, resume_step=found[1].step if found else None, enabled=accelerator.is_main_process) as journal,
@@ -187,7 +187,7 @@ def _source_and_model(recipe: Recipe) -> tuple[Source, Blip]:
     return source, blip
 
 
-def _task(recipe: Recipe, source: Source, blip: Blip, bad: BadPhotos, accelerator: Accelerator) -> Task:
+def _task(recipe: Recipe, source: Source, blip: Blip, frozen: str, bad: BadPhotos, accelerator: Accelerator) -> Task:
     """The photos as the recipe wants them: as they are, in memory, or as cached features."""
     photos: Dataset[Item] | Features = source.train
     held: Dataset[Item] | Features | None = source.validation
@@ -207,7 +207,7 @@ def _task(recipe: Recipe, source: Source, blip: Blip, bad: BadPhotos, accelerato
         held = Preloaded(held, bad, workers=workers, title="reading validation photos")
     count = len(photos) if isinstance(photos, (Features, Preloaded)) else source.count
     captions = packed_captions(blip.tokenizer, recipe.caption, source.labels)
-    return Task(blip, captions, photos, held, count, source.fingerprint, recipe, bad)
+    return Task(blip, captions, photos, held, count, source.fingerprint, frozen, recipe, bad)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from training.features import Features
 from training.journal import Journal
 from training.loading import BadPhotos, Batch, Waiting, batches
 from training.loss import CaptionLoss
-from training.model import Blip, frozen_digest
+from training.model import Blip
 from training.optimiser import MovingAverage, load_tensors, make_optimiser, rate_at, set_rate, state_tensors
 from training.recipe import Recipe
 from training.state import Best, Progress, load_best, save_best, save_state, stream_seed
@@ -38,7 +38,7 @@ from training.validation import validate
 
 @dataclass
 class Task:
-    """What to train, on what. `count` is the number of training photos, `data` their fingerprint."""
+    """What to train, on `count` photos with the fingerprint `data`; `frozen` is the digest of what does not train."""
 
     blip: Blip
     captions: PackedCaptions
@@ -46,6 +46,7 @@ class Task:
     validation: Dataset[Item] | Features | None
     count: int
     data: dict[str, Any]
+    frozen: str
     recipe: Recipe
     bad: BadPhotos
 
@@ -77,8 +78,7 @@ class Trainer:
         self.steps_an_epoch = math.ceil(task.count / self.recipe.batch_size)
         self.total = self.recipe.epochs * self.steps_an_epoch
         self.log_every = max(1, self.total // 1000)
-        self.progress = Progress(recipe=task.recipe.model_dump(mode="json"), data=task.data)
-        self.progress.frozen = frozen_digest(model)
+        self.progress = Progress(recipe=task.recipe.model_dump(mode="json"), data=task.data, frozen=task.frozen)
         self.waited = self.worked = 0.0  # seconds of this session: without a batch to work on, and in all
         self._stop: str | None = None  # the signal that this process got
         self._stopping = False  # what all processes agreed on

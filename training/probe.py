@@ -36,7 +36,7 @@ from training.metrics import Share
 from training.model import load_blip
 from training.recipe import Recipe, load_recipe, recipe_names
 
-RATES, DECAYS = (1e-3, 3e-3, 1e-2), (0.0, 1e-2, 1e-1, 1.0)  # AdamW's, tried on the validation photos
+RATES, DECAYS = (1e-2, 3e-2, 1e-1), (0.0, 0.1, 1.0)  # AdamW's, tried on the validation photos
 EPOCHS, BATCH = 30, 256
 COLOURS = 6  # histogram bins a channel
 
