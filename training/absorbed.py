@@ -35,16 +35,17 @@ class AbsorbedCrossAttention(nn.Module):
         """hidden_states [B, Q, D], encoder_hidden_states [B, T, W] → [B, Q, D]; every image token is attended to."""
         batch, queries, width = hidden_states.shape
         heads, head_width, image = self.heads, self.head_width, encoder_hidden_states
-        q = self.query(hidden_states).view(batch, queries, heads, head_width).transpose(1, 2) * head_width**-0.5
-        q = torch.matmul(q, self.key.weight.view(heads, head_width, -1))  # [B, H, Q, W]
-        scores = torch.matmul(q.flatten(1, 2), image.transpose(1, 2))  # [B, H*Q, T]
-        p = self.dropout(torch.softmax(scores, dim=-1))
-        seen = torch.matmul(p, image).view(batch, heads, queries, -1)
+        # Heads first, so that each weight meets all photos in one product: broadcasting would copy it for every photo.
+        q = (self.query(hidden_states) * head_width**-0.5).view(batch * queries, heads, head_width).transpose(0, 1)
+        q = torch.bmm(q, self.key.weight.view(heads, head_width, -1))  # [H, B*Q, W]
+        q = q.view(heads, batch, queries, -1).transpose(0, 1).flatten(1, 2)  # [B, H*Q, W]
+        p = self.dropout(torch.softmax(torch.bmm(q, image.transpose(1, 2).to(q.dtype)), dim=-1))  # [B, H*Q, T]
+        seen = torch.bmm(p, image.to(p.dtype)).view(batch, heads, queries, -1).transpose(0, 1)
         values = self.value.weight.view(heads, head_width, -1).transpose(1, 2)
-        out = torch.matmul(seen, values)  # [B, H, Q, head_width]
-        total = p.sum(-1, keepdim=True).view(batch, heads, queries, 1)
-        out = out + total * self.value.bias.view(heads, 1, head_width)
-        return out.transpose(1, 2).reshape(batch, queries, width), None
+        out = torch.bmm(seen.reshape(heads, batch * queries, -1), values)  # [H, B*Q, head_width]
+        out = out.view(heads, batch, queries, head_width).permute(1, 2, 0, 3)
+        total = p.sum(-1).view(batch, heads, queries).transpose(1, 2)[..., None]
+        return (out + total * self.value.bias.view(heads, head_width)).reshape(batch, queries, width), None
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def mixup(labels: torch.Tensor, classes: int, alpha: float) -> tuple[torch.Tenso
         share = torch.distributions.Beta(alpha, alpha).sample((count,))
         share = torch.maximum(share, 1 - share).to(device)
     own = F.one_hot(labels, classes).float()
-    return partner, share, blend(own, partner, share)
+    return partner, share, blend(own, partner, share) if alpha else own
 
 
 def blend(tensor: torch.Tensor, partner: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
