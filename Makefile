@@ -5,9 +5,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 BUNDLE ?= build/demo/bundle
+GPU_WHEEL := build/onnxruntime-gpu
+GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format serve clean
+.PHONY: demo test lint format serve gpu-wheel clean
 
 demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
 	$(BIN)/python scripts/demo.py
@@ -26,6 +28,12 @@ format: $(VENV)/.installed
 
 serve: $(VENV)/.installed  ## make serve BUNDLE=path
 	$(BIN)/python -m app --bundle $(BUNDLE)
+
+gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime-gpu beside the CPU one (256 MB), for tests that need no GPU
+
+$(GPU_WHEEL)/onnxruntime_gpu-%.dist-info: | $(VENV)/.installed
+	rm -rf $(GPU_WHEEL)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --no-deps --target $(GPU_WHEEL) onnxruntime-gpu
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; run make PYTHON=python3 with Python 3.11 or newer" >&2; exit 1; }

@@ -1,7 +1,7 @@
 """The batcher: asynchronous, bounded, work-conserving. Knows nothing of HTTP or of the engine.
 
-A lone request never waits while the engine is idle. While the engine runs, the queue grows, and the next batch takes
-the oldest `max_batch` of it at the moment the engine is free. Requests that expired or whose caller went away are left
+A lone request never waits while an engine is idle. While all engines run, the queue grows, and the next batch takes
+the oldest `max_batch` of it at the moment an engine is free. Requests that expired or whose caller went away are left
 out when the batch is formed, so nobody computes an answer that nobody reads.
 """
 
@@ -46,8 +46,8 @@ class _Waiting(Generic[T, R]):
 class Batcher(Generic[T, R]):
     """Collects items for `run`, which takes up to `max_batch` of them and returns as many results in order.
 
-    `slot` is the engine: batchers that share one engine share one semaphore, and each forms its batch only once it
-    holds the slot. An exception of `run` fails the items of its batch and no others.
+    `slot` counts the free engines: batchers that share engines share one semaphore, and each forms its batch only once
+    it holds a place. An exception of `run` fails the items of its batch and no others. `max_batch` may be lowered later.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class Batcher(Generic[T, R]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
-        self._max_batch = max_batch
+        self.max_batch = max_batch
         self._max_queue = max_queue
         self._slot = slot
         self._clock = clock
         self._queue: deque[_Waiting[T, R]] = deque()
         self._wake = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
         self._worker = asyncio.create_task(self._work())
 
     @property
@@ -95,9 +96,11 @@ class Batcher(Generic[T, R]):
             raise Expired from None
 
     async def close(self) -> None:
-        """Stop the worker; items still waiting are cancelled."""
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
+        """Stop the worker and the running batches; their items and those still waiting are cancelled."""
+        tasks = [self._worker, *self._running]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for waiting in self._queue:
             waiting.future.cancel()
         self._queue.clear()
@@ -105,18 +108,26 @@ class Batcher(Generic[T, R]):
     async def _work(self) -> None:
         while True:
             await self._wake.wait()
-            async with self._slot:
-                batch = self._form()
-                if batch:
-                    await self._answer(batch)
+            await self._slot.acquire()
+            batch = self._form()
             if not self._queue:
                 self._wake.clear()
+            if not batch:
+                self._slot.release()
+                continue
+            task = asyncio.create_task(self._answer(batch))
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._slot.release()
 
     def _form(self) -> list[_Waiting[T, R]]:
         """Take the oldest live items, up to `max_batch`."""
         now = self._clock()
         batch: list[_Waiting[T, R]] = []
-        while self._queue and len(batch) < self._max_batch:
+        while self._queue and len(batch) < self.max_batch:
             waiting = self._queue.popleft()
             if waiting.future.done():
                 continue

@@ -1,20 +1,36 @@
-"""The engine: a bundle's graphs as sessions; pixels in, label log-probabilities or caption tokens out."""
+"""The engine: a bundle's graphs on one provider; pixels in, label probabilities or captions out.
+
+Between the graphs everything stays on the provider's device: only pixels go there, only log-probabilities and token ids
+come back. On a GPU a batch is padded to the next of a few sizes (`buckets`), so that kernels, engines and CUDA graphs
+exist for every shape before the service is ready; on a CPU it runs as it is.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 from tokenizers import Tokenizer
 
-from app.providers import open_session
-from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, TOKENIZER_FILE, Bundle
+from app.batches import buckets, cpu_batch, is_memory
+from app.captioner import Captioner, PrefixCaptioner, StepCaptioner, greedy
+from app.gpu import pin, unpin
+from app.graph import Graph, Value
+from app.providers import Profile, ProviderError, open_session
+from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, TOKENIZER_FILE, Bundle
 from contract.errors import BundleError, ContractError
 from contract.pixels import Pixels
 
+log = logging.getLogger("food_vision")
 Floats = npt.NDArray[np.float32]
+
+DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where a provider keeps its values
 
 
 class EngineError(Exception):
@@ -45,92 +61,221 @@ class Captions:
 class Engine:
     """Sessions of one bundle on one provider. Calls block and may come from any one thread at a time.
 
-    Raises `ContractError` at construction: the provider is not the one asked for, or a graph does not load.
+    `max_batch` is the most photos of one call to the graphs: at most what was asked for, less where the provider is
+    faster or has memory for less (after `warm_up`). More photos are run in several calls. `progress` is told what is
+    being loaded or built. Raises `ContractError` at construction: the bundle is not for this provider, the provider is
+    not the one asked for, or a graph does not load.
     """
 
-    def __init__(self, bundle: Bundle, *, provider: str, threads: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: str,
+        threads: int,
+        max_batch: int = 16,
+        cuda_graphs: bool = False,
+        engine_cache: Path | None = None,
+        device: int = 0,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.bundle = bundle
         self.provider = provider
         manifest = bundle.manifest
+        if provider not in manifest.providers:
+            raise ContractError(
+                f"The bundle {bundle.path} is {manifest.precision}, which is for {' or '.join(manifest.providers)}, and "
+                f"the provider is {provider!r}. Export the checkpoint for it (python -m export --precision fp32 runs "
+                "everywhere), or set FOOD_VISION_PROVIDER."
+            )
         self.image_size = manifest.image_size
         self._tokens = manifest.tokens
         self._temperature = np.float32(manifest.temperature)
-        self._encoder = open_session(bundle.file(ENCODER_FILE), provider, threads)
-        self._decoder = open_session(bundle.file(DECODER_FILE), provider, threads)
-        self._scorer = open_session(bundle.file(SCORER_FILE), provider, threads) if bundle.labels is not None else None
+        self._threads, self._engine_cache, self._progress = threads, engine_cache, progress
+        self._device = device
+        self._cuda_graphs = cuda_graphs and provider != "cpu"
+        self.buckets = buckets(max_batch) if provider != "cpu" else ()
+        self.max_batch = max_batch if self.buckets else min(max_batch, cpu_batch(bundle.manifest))
+        self._staging: dict[int, Pixels] = {}
+        files = [ENCODER_FILE, SCORER_FILE] if bundle.labels is not None else [ENCODER_FILE]
+        self.decoder_file = DECODER_FILE if self.buckets else STEP_FILE
+        self._graphs = {file: self._graph(file) for file in (*files, self.decoder_file)}
+        self._captioner: Captioner = (
+            PrefixCaptioner(self._graphs[DECODER_FILE], manifest)
+            if self.buckets
+            else StepCaptioner(self._graphs[STEP_FILE], manifest)
+        )
+        self._prepare(self.buckets[0] if self.buckets else 1)
         try:
             self._tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER_FILE)))
         except Exception as error:  # the binding raises plain Exception
             raise BundleError(f"{bundle.file(TOKENIZER_FILE)} cannot be loaded: {error}.") from None
 
-    def warm_up(self, max_batch: int) -> None:
-        """Run the smallest and the largest batch once, so that the first request pays for nothing.
+    # -- sessions -----------------------------------------------------------------------------------------------------
 
-        Raises `EngineError` when a graph gives values that are not finite.
+    def _graph(self, file: str) -> Graph:
+        return Graph(
+            lambda batch: self._open(file, batch),
+            device=DEVICES[self.provider],
+            device_id=self._device,
+            static=self._cuda_graphs,
+        )
+
+    def _open(self, file: str, batch: int | None) -> ort.InferenceSession:
+        fixed = {} if batch is None else {"batch": batch}
+        return open_session(
+            self.bundle.file(file),
+            self.provider,
+            self._threads,
+            profile=self._profile(file) if self.provider == "tensorrt" and batch is None else None,
+            fixed=fixed,
+            cuda_graph=self._cuda_graphs,
+            model_digest=self.bundle.manifest.digest,
+            precision=self.bundle.manifest.precision,
+            engine_cache=self._engine_cache,
+            device=self._device,
+        )
+
+    def _profile(self, file: str) -> Profile:
+        """TensorRT's smallest, usual and largest shapes of every input of a graph."""
+        manifest = self.bundle.manifest
+
+        def shapes(batch: int) -> dict[str, tuple[int, ...]]:
+            if file == ENCODER_FILE:
+                return {"pixels": (batch, self.image_size, self.image_size, 3)}
+            embeds = {"image_embeds": (batch, manifest.image_tokens, manifest.width)}
+            return embeds | ({"input_ids": (batch, manifest.tokens.static_length)} if file == DECODER_FILE else {})
+
+        return Profile(shapes(1), shapes(min(8, self.max_batch)), shapes(self.max_batch))
+
+    def _prepare(self, batch: int) -> None:
+        for file, graph in self._graphs.items():
+            self._progress(f"loading {file}" + (f" for batches of {batch}" if self._cuda_graphs else ""))
+            graph.prepare(batch)
+
+    def close(self) -> None:
+        """Let go of the sessions and of page-locked memory."""
+        for staging in self._staging.values():
+            unpin(staging)
+        self._staging.clear()
+        self._graphs.clear()
+
+    # -- warm-up ------------------------------------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Run every batch size that requests can meet, so that the first request pays for nothing.
+
+        A bucket that does not fit into the memory is dropped with all larger ones and `max_batch` falls; the smallest
+        must fit. Raises `EngineError` when a graph gives values that are not finite.
         """
-        blank = np.zeros((max_batch, self.image_size, self.image_size, 3), dtype=np.uint8)
-        for pixels in (blank[:1], blank):
-            embeds = self.encode(pixels)
-            if not np.isfinite(embeds).all():
+        for batch in self.buckets or dict.fromkeys((1, self.max_batch)):
+            self._progress(f"warming up batches of {batch}")
+            try:
+                self._prepare(batch)
+                self._warm(batch)
+            except (EngineError, ProviderError):
+                raise
+            except Exception as error:  # allocation failures come as several types of the binding
+                if batch == 1 or not is_memory(error):
+                    raise
+                self._drop(batch)
+                log.warning(
+                    "no memory for batches of %d on %s: serving at most %d at a time",
+                    batch,
+                    self.provider,
+                    self.max_batch,
+                )
+                break
+
+    def _warm(self, batch: int) -> None:
+        blank = np.zeros((batch, self.image_size, self.image_size, 3), dtype=np.uint8)
+        for pixels, embeds in self._encoded(blank):
+            if not np.isfinite(embeds.numpy()).all():
                 raise EngineError(f"{ENCODER_FILE} gives values that are not all finite")
-            if self._scorer is not None:
-                self.label_logprobs(embeds)
-            self._greedy(embeds, 2)
+            if self.bundle.labels is not None:
+                self.label_logprobs(embeds, len(pixels))
+            self._greedy(embeds, len(pixels), 2)
 
-    def score(self, pixels: Pixels) -> Scores:
+    def _drop(self, batch: int) -> None:
+        kept = [size for size in self.buckets or (1,) if size < batch]
+        self.max_batch = kept[-1]
+        self.buckets = tuple(kept) if self.buckets else ()
+        for graph in self._graphs.values():
+            graph.forget(batch)
+        unpin(self._staging.pop(batch, np.zeros(0, np.uint8)))
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def score(self, pixels: Sequence[Pixels] | Pixels) -> Scores:
         """uint8 pixels [B, S, S, 3] → label probabilities. Raises `EngineError` when they are not finite."""
-        started = time.perf_counter()
-        embeds = self.encode(pixels)
-        encoded = time.perf_counter()
-        logprobs = self.label_logprobs(embeds)
-        return Scores(_softmax(logprobs / self._temperature), encoded - started, time.perf_counter() - encoded)
+        began = last = time.perf_counter()
+        scoring = 0.0
+        rows = []
+        for part, embeds in self._encoded(pixels):
+            encoded = time.perf_counter()
+            rows.append(self.label_logprobs(embeds, len(part)))
+            last = time.perf_counter()
+            scoring += last - encoded
+        return Scores(_softmax(np.concatenate(rows) / self._temperature), last - began - scoring, scoring)
 
-    def caption(self, pixels: Pixels, max_tokens: int) -> Captions:
+    def caption(self, pixels: Sequence[Pixels] | Pixels, max_tokens: int) -> Captions:
         """uint8 pixels [B, S, S, 3] → greedy captions of at most `max_tokens` tokens each."""
-        started = time.perf_counter()
-        embeds = self.encode(pixels)
-        encoded = time.perf_counter()
-        rows = self._greedy(embeds, max_tokens)
+        began = last = time.perf_counter()
+        decoding = 0.0
+        rows: list[list[int]] = []
+        for part, embeds in self._encoded(pixels):
+            encoded = time.perf_counter()
+            rows += self._greedy(embeds, len(part), max_tokens)
+            last = time.perf_counter()
+            decoding += last - encoded
         texts = [text.strip() for text in self._tokenizer.decode_batch(rows, skip_special_tokens=True)]
-        return Captions(texts, encoded - started, time.perf_counter() - encoded)
+        return Captions(texts, last - began - decoding, decoding)
 
-    def encode(self, pixels: Pixels) -> Floats:
-        """uint8 pixels [B, S, S, 3] → image embeddings float32 [B, T, W]."""
-        embeds: Floats = self._encoder.run(None, {"pixels": pixels})[0]
-        return embeds
+    def encode(self, pixels: Pixels) -> Value:
+        """uint8 pixels [B, S, S, 3], B up to `max_batch` → image embeddings on the device; a bucket's rows on a GPU."""
+        batch = self._padded(len(pixels))
+        return self._graphs[ENCODER_FILE].run(batch, {"pixels": self._stage(pixels, batch)})["image_embeds"]
 
-    def label_logprobs(self, embeds: Floats) -> Floats:
-        """Image embeddings [B, T, W] → label log-probabilities float32 [B, L]. Raises `EngineError` if not finite."""
-        if self._scorer is None or self.bundle.labels is None:
+    def label_logprobs(self, embeds: Value, count: int) -> Floats:
+        """Image embeddings → label log-probabilities float32 [count, L]. Raises `EngineError` if not finite."""
+        if self.bundle.labels is None:
             raise ContractError("The bundle has no labels: it can caption, not classify.")
-        logprobs: Floats = self._scorer.run(None, {"image_embeds": embeds})[0]
-        if logprobs.shape != (len(embeds), len(self.bundle.labels)) or not np.isfinite(logprobs).all():
+        found = self._graphs[SCORER_FILE].run(embeds.shape()[0], {"image_embeds": embeds})["label_logprobs"]
+        logprobs: Floats = found.numpy()[:count].copy()  # on a CPU it is a view of what the next run may overwrite
+        if logprobs.shape != (count, len(self.bundle.labels)) or not np.isfinite(logprobs).all():
             raise EngineError(f"{SCORER_FILE} gives {logprobs.shape} values that are not all finite")
         return logprobs
 
-    def next_logits(self, ids: npt.NDArray[np.int64], embeds: Floats) -> Floats:
-        """Token ids int64 [B, N] and embeddings → logits float32 [B, vocabulary]. Raises `EngineError` if not finite."""
-        logits: Floats = self._decoder.run(None, {"input_ids": ids, "image_embeds": embeds})[0]
-        if not np.isfinite(logits).all():
-            raise EngineError(f"{DECODER_FILE} gives values that are not all finite")
-        return logits
+    def captioner(self, embeds: Value) -> Captioner:
+        """A captioner that has begun with these embeddings; one at a time."""
+        self._captioner.start(embeds, embeds.shape()[0])
+        return self._captioner
 
-    def _greedy(self, embeds: Floats, max_tokens: int) -> list[list[int]]:
-        """Token ids after [DEC], up to [SEP]; every row advances until all have ended."""
-        ids = np.full((len(embeds), 1), self._tokens.bos, dtype=np.int64)
-        ended = np.zeros(len(embeds), dtype=bool)
-        for _ in range(min(max_tokens, self._tokens.max_length - 1)):
-            logits = self.next_logits(ids, embeds)
-            chosen = np.where(ended, self._tokens.pad, logits.argmax(axis=1))
-            ended |= chosen == self._tokens.sep
-            ids = np.concatenate([ids, chosen[:, None]], axis=1)
-            if ended.all():
-                break
-        return [_until(row, self._tokens.sep) for row in ids[:, 1:].tolist()]
+    def _encoded(self, pixels: Sequence[Pixels] | Pixels) -> Iterator[tuple[Sequence[Pixels] | Pixels, Value]]:
+        """Parts of at most `max_batch` photos, each with its embeddings on the device."""
+        for first in range(0, len(pixels), self.max_batch):
+            part = pixels[first : first + self.max_batch]
+            yield part, self.encode(part if isinstance(part, np.ndarray) else np.stack(part))
 
+    def _padded(self, count: int) -> int:
+        return next((size for size in self.buckets if size >= count), count)
 
-def _until(row: list[int], stop: int) -> list[int]:
-    return row[: row.index(stop)] if stop in row else row
+    def _stage(self, pixels: Pixels, batch: int) -> Pixels:
+        """The photos in page-locked memory, from where a GPU copies fastest, padded with whatever was there before."""
+        if not self.buckets:
+            return pixels
+        if batch not in self._staging:
+            self._staging[batch] = np.zeros((batch, *pixels.shape[1:]), dtype=np.uint8)
+            pin(self._staging[batch])
+        staging = self._staging[batch]
+        staging[: len(pixels)] = pixels
+        return staging
+
+    def _greedy(self, embeds: Value, count: int, max_tokens: int) -> list[list[int]]:
+        try:
+            return greedy(self.captioner(embeds), self._tokens, embeds.shape()[0], count, max_tokens)
+        except FloatingPointError as error:
+            raise EngineError(f"{self.decoder_file} gives {error}") from None
 
 
 def _softmax(logits: Floats) -> Floats:

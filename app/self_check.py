@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.engine import Engine, EngineError, Floats
-from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE
+from app.graph import Value
+from contract.bundle import ENCODER_FILE, SCORER_FILE
+from contract.precision import LIMITS
 from contract.self_check import SelfCheck
 
-# Absolute, on log-probabilities; on embeddings relative to their largest value. fp32: ten times what export allows
-# between ONNX Runtime and PyTorch on the CPU, since another provider fuses and sums in another order; it moves a
-# probability by a thousandth of itself at most, and a wrong kernel is off by far more.
-TOLERANCES = {"fp32": 1e-3}
 REMEDY = (
     "Use another provider (FOOD_VISION_PROVIDER), delete the provider's engine cache so that it is built again, "
     "or export the checkpoint again."
@@ -30,15 +28,16 @@ class SelfCheckReport:
     seconds: float
 
 
-def run_self_check(engine: Engine, check: SelfCheck, max_batch: int) -> SelfCheckReport:
+def run_self_check(engine: Engine, check: SelfCheck) -> SelfCheckReport:
     """Compare every graph with PyTorch's stored answers: each picture alone, then all rows of the largest batch.
 
-    Within the tolerance the best label is the same, unless two are nearer than twice the tolerance. Captions follow
-    the stored tokens, so a near tie that falls the other way does not hide the steps after it.
-    Raises `EngineError` that names the graph, the largest difference and the tolerance.
+    Differences are absolute, on log-probabilities, and relative to their largest value on embeddings; the tolerance of
+    each precision is in `contract.precision`. Within it the best label is the same, unless two are nearer than twice
+    the tolerance. Captions follow the stored tokens, so a near tie that falls the other way does not hide the steps
+    after it. Raises `EngineError` that names the graph, the largest difference and the tolerance.
     """
     started = time.perf_counter()
-    tolerance = TOLERANCES[engine.bundle.manifest.precision]
+    tolerance, max_batch = LIMITS[engine.bundle.manifest.precision].self_check, engine.max_batch
     batches = [np.array([picture]) for picture in range(len(check.pixels))]
     if max_batch > 1:
         batches.append(np.arange(max_batch) % len(check.pixels))
@@ -48,33 +47,40 @@ def run_self_check(engine: Engine, check: SelfCheck, max_batch: int) -> SelfChec
 
 def _check_rows(engine: Engine, check: SelfCheck, rows: np.ndarray, tolerance: float) -> float:
     """Largest difference of one batch that holds the pictures `rows` [B]."""
-    embeds = engine.encode(check.pixels[rows])
+    value = engine.encode(check.pixels[rows])
+    embeds: Floats = value.numpy()[: len(rows), check.places]
     scale = max(1.0, float(np.abs(check.embeds).max()))
     every = np.arange(len(rows))
-    largest = _compare(
-        ENCODER_FILE, embeds[:, check.places] / scale, check.embeds[rows] / scale, every, rows, tolerance
-    )
+    largest = _compare(ENCODER_FILE, embeds / scale, check.embeds[rows] / scale, every, rows, tolerance)
     if check.label_logprobs is not None:
-        found = engine.label_logprobs(embeds)
+        found = engine.label_logprobs(value, len(rows))
         largest = max(largest, _compare(SCORER_FILE, found, check.label_logprobs[rows], every, rows, tolerance))
-    caption, lengths, margins = check.caption[rows], check.lengths[rows], check.margins[rows]
-    ids = np.full((len(rows), 1), engine.bundle.manifest.tokens.bos, dtype=np.int64)
-    for step in range(int(lengths.max())):
+    return max(largest, _check_captions(engine, check, rows, value, tolerance))
+
+
+def _check_captions(engine: Engine, check: SelfCheck, rows: np.ndarray, embeds: Value, tolerance: float) -> float:
+    """Largest difference along the stored captions; a token that is not the stored one is refused unless it was near."""
+    captioner, graph = engine.captioner(embeds), engine.decoder_file
+    lengths, margins, largest = check.lengths[rows], check.margins[rows], 0.0
+    fed = np.full(embeds.shape()[0], engine.bundle.manifest.tokens.bos, dtype=np.int64)
+    for step in range(min(int(lengths.max()), captioner.length)):
         going = np.flatnonzero(lengths > step)
-        logits = engine.next_logits(ids, embeds)[going]
+        logits = captioner.step(fed)["logits"].numpy()[going]
+        if not np.isfinite(logits).all():
+            raise EngineError(f"{graph} gives values that are not all finite")
         found = np.take_along_axis(_log_softmax(logits), check.tokens[rows[going], step], axis=1)
         stored = check.token_logprobs[rows[going], step]
-        largest = max(largest, _compare(DECODER_FILE, found, stored, going, rows, tolerance))
-        wanted = caption[going, step]
+        largest = max(largest, _compare(graph, found, stored, going, rows, tolerance))
+        wanted = check.caption[rows[going], step]
         other = (logits.argmax(axis=1) != wanted) & (margins[going, step] > 2 * tolerance)
         if other.any():
             at = int(other.argmax())
             raise EngineError(
-                f"{DECODER_FILE} picks caption token {logits[at].argmax()} where PyTorch picks {wanted[at]} by a margin "
+                f"{graph} picks caption token {logits[at].argmax()} where PyTorch picks {wanted[at]} by a margin "
                 f"of {margins[going[at], step]:.1e} ({_where(going[at], rows)}); the largest difference is "
                 f"{largest:.1e}, at most {tolerance:.0e} is allowed"
             )
-        ids = np.concatenate([ids, caption[:, step : step + 1]], axis=1)
+        fed[: len(rows)] = check.caption[rows, step]
     return largest
 
 

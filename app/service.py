@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +15,7 @@ from app.batcher import Batcher, Expired, QueueFull
 from app.engine import Captions, Engine, EngineError
 from app.errors import ServiceError
 from app.images import DecodePool
+from app.pool import EnginePool
 from app.schemas import Candidate, Caption, Model, Prediction
 from app.self_check import REMEDY, SelfCheckReport, run_self_check
 from app.settings import Settings
@@ -49,10 +49,9 @@ class Service:
         self.settings = settings
         self.state: Literal["starting", "ready", "failed", "stopped"] = "starting"
         self.reason: str | None = "loading the model"
-        self.engine: Engine | None = None
         self.self_check: SelfCheckReport | None = None  # None too for an older bundle, which has none
         self._model = Model(name=bundle.manifest.name, version=bundle.manifest.version)
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._pool = EnginePool(self._load, settings.engines)
         self._decoder = DecodePool(
             settings.decoders,
             settings.max_decoding,
@@ -61,19 +60,22 @@ class Service:
         )
 
     async def start(self) -> None:
-        """Load, warm up and check in the engine's thread; the state becomes `ready`, or `failed` with the reason."""
+        """Load, warm up and check in the engines' threads; the state becomes `ready`, or `failed` with the reason."""
         slot = asyncio.Semaphore(1)
         batch, queue = self.settings.max_batch, self.settings.max_queue
         self._scores = Batcher(self._score, max_batch=batch, max_queue=queue, slot=slot)
         self._captions = Batcher(self._caption, max_batch=batch, max_queue=queue, slot=slot)
         try:
-            self.engine = await self._in_engine_thread(self._load)
+            await self._pool.load()
         except ContractError as error:
             self.state, self.reason = "failed", str(error)
         except Exception as error:  # a fault in the runtime: say so and stop rather than serve half a model
             log.error("the engine did not start", exc_info=error)
             self.state, self.reason = "failed", f"The engine did not start: {error}"
         else:
+            self._scores.max_batch = self._captions.max_batch = self._pool.max_batch
+            for _ in self._pool.engines[1:]:
+                slot.release()
             self.state, self.reason = "ready", None
 
     async def stop(self) -> None:
@@ -82,27 +84,45 @@ class Service:
         await self._scores.close()
         await self._captions.close()
         self._decoder.close()
-        self._engine_thread.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
-    def _load(self) -> Engine:
+    def _load(self, number: int) -> Engine:
+        """Engine `number` of the pool, warm and checked. Runs in its thread."""
         started = time.perf_counter()
-        engine = Engine(self.bundle, provider=self.settings.provider, threads=self.settings.threads)
+        settings = self.settings
+        engine = Engine(
+            self.bundle,
+            provider=settings.provider,
+            threads=settings.threads,
+            max_batch=settings.max_batch,
+            cuda_graphs=settings.cuda_graphs,
+            engine_cache=settings.engine_cache,
+            device=settings.device,
+            progress=self._progress,
+        )
         try:
-            self.reason = "warming up"
-            engine.warm_up(self.settings.max_batch)
-            self.reason = "comparing the model with its stored answers"
+            engine.warm_up()
+            self._progress("comparing the model with its stored answers")
             self._check(engine)
         except EngineError as error:
             raise ContractError(f"The provider {engine.provider!r} computes wrongly: {error}. {REMEDY}") from None
-        log.info("model %s ready on %s in %.1f s", self._model.version, engine.provider, time.perf_counter() - started)
+        log.info(
+            "model %s ready on %s in %.1f s, engine %d of %d, batches of up to %d",
+            self._model.version, engine.provider, time.perf_counter() - started, number + 1, settings.engines,
+            engine.max_batch,
+        )  # fmt: skip
         return engine
+
+    def _progress(self, text: str) -> None:
+        self.reason = text
+        log.info("start: %s", text)
 
     def _check(self, engine: Engine) -> None:
         if self.bundle.check is None:
             log.warning("no self-check: %s was exported before there was one; export again", self.bundle.path)
             return
         # after the warm-up: the engines that it built or chose are those that will serve
-        found = self.self_check = run_self_check(engine, self.bundle.check, self.settings.max_batch)
+        found = self.self_check = run_self_check(engine, self.bundle.check)
         log.info("self-check: within %.1e of PyTorch in %.2f s", found.largest_difference, found.seconds)
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -165,11 +185,14 @@ class Service:
 
     def info(self) -> dict[str, Any]:
         """What is served, on what, with which limits: for operators."""
-        manifest = self.bundle.manifest
+        manifest, engines = self.bundle.manifest, self._pool.engines
         return {
             "model": self._model.model_dump(),
             "state": self.state,
-            "provider": self.engine.provider if self.engine is not None else None,
+            "provider": engines[0].provider if engines else None,
+            "engines": len(engines),
+            "max_batch": self._pool.max_batch if engines else None,
+            "buckets": list(engines[0].buckets) if engines else [],
             "labels": len(self.bundle.labels) if self.bundle.labels is not None else 0,
             "image_size": manifest.image_size,
             "precision": manifest.precision,
@@ -244,22 +267,15 @@ class Service:
             timings_ms=_milliseconds(timings),
         )
 
-    # -- batches, run in the engine's thread --------------------------------------------------------------------------
-
-    async def _in_engine_thread(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, function, *arguments)
+    # -- batches, run in an engine's thread ---------------------------------------------------------------------------
 
     async def _score(self, batch: list[Pixels]) -> list[_Scored]:
-        assert self.engine is not None
-        scores = await self._in_engine_thread(lambda engine: engine.score(np.stack(batch)), self.engine)
+        scores = await self._pool.run(lambda engine: engine.score(batch))
         return [_Scored(row, scores.encode_seconds, scores.score_seconds) for row in scores.probabilities]
 
     async def _caption(self, batch: list[Pixels]) -> list[_Captioned]:
-        assert self.engine is not None
         limit = self.settings.max_caption_tokens
-        found: Captions = await self._in_engine_thread(
-            lambda engine: engine.caption(np.stack(batch), limit), self.engine
-        )
+        found: Captions = await self._pool.run(lambda engine: engine.caption(batch, limit))
         return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
 
 

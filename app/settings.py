@@ -26,8 +26,23 @@ class Settings(BaseSettings):
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(
         default="cpu", description="ONNX Runtime provider that must run"
     )
+    device: int = Field(default=0, ge=0, le=64, description="GPU to use, counted from 0")
     threads: int = Field(default=0, ge=0, le=1024, description="engine threads on the CPU provider; 0: one per core")
-    max_batch: int = Field(default=16, ge=1, le=256, description="most photos in one engine call")
+    max_batch: int = Field(
+        default=16, ge=1, le=256, description="most photos in one engine call; fewer where they are faster alone"
+    )
+    in_flight: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="batches at work at a time, each with sessions of its own; 0: 2 on a GPU, else 1",
+    )
+    cuda_graphs: bool = Field(
+        default=False, description="on a GPU: one session and one captured graph for each batch size"
+    )
+    engine_cache: Path | None = Field(
+        default=None, description="folder for TensorRT engines (needs `tensorrt`); none: built at each start"
+    )
     max_queue: int = Field(default=256, ge=1, le=100_000, description="most photos waiting for the engine; then 503")
     decode_threads: int = Field(default=0, ge=0, le=256, description="threads that decode photos; 0: one per core")
     max_decoding: int = Field(default=64, ge=1, le=10_000, description="most photos waiting to be decoded; then 503")
@@ -39,10 +54,17 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(default=32, ge=1, le=1024, description="most photos in one /predict/batch; then 413")
     top_k: int = Field(default=5, ge=1, le=100, description="labels in `top` when the request does not say")
-    max_caption_tokens: int = Field(default=20, ge=1, le=63, description="longest caption in tokens")
+    max_caption_tokens: int = Field(
+        default=20, ge=1, le=63, description="longest caption in tokens; at most 32 on a GPU"
+    )
     request_timeout_ms: int = Field(default=10_000, ge=1, description="a request older than this is dropped; then 504")
     drain_seconds: int = Field(default=20, ge=0, description="longest wait for running requests after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+
+    @property
+    def engines(self) -> int:
+        """Batches at work at a time."""
+        return self.in_flight or (1 if self.provider == "cpu" else 2)
 
     @property
     def decoders(self) -> int:

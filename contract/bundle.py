@@ -5,7 +5,11 @@
     tokenizer.json  of the `tokenizers` library
     encoder.onnx    pixels uint8 [batch, S, S, 3]      → image_embeds float32 [batch, tokens, width]
     scorer.onnx     image_embeds                       → label_logprobs float32 [batch, labels]
-    decoder.onnx    input_ids int64 [batch, length], image_embeds → logits float32 [batch, vocabulary] of the next token
+    decoder.onnx    input_ids int64 [batch, static_length], position int64 [1], image_embeds → best_token int64 [batch],
+                    best_logit float32 [batch], logits float32 [batch, vocabulary] of the token after `position`; reads
+                    the whole prefix at each step (the same shapes every time: for GPUs)
+    decoder_step.onnx  token int64 [batch, 1], position, past, image_embeds → the same three, present: with a cache of the
+                    tokens before, float32 [2 * layers, batch, heads, length, width of a head] (for CPUs)
     *.weights       the graphs' large tensors, each stored once (ONNX external data)
     check.npz       a few pictures and PyTorch's answers (`contract.self_check`; absent in older bundles)
 
@@ -20,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,16 +32,18 @@ from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
 from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
+from contract.precision import LIMITS, Precision, ProviderName
 from contract.self_check import CHECK_FILE, SelfCheck
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: decoder.onnx takes `position`; decoder_step.onnx; precisions
 MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.json"
 TOKENIZER_FILE = "tokenizer.json"
 ENCODER_FILE = "encoder.onnx"
 SCORER_FILE = "scorer.onnx"
 DECODER_FILE = "decoder.onnx"
-ALWAYS = (TOKENIZER_FILE, ENCODER_FILE, DECODER_FILE)
+STEP_FILE = "decoder_step.onnx"
+ALWAYS = (TOKENIZER_FILE, ENCODER_FILE, DECODER_FILE, STEP_FILE)
 CLASSIFIER = (LABELS_FILE, SCORER_FILE)
 MAX_MANIFEST_BYTES = 1 << 20
 
@@ -52,7 +58,10 @@ class FileEntry(BaseModel):
 
 
 class DecoderTokens(BaseModel):
-    """What a caption loop needs: it starts with `bos` ([DEC]) and ends at `sep`, after at most `max_length` tokens."""
+    """What a caption loop needs: it starts with `bos` ([DEC]) and ends at `sep`, after at most `max_length` tokens.
+
+    decoder.onnx has `static_length` places and ends there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,6 +70,7 @@ class DecoderTokens(BaseModel):
     pad: int = Field(ge=0)
     vocabulary: int = Field(ge=1)
     max_length: int = Field(ge=2)
+    static_length: int = Field(ge=2)
 
 
 class Manifest(BaseModel):
@@ -75,7 +85,10 @@ class Manifest(BaseModel):
     trained_image_size: int | None = Field(default=None, ge=1)  # None: exported before this was recorded
     image_tokens: int = Field(ge=1)
     width: int = Field(ge=1)
-    precision: Literal["fp32"]
+    text_layers: int = Field(ge=1)
+    text_heads: int = Field(ge=1)
+    text_width: int = Field(ge=1)
+    precision: Precision
     opset: int
     caption: CaptionFormat | None
     tokens: DecoderTokens
@@ -93,6 +106,11 @@ class Manifest(BaseModel):
         """
         rows = "".join(f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()) if name != CHECK_FILE)
         return hashlib.sha256(rows.encode()).hexdigest()
+
+    @property
+    def providers(self) -> tuple[ProviderName, ...]:
+        """Providers that may run a bundle of this precision."""
+        return LIMITS[self.precision].providers
 
     @property
     def version(self) -> str:

@@ -3,6 +3,7 @@
 python -m export checkpoints/drawn bundles/drawn
 python -m export path/to/blip-image-captioning-base bundles/stock --labels labels.json
 python -m export checkpoints/food101 bundles/food101-256 --image-size 256
+python -m export checkpoints/food101 bundles/food101-fp16 --precision fp16 --provider tensorrt --photos photos/test
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from contract.errors import ContractError
 from contract.files import check_can_write
 from contract.labels import LabelSet
 from contract.pixels import photo_to_pixels
+from contract.precision import LIMITS, PRECISIONS
 from export.bundle import export_bundle, load_checkpoint
 from export.graphs import OPSETS
+from export.parity import LEAST_PHOTOS
 from export.resolution import check_image_size, trained_image_size
+
+OPSET_FOR = {"cpu": 23, "cuda": 23, "tensorrt": 18}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +47,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", type=Path, help="folder written by python -m training, or a stock BLIP folder")
     parser.add_argument("bundle", type=Path, help="bundle folder to write")
     parser.add_argument("--name", help="model name in answers and /info (default: the bundle folder's name)")
-    parser.add_argument("--opset", type=int, choices=OPSETS, default=18, help="ONNX opset (default: 18)")
+    parser.add_argument(
+        "--provider",
+        choices=tuple(OPSET_FOR),
+        help="what will run it: cpu and cuda get one Attention operator a layer (opset 23), tensorrt the plain products "
+        "that it fuses (opset 18, which all can run) (default: cpu, or cuda for fp16 and bf16)",
+    )
+    parser.add_argument("--opset", type=int, choices=OPSETS, help="ONNX opset, whatever the provider")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help=f"fp16 and bf16 for GPUs, int8 for CPUs; these want --photos with at least {LEAST_PHOTOS} photos, on which "
+        "the label must stay the same (default: fp32)",
+    )
     parser.add_argument(
         "--image-size", type=int, metavar="PIXELS",
         help="pixels a side of the bundle's images; position embeddings are interpolated (default: as trained)",
@@ -68,10 +86,17 @@ def _export(args: argparse.Namespace) -> int:
     size = trained_image_size(checkpoint.model) if args.image_size is None else args.image_size
     check_image_size(checkpoint.model, size)
     photos = _photos(args.photos, size) if args.photos is not None else []
+    provider = args.provider or LIMITS[args.precision].providers[0]
+    if provider not in LIMITS[args.precision].providers:
+        raise ContractError(
+            f"{args.precision} does not run on {provider}, only on {' and '.join(LIMITS[args.precision].providers)}; "
+            "choose another --precision or --provider."
+        )
     name = args.name or args.bundle.resolve().name
     manifest = export_bundle(
-        checkpoint, args.bundle, name=name, opset=args.opset, photos=photos, replace=args.force, image_size=size
-    )
+        checkpoint, args.bundle, name=name, opset=args.opset or OPSET_FOR[provider], photos=photos,
+        replace=args.force, image_size=size, precision=args.precision,
+    )  # fmt: skip
     print(_summary(manifest, time.monotonic() - started))
     print(f"bundle: {args.bundle}")
     return 0
@@ -96,9 +121,14 @@ def _summary(manifest: Manifest, seconds: float) -> str:
     text = (
         f"exported {manifest.name} {manifest.version} (opset {manifest.opset}, {manifest.precision}, {megabytes:.1f} MB) "
         f"in {seconds:.0f} s\n"
-        f"parity with PyTorch on {manifest.parity['samples']} samples: largest difference {errors}; "
+        f"parity with PyTorch (fp32) on {manifest.parity['samples']} samples: largest difference {errors}; "
         f"same label {manifest.parity['same_label']}, same caption token {manifest.parity['same_caption_token']}"
     )
+    if manifest.precision != "fp32":
+        text += (
+            f"\n{manifest.precision}: same label as fp32 on {manifest.parity['same_label_photos']} photographs, "
+            f"log-probabilities {manifest.parity['mean_label_error']:.1e} off on average"
+        )
     if manifest.image_size != manifest.trained_image_size:
         text += (
             f"\nimage size {manifest.image_size} px, trained at {manifest.trained_image_size} px: the graphs equal PyTorch "

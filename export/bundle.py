@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip import BlipImageProcessorPil
 
 from contract.bundle import (
@@ -19,6 +19,7 @@ from contract.bundle import (
     ENCODER_FILE,
     LABELS_FILE,
     SCORER_FILE,
+    STEP_FILE,
     TOKENIZER_FILE,
     DecoderTokens,
     Manifest,
@@ -36,16 +37,19 @@ from contract.errors import CheckpointError
 from contract.label_tree import LabelTree, build_label_tree, split_captions
 from contract.labels import LabelSet
 from contract.pixels import PIXEL_MEAN, PIXEL_STD
+from contract.precision import Precision
 from contract.self_check import CHECK_FILE
-from export.configs import DecoderConfig, EncoderConfig, ScorerConfig
-from export.graphs import export_graph, save_graphs
-from export.parity import Subject, check_parity
+from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
+from export.graphs import ATTENTION_OPSET, export_graph, save_graphs
+from export.parity import Subject, check_parity, check_photos
+from export.precision import DTYPES, quantise
 from export.resolution import check_image_size, config_at, image_tokens, trained_image_size
 from export.self_check import make_self_check
-from export.text_decoder import CaptionDecoder, Scorer
+from export.text_decoder import CaptionDecoder, CaptionStep, Scorer
 from export.vision_encoder import VisionEncoder
 
 MAX_CAPTION = 64  # tokens, [DEC] included
+STATIC_CAPTION = 32
 VERSIONED = ("torch", "transformers", "optimum", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -78,7 +82,8 @@ class Checkpoint:
             sep=text.sep_token_id,
             pad=text.pad_token_id,
             vocabulary=text.vocab_size,
-            max_length=min(MAX_CAPTION, text.max_position_embeddings),
+            max_length=max_caption(self.model.config),
+            static_length=static_caption(self.model.config),
         )
 
 
@@ -138,29 +143,28 @@ def export_bundle(
     photos: Sequence[np.ndarray] = (),
     replace: bool = False,
     image_size: int | None = None,
+    precision: Precision = "fp32",
+    gate: bool = True,
 ) -> Manifest:
     """Export, compare with PyTorch and write the bundle; nothing is left behind when the gate fails.
 
     `image_size`, in pixels a side, defaults to the size that the model was trained at. At another size the manifest
-    carries no metrics: the checkpoint's were measured at its own size.
-    Raises `export.parity.ParityError`, and `ContractError` for a size that the model cannot have or a target that
-    cannot be written.
+    carries no metrics: the checkpoint's were measured at its own size. `gate` false only records the differences, for
+    benchmarks on random weights, whose labels say nothing.
+    Raises `export.parity.ParityError`, and `ContractError` for a size that the model cannot have, a precision without
+    photos to judge it by, or a target that cannot be written.
     """
+    if gate:
+        check_photos(precision, len(photos))
     model, tree, tokens = checkpoint.model, checkpoint.tree(), checkpoint.tokens()
     trained = trained_image_size(model)
     size = trained if image_size is None else image_size
     check_image_size(model, size)
     config = config_at(model, size)
     with new_bundle(path, replace=replace) as folder:
-        with torch.no_grad():
-            text = {DECODER_FILE: export_graph(CaptionDecoder(model, tokens.max_length), DecoderConfig(config), opset)}
-            if tree is not None:
-                text[SCORER_FILE] = export_graph(Scorer(model, tree), ScorerConfig(config), opset)
-            save_graphs(text, folder, "text.weights")
-            encoder = export_graph(VisionEncoder(model, size), EncoderConfig(config), opset)
-            save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")
-        subject = Subject(model, tree, tokens, folder, size)
-        report = check_parity(subject, photos)
+        _write_graphs(folder, model, tree, config, opset, precision)
+        subject = Subject(model, tree, tokens, folder, size, precision)
+        report = check_parity(subject, photos, gate=gate)
         make_self_check(subject).save(folder / CHECK_FILE)
         _save_tokenizer(checkpoint.tokenizer, folder)
         if checkpoint.labels is not None:
@@ -173,7 +177,10 @@ def export_bundle(
             trained_image_size=trained,
             image_tokens=image_tokens(model, size),
             width=config.vision_config.hidden_size,
-            precision="fp32",
+            text_layers=config.text_config.num_hidden_layers,
+            text_heads=config.text_config.num_attention_heads,
+            text_width=config.text_config.hidden_size,
+            precision=precision,
             opset=opset,
             caption=checkpoint.caption,
             tokens=tokens,
@@ -182,6 +189,35 @@ def export_bundle(
             temperature=checkpoint.temperature,
             versions={package: importlib.metadata.version(package) for package in VERSIONED},
         )
+
+
+@torch.no_grad()
+def _write_graphs(
+    folder: Path, model: Any, tree: LabelTree | None, config: BlipConfig, opset: int, precision: Precision
+) -> None:
+    """All graphs of one precision, with the text decoder's weights in one file and the image tower's in another."""
+    dtype, size = DTYPES[precision], config.vision_config.image_size
+    length = static_caption(config)
+    text = {
+        DECODER_FILE: export_graph(CaptionDecoder(model, length, dtype), DecoderConfig(config, length), opset),
+        STEP_FILE: export_graph(CaptionStep(model, dtype), StepConfig(config), opset),
+    }
+    if tree is not None:
+        text[SCORER_FILE] = export_graph(Scorer(model, tree, dtype), ScorerConfig(config), opset)
+    save_graphs(text, folder, "text.weights")
+    tower = VisionEncoder(model, size, fused=opset >= ATTENTION_OPSET, dtype=dtype)
+    encoder = export_graph(tower, EncoderConfig(config), opset)
+    save_graphs({ENCODER_FILE: quantise(encoder) if precision == "int8" else encoder}, folder, "encoder.weights")
+
+
+def max_caption(config: BlipConfig) -> int:
+    """Longest caption in tokens, [DEC] included."""
+    return min(MAX_CAPTION, int(config.text_config.max_position_embeddings))
+
+
+def static_caption(config: BlipConfig) -> int:
+    """Places of decoder.onnx, in tokens, [DEC] included: it computes all of them at every step."""
+    return min(STATIC_CAPTION, max_caption(config))
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -14,6 +14,7 @@ from optimum.utils import DummyInputGenerator, NormalizedConfig
 from transformers import BlipConfig
 
 Axes = dict[str, dict[int, str]]
+BEST = ("best_token", "best_logit", "logits")
 
 _NORMALIZED = NormalizedConfig.with_args(
     allow_new=True,
@@ -21,13 +22,16 @@ _NORMALIZED = NormalizedConfig.with_args(
     patch_size="vision_config.patch_size",
     vision_width="vision_config.hidden_size",
     vocab_size="text_config.vocab_size",
+    text_layers="text_config.num_hidden_layers",
+    text_heads="text_config.num_attention_heads",
+    text_width="text_config.hidden_size",
 )
 
 
 class _BlipDummyInputs(DummyInputGenerator):
-    """Random inputs of one batch size for every input name of the three graphs."""
+    """Random inputs of one batch size for every input name of the graphs."""
 
-    SUPPORTED_INPUT_NAMES = ("pixels", "image_embeds", "input_ids")
+    SUPPORTED_INPUT_NAMES = ("pixels", "image_embeds", "input_ids", "token", "position", "past")
 
     def __init__(
         self, task: str, normalized_config: NormalizedConfig, batch_size: int = 2, sequence_length: int = 5, **_: Any
@@ -45,7 +49,13 @@ class _BlipDummyInputs(DummyInputGenerator):
         if input_name == "image_embeds":
             shape = [self.batch_size, (size // patch) ** 2 + 1, self.config.vision_width]
             return self.random_float_tensor(shape, framework=framework, dtype=float_dtype)
-        shape = [self.batch_size, self.sequence_length]
+        if input_name == "past":
+            heads, width = self.config.text_heads, self.config.text_width
+            shape = [2 * self.config.text_layers, self.batch_size, heads, self.sequence_length, width // heads]
+            return self.random_float_tensor(shape, framework=framework, dtype=float_dtype)
+        if input_name == "position":
+            return torch.tensor([self.sequence_length - 1])
+        shape = [self.batch_size, 1 if input_name == "token" else self.sequence_length]
         return self.random_int_tensor(shape, max_value=self.config.vocab_size, framework=framework, dtype=int_dtype)
 
 
@@ -83,12 +93,41 @@ class ScorerConfig(_BlipGraphConfig):
 
 
 class DecoderConfig(_BlipGraphConfig):
-    """decoder.onnx: input_ids int64 [batch, length], image_embeds → logits float32 [batch, vocabulary]."""
+    """decoder.onnx: input_ids int64 [batch, length], position int64 [1], image_embeds → best_token, best_logit, logits.
+
+    `length`, in tokens, is a constant of the graph: only the batch varies, and nothing has to read a shape.
+    """
+
+    def __init__(self, config: BlipConfig, length: int) -> None:
+        super().__init__(config)
+        self.length = length
+
+    def generate_dummy_inputs(self, framework: str = "pt", **shapes: Any) -> dict[str, torch.Tensor]:
+        """As the base class, with all places of the caption."""
+        found: dict[str, torch.Tensor] = super().generate_dummy_inputs(
+            framework=framework, **(shapes | {"sequence_length": self.length})
+        )
+        return found
 
     @property
     def inputs(self) -> Axes:
-        return {"input_ids": {0: "batch", 1: "length"}, "image_embeds": {0: "batch"}}
+        return {"input_ids": {0: "batch"}, "position": {}, "image_embeds": {0: "batch"}}
 
     @property
     def outputs(self) -> Axes:
-        return {"logits": {0: "batch"}}
+        return {name: {0: "batch"} for name in BEST}
+
+
+class StepConfig(_BlipGraphConfig):
+    """decoder_step.onnx: token int64 [batch, 1], position int64 [1], past, image_embeds → those of decoder.onnx, present.
+
+    past and present float32 [2 * layers, batch, heads, length, width of a head].
+    """
+
+    @property
+    def inputs(self) -> Axes:
+        return {"token": {0: "batch"}, "position": {}, "past": {1: "batch", 3: "past"}, "image_embeds": {0: "batch"}}
+
+    @property
+    def outputs(self) -> Axes:
+        return {**{name: {0: "batch"} for name in BEST}, "present": {1: "batch", 3: "present"}}

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import NodeProto, TensorProto
 
-from contract.bundle import DECODER_FILE, ENCODER_FILE, Bundle
+from contract.bundle import DECODER_FILE, ENCODER_FILE, STEP_FILE, Bundle
 from contract.errors import BundleError
 from export.flops import STANDARD, Shape, infer_shapes, multiply_adds
 
@@ -25,7 +25,7 @@ _PARTS = (
     (re.compile(r"\b(self_attn|attention)\b"), "self-attention"),
     (re.compile(r"\b(mlp|intermediate|output)\b"), "feed-forward"),
     (re.compile(r"\bpatch_embedding\b"), "patch embedding"),
-    (re.compile(r"\b(head|transform)\b|^$"), "head"),
+    (re.compile(r"\b(head|transform|choose)\b|^$"), "head"),
 )
 
 
@@ -69,7 +69,7 @@ class GraphStats:
 
 
 def read_graph(bundle: Bundle, file: str) -> GraphStats:
-    """Read one graph of a verified bundle for one image; the decoder for captions of the manifest's `max_length`.
+    """Read one graph of a verified bundle for one image; the decoders for captions of the manifest's `max_length`.
 
     Raises `BundleError` when the file is not an ONNX graph, its shapes do not fit the manifest, or a weight lies
     outside the bundle's files.
@@ -122,7 +122,14 @@ def _input_shapes(bundle: Bundle, file: str) -> dict[str, Shape]:
     if file == ENCODER_FILE:
         return {"pixels": (1, manifest.image_size, manifest.image_size, 3)}
     embeds = {"image_embeds": (1, manifest.image_tokens, manifest.width)}
-    return {**embeds, "input_ids": (1, manifest.tokens.max_length)} if file == DECODER_FILE else dict(embeds)
+    longest = manifest.tokens.max_length
+    if file == DECODER_FILE:
+        return {**embeds, "input_ids": (1, manifest.tokens.static_length), "position": (1,)}
+    if file == STEP_FILE:
+        heads, layers = manifest.text_heads, manifest.text_layers
+        past = (2 * layers, 1, heads, longest - 1, manifest.text_width // heads)
+        return {**embeds, "token": (1, 1), "position": (1,), "past": past}
+    return dict(embeds)
 
 
 def _arithmetic(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[dict[str, int], dict[str, int]]:

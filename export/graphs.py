@@ -18,6 +18,7 @@ from torch.export import Dim
 from export.graph_stats import SCOPES
 
 OPSETS = (18, 23)
+ATTENTION_OPSET = 23  # the first with an `Attention` operator
 EXTERNAL_BYTES = 1024  # smaller tensors stay inside the graph
 ALIGNMENT = 4096  # ONNX Runtime maps external data from page boundaries
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, Bundle, read_bundle
+from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, Bundle, DecoderTokens, read_bundle
 from contract.cli import run
 from contract.files import write_text_atomic
 from export.flops import STANDARD
@@ -42,7 +42,8 @@ class Inspection:
         return {file: self.graphs[file].flops for file in (ENCODER_FILE, SCORER_FILE)}
 
     def data(self) -> dict[str, Any]:
-        """All of it as JSON types; FLOPs are of one image, the decoder's of one pass over `decoder_tokens` tokens."""
+        """All of it as JSON types; FLOPs are of one image, decoder.onnx's of one pass over `decoder_tokens` tokens, and
+        decoder_step.onnx's of token number `step_tokens`."""
         manifest = self.bundle.manifest
         return {
             "name": manifest.name,
@@ -53,7 +54,8 @@ class Inspection:
             "width": manifest.width,
             "precision": manifest.precision,
             "labels": len(self.bundle.labels) if self.bundle.labels is not None else 0,
-            "decoder_tokens": manifest.tokens.max_length,
+            "decoder_tokens": manifest.tokens.static_length,
+            "step_tokens": manifest.tokens.max_length,
             "weights_bytes": self.weights_bytes,
             "label_flops": sum(self.label_flops.values()),
             "label_share": _shares(self.label_flops),
@@ -64,7 +66,7 @@ class Inspection:
 def inspect_bundle(path: Path) -> Inspection:
     """Verify a bundle and read its graphs. Raises `BundleError`."""
     bundle = read_bundle(path)
-    files = [file for file in (ENCODER_FILE, SCORER_FILE, DECODER_FILE) if file in bundle.manifest.files]
+    files = [file for file in (ENCODER_FILE, SCORER_FILE, DECODER_FILE, STEP_FILE) if file in bundle.manifest.files]
     return Inspection(bundle, {file: read_graph(bundle, file) for file in files})
 
 
@@ -101,12 +103,15 @@ def report(inspection: Inspection) -> str:
         f"{labels}, {manifest.precision}, {_bytes(inspection.weights_bytes)} of weights"
     ]
     for graph in inspection.graphs.values():
-        lines += ["", *_graph_lines(graph, manifest.tokens.max_length)]
+        lines += ["", *_graph_lines(graph, manifest.tokens)]
     return "\n".join([*lines, "", *_total_lines(inspection)])
 
 
-def _graph_lines(graph: GraphStats, tokens: int) -> list[str]:
-    of = f"one pass over {tokens} tokens" if graph.file == DECODER_FILE else "one image"
+def _graph_lines(graph: GraphStats, tokens: DecoderTokens) -> list[str]:
+    of = {
+        DECODER_FILE: f"one pass over {tokens.static_length} tokens",
+        STEP_FILE: f"token {tokens.max_length} of a caption",
+    }.get(graph.file, "one image")
     opsets = ", ".join(f"{domain} {version}" for domain, version in graph.opsets.items())
     lines = [f"{graph.file}  opset {opsets}; {_flops(graph.flops)} for {of}"]
     lines += [f"  input        {_tensor(value)}" for value in graph.inputs]
@@ -129,8 +134,7 @@ def _graph_lines(graph: GraphStats, tokens: int) -> list[str]:
 
 
 def _total_lines(inspection: Inspection) -> list[str]:
-    encoder, decoder = inspection.graphs[ENCODER_FILE], inspection.graphs[DECODER_FILE]
-    tokens = inspection.bundle.manifest.tokens.max_length
+    encoder, decoder, step = (inspection.graphs[file] for file in (ENCODER_FILE, DECODER_FILE, STEP_FILE))
     lines = []
     if inspection.label_flops:
         shares = ", ".join(
@@ -138,8 +142,8 @@ def _total_lines(inspection: Inspection) -> list[str]:
         )
         lines.append(f"a label      {_flops(sum(inspection.label_flops.values()))} an image: {shares}")
     lines.append(
-        f"a caption    {_flops(encoder.flops)} an image (encoder), and for each token at most {_flops(decoder.flops)} "
-        f"(decoder, which reads all tokens so far, {tokens} at most)"
+        f"a caption    {_flops(encoder.flops)} an image (encoder), and for each token at most {_flops(step.flops)} "
+        f"with a cache of the tokens before (decoder_step), {_flops(decoder.flops)} without (decoder)"
     )
     return lines
 

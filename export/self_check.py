@@ -60,7 +60,7 @@ def _captions(
     ended = torch.zeros(len(embeds), dtype=torch.bool)
     lengths = torch.zeros(len(embeds), dtype=torch.int64)
     best = []
-    for _ in range(min(STEPS, tokens.max_length - 1)):
+    for _ in range(min(STEPS, tokens.static_length - 1)):
         logits = reference.next_logits(subject.model, ids, embeds).double()
         best.append(logits.log_softmax(dim=-1).topk(min(CHOICES, tokens.vocabulary), dim=-1))
         lengths += ~ended

@@ -1,168 +1,176 @@
-"""BLIP's text decoder as two inference modules on the checkpoint's own layers: `Scorer` and `CaptionDecoder`.
+"""BLIP's text decoder as three inference modules: `Scorer`, `CaptionDecoder` and `CaptionStep` (see `export.text_layers`).
 
-Both use absorbed cross-attention. A caption has few queries and an image many tokens (577 for BLIP-base), so the key
-and value projections are moved to the query side and the image tokens are never projected:
-
-    scores = (q W_k) E^T        instead of  q (E W_k^T + b_k)^T
-    output = (p E) W_v^T + b_v  instead of  p (E W_v^T + b_v)
-
-Exact up to rounding: q b_k adds the same to every image token and cancels in the softmax, and the rows of p sum to one.
-(The weight absorption of DeepSeek-V2's latent attention, arXiv:2405.04434 §2.1, applied to cross-attention.)
+Layers run in `dtype`; word embeddings, word scores and label scores stay in float32: a 16-bit score of 10 is only known
+to 0.008 (fp16) or 0.06 (bf16), which would decide between labels by rounding.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from typing import Any, cast
-
+import numpy as np
 import torch
 from torch import nn
 from transformers import BlipForConditionalGeneration
 
 from contract.label_tree import LabelTree
-
-MASKED = -1e4  # far below any score, and still a float16
-
-
-class AbsorbedCrossAttention(nn.Module):
-    """Cross-attention of one decoder layer (a `BlipTextAttention`) over unprojected image tokens."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        self.query: nn.Linear = attention.self.query
-        self.key: nn.Linear = attention.self.key
-        self.value: nn.Linear = attention.self.value
-        self.output = attention.output
-        self.heads: int = attention.self.num_attention_heads
-        self.head_width: int = attention.self.attention_head_size
-        self.scale = 1 / math.sqrt(self.head_width)
-
-    def forward(self, x: torch.Tensor, image: torch.Tensor, image_transposed: torch.Tensor) -> torch.Tensor:
-        """x [B, Q, D], image [B, T, W], image_transposed [B, W, T] → [B, Q, D]."""
-        batch, queries, width = x.shape
-        heads, head_width = self.heads, self.head_width
-        q = self.query(x).view(batch, queries, heads, head_width).transpose(1, 2) * self.scale
-        q = torch.matmul(q, self.key.weight.view(heads, head_width, -1))  # [B, H, Q, W]
-        q = q.reshape(batch, heads * queries, -1)
-        seen = torch.matmul(torch.softmax(torch.matmul(q, image_transposed), dim=-1), image)  # [B, H*Q, W]
-        values = self.value.weight.view(heads, head_width, -1).transpose(1, 2)
-        seen = torch.matmul(seen.view(batch, heads, queries, -1), values)  # [B, H, Q, head_width]
-        seen = seen.transpose(1, 2).reshape(batch, queries, width) + self.value.bias
-        attended: torch.Tensor = self.output(seen, x)
-        return attended
-
-
-class DecoderLayer(nn.Module):
-    """One decoder layer (a `BlipTextLayer`): masked self-attention, absorbed cross-attention, feed-forward."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.attention = layer.attention
-        self.cross = AbsorbedCrossAttention(layer.crossattention)
-        self.intermediate = layer.intermediate
-        self.output = layer.output
-
-    def attend(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Self-attention: x [B, Q, D], additive mask [1, 1, Q, Q] → [B, Q, D]."""
-        attended: torch.Tensor = self.attention(x, attention_mask=mask)[0]
-        return attended
-
-    def look(self, x: torch.Tensor, image: torch.Tensor, image_transposed: torch.Tensor) -> torch.Tensor:
-        """Cross-attention and feed-forward: x [B, Q, D] → [B, Q, D]."""
-        x = self.cross(x, image, image_transposed)
-        out: torch.Tensor = self.output(self.intermediate(x), x)
-        return out
-
-
-def additive_mask(allowed: torch.Tensor) -> torch.Tensor:
-    """Boolean [Q, Q] (row attends to column) → float32 [1, 1, Q, Q] with 0 or `MASKED`."""
-    return torch.zeros(allowed.shape).masked_fill(~allowed, MASKED)[None, None]
-
-
-def _typed(layers: nn.ModuleList) -> list[DecoderLayer]:
-    return cast(list[DecoderLayer], list(layers))
+from export.text_layers import MASKED, additive_mask, decoder_layers, typed
 
 
 class Scorer(nn.Module):
     """image_embeds float32 [B, T, W] → label_logprobs float32 [B, L], one pass over a constant token tree.
 
-    Everything before the first cross-attention does not depend on the image and is computed here, once; the language
+    Everything before the first look at the image is computed here, once, down to that look's queries; the language
     head has rows for the labels' tokens only.
     """
 
-    start: torch.Tensor  # [1, T, D] after the first self-attention
+    start: torch.Tensor  # [1, Q, D] after the first self-attention
+    first_queries: torch.Tensor  # [1, H * Q, W]
     mask: torch.Tensor
-    fork_rows: torch.Tensor
-    head_weight: torch.Tensor  # [choices, D], grouped by fork
-    head_bias: torch.Tensor
-    membership: torch.Tensor  # [choices, L]
 
-    def __init__(self, model: BlipForConditionalGeneration, tree: LabelTree) -> None:
+    def __init__(
+        self, model: BlipForConditionalGeneration, tree: LabelTree, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         decoder = model.text_decoder
-        layers = [DecoderLayer(layer) for layer in decoder.bert.encoder.layer]
-        self.layers = nn.ModuleList(layers)
+        self.dtype = dtype
+        self.layers = decoder_layers(model, dtype)
         self.transform = decoder.cls.predictions.transform
-        order = torch.from_numpy(tree.choice_fork).argsort(stable=True)
-        token = torch.from_numpy(tree.choice_token)[order]
-        self.fork_bounds: list[int] = [0, *torch.from_numpy(tree.choice_fork).bincount().cumsum(0).tolist()]
-        head = decoder.cls.predictions.decoder
+        self.choose = ChooseLabel(decoder.cls.predictions.decoder, tree)
+        first = typed(decoder_layers(model, torch.float32))[0]
         with torch.no_grad():
             start = decoder.bert.embeddings(
                 input_ids=torch.from_numpy(tree.tokens)[None], position_ids=torch.from_numpy(tree.positions)[None]
             )
             mask = additive_mask(torch.from_numpy(tree.attends))
-            self.register_buffer("start", layers[0].attend(start, mask))
-            self.register_buffer("mask", mask)
-            self.register_buffer("fork_rows", torch.from_numpy(tree.fork_rows))
-            self.register_buffer("head_weight", head.weight[token].clone())
-            self.register_buffer("head_bias", head.bias[token].clone())
-            self.register_buffer("membership", torch.from_numpy(tree.membership)[order])
-        self.choices_are_labels = torch.equal(self.membership, torch.eye(tree.labels))
+            start = first.attention(start, mask)[0]
+            self.register_buffer("start", start.to(dtype))
+            self.register_buffer("first_queries", first.cross.absorbed_queries(start).to(dtype))
+            self.register_buffer("mask", mask.to(dtype))
 
     def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        image_transposed = image_embeds.transpose(1, 2)
-        x = self.start.expand(image_embeds.shape[0], -1, -1)
-        for i, layer in enumerate(_typed(self.layers)):
-            if i:
-                x = layer.attend(x, self.mask)
-            x = layer.look(x, image_embeds, image_transposed)
-        x = self.transform(x[:, self.fork_rows])
-        chosen = []
-        for fork, (begin, end) in enumerate(itertools.pairwise(self.fork_bounds)):
-            logits = torch.matmul(x[:, fork], self.head_weight[begin:end].transpose(0, 1)) + self.head_bias[begin:end]
-            chosen.append(torch.log_softmax(logits, dim=-1))
-        if self.choices_are_labels:
-            return chosen[0]
-        return torch.matmul(torch.cat(chosen, dim=1), self.membership)
+        image = image_embeds.to(self.dtype)
+        image_t = image.transpose(1, 2)
+        first, *others = typed(self.layers)
+        x = first.look(self.start, image, image_t, self.first_queries)
+        for layer in others:
+            x = layer.look(layer.attention(x, self.mask)[0], image, image_t)
+        x = self.transform(x.index_select(1, self.choose.rows).float())
+        logprobs: torch.Tensor = self.choose(x)
+        return logprobs
+
+
+class ChooseLabel(nn.Module):
+    """Hidden states of the forks float32 [B, F, D] → label_logprobs float32 [B, L] (`contract.label_tree`).
+
+    The first fork has a choice for nearly every label and the others a handful, so the others are padded to their own
+    largest and scored together: two products, however many forks.
+    """
+
+    rows: torch.Tensor  # [F], places in the packed sequence
+    root_weight: torch.Tensor  # [D, choices of the first fork]
+    root_bias: torch.Tensor
+    fork_weight: torch.Tensor  # [F - 1, D, K]
+    fork_bias: torch.Tensor  # [F - 1, 1, K], `MASKED` where there is no choice
+    membership: torch.Tensor  # [choices of the first fork + (F - 1) * K, L]
+
+    def __init__(self, head: nn.Linear, tree: LabelTree) -> None:
+        super().__init__()
+        self.forks = len(tree.fork_rows)
+        members = [np.flatnonzero(tree.choice_fork == fork) for fork in range(self.forks)]
+        weight, bias = head.weight.detach(), head.bias.detach()
+        root = torch.from_numpy(tree.choice_token[members[0]])
+        most = max((len(places) for places in members[1:]), default=0)
+        fork_weight = torch.zeros(self.forks - 1, weight.shape[1], most)
+        fork_bias = torch.full((self.forks - 1, 1, most), MASKED)
+        membership = torch.zeros(len(root) + (self.forks - 1) * most, tree.labels)
+        membership[: len(root)] = torch.from_numpy(tree.membership[members[0]])
+        for fork, places in enumerate(members[1:]):
+            tokens = torch.from_numpy(tree.choice_token[places])
+            fork_weight[fork, :, : len(places)] = weight[tokens].T
+            fork_bias[fork, 0, : len(places)] = bias[tokens]
+            begin = len(root) + fork * most
+            membership[begin : begin + len(places)] = torch.from_numpy(tree.membership[places])
+        self.register_buffer("rows", torch.from_numpy(tree.fork_rows))
+        self.register_buffer("root_weight", weight[root].T.contiguous())
+        self.register_buffer("root_bias", bias[root].clone())
+        self.register_buffer("fork_weight", fork_weight)
+        self.register_buffer("fork_bias", fork_bias)
+        self.register_buffer("membership", membership)
+        self.choices_are_labels = self.forks == 1 and torch.equal(membership, torch.eye(len(membership)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        chosen = torch.log_softmax(torch.matmul(x[:, 0], self.root_weight) + self.root_bias, dim=-1)
+        if self.forks > 1:
+            others = torch.matmul(x[:, 1:].transpose(0, 1), self.fork_weight) + self.fork_bias  # [F - 1, B, K]
+            others = torch.log_softmax(others, dim=-1).transpose(0, 1).flatten(1)
+            chosen = torch.cat([chosen, others], dim=1)
+        return chosen if self.choices_are_labels else torch.matmul(chosen, self.membership)
 
 
 class CaptionDecoder(nn.Module):
-    """input_ids int64 [B, N], image_embeds float32 [B, T, W] → logits float32 [B, vocabulary] of the next token.
+    """input_ids int64 [B, length], position int64 [1], image_embeds [B, T, W] → best_token, best_logit, logits.
 
-    The whole prefix is computed again at each step: with absorbed cross-attention a step costs little, and the graph
-    needs no cache inputs.
+    logits float32 [B, vocabulary] are of the token after the one at `position`; what stands behind it does not matter.
+    best_token int64 [B] and best_logit float32 [B] are their largest: all that a greedy loop needs to fetch. The whole
+    prefix is computed again at each step, so every step has the same shapes: what a captured CUDA graph needs.
     """
 
     mask: torch.Tensor
 
-    def __init__(self, model: BlipForConditionalGeneration, max_length: int) -> None:
+    def __init__(self, model: BlipForConditionalGeneration, length: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         decoder = model.text_decoder
+        self.dtype = dtype
         self.embeddings = decoder.bert.embeddings
-        self.layers = nn.ModuleList(DecoderLayer(layer) for layer in decoder.bert.encoder.layer)
+        self.layers = decoder_layers(model, dtype)
         self.head = decoder.cls.predictions
-        self.register_buffer("mask", additive_mask(torch.tril(torch.ones(max_length, max_length, dtype=torch.bool))))
+        mask = additive_mask(torch.tril(torch.ones(length, length, dtype=torch.bool)))
+        self.register_buffer("mask", mask.to(dtype))
 
-    def forward(self, input_ids: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, position: torch.Tensor, image_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See the class."""
-        length = input_ids.shape[1]
-        mask = self.mask[:, :, :length, :length]
-        image_transposed = image_embeds.transpose(1, 2)
-        x = self.embeddings(input_ids=input_ids)
-        for layer in _typed(self.layers):
-            x = layer.look(layer.attend(x, mask), image_embeds, image_transposed)
-        logits: torch.Tensor = self.head(x[:, -1])
-        return logits
+        image = image_embeds.to(self.dtype)
+        image_t = image.transpose(1, 2)
+        x = self.embeddings(input_ids=input_ids).to(self.dtype)
+        for layer in typed(self.layers):
+            x = layer.look(layer.attention(x, self.mask)[0], image, image_t)
+        return _best(self.head(x.index_select(1, position).squeeze(1).float()))
+
+
+class CaptionStep(nn.Module):
+    """token int64 [B, 1], position int64 [1], past, image_embeds → best_token, best_logit, logits, present.
+
+    The first three are as `CaptionDecoder` gives them. past float32 [2 * layers, B, H, P, head_width] holds the
+    self-attention's keys and values of the P tokens before (P = 0 at the start); present has P + 1. Cross-attention
+    needs no cache: its keys are the image tokens themselves.
+    """
+
+    def __init__(self, model: BlipForConditionalGeneration, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        decoder = model.text_decoder
+        self.dtype = dtype
+        self.embeddings = decoder.bert.embeddings
+        self.layers = decoder_layers(model, dtype)
+        self.head = decoder.cls.predictions
+
+    def forward(
+        self, token: torch.Tensor, position: torch.Tensor, past: torch.Tensor, image_embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """See the class."""
+        image = image_embeds.to(self.dtype)
+        image_t = image.transpose(1, 2)
+        x = self.embeddings(input_ids=token, position_ids=position[None]).to(self.dtype)
+        present = []
+        for i, layer in enumerate(typed(self.layers)):
+            before = (past[2 * i].to(self.dtype), past[2 * i + 1].to(self.dtype))
+            x, keys, values = layer.attention(x, past=before)
+            present += [keys.float(), values.float()]
+            x = layer.look(x, image, image_t)
+        return *_best(self.head(x.squeeze(1).float())), torch.stack(present)
+
+
+def _best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return logits.argmax(dim=-1), logits.amax(dim=-1), logits

@@ -18,16 +18,19 @@ import pytest
 from onnx import numpy_helper
 
 from app.engine import Engine, EngineError
-from app.self_check import REMEDY, TOLERANCES, run_self_check
+from app.graph import Value
+from app.self_check import REMEDY, run_self_check
 from app.service import Service
 from app.settings import load_settings
-from contract.bundle import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE, SCORER_FILE, read_bundle
+from contract.bundle import ENCODER_FILE, MANIFEST_FILE, SCORER_FILE, STEP_FILE, read_bundle
 from contract.files import sha256_file
 from contract.pixels import Pixels
+from contract.precision import LIMITS
 from contract.self_check import CHECK_FILE, SelfCheck
+from tests.app.test_engine import owned
 from tests.conftest import run_module, serving
 
-TOLERANCE = TOLERANCES["fp32"]
+TOLERANCE = LIMITS["fp32"].self_check
 
 
 @pytest.fixture
@@ -95,11 +98,11 @@ def test_a_bundle_that_only_captions_is_checked_too(copy: Path) -> None:
         del manifest["files"][name]
     (copy / MANIFEST_FILE).write_text(json.dumps(manifest | {"caption": None}))
     assert start(copy).info["self_check"]["largest_difference"] > 0
-    perturb(copy, DECODER_FILE, 1.1)
-    assert DECODER_FILE in start(copy).reason
+    perturb(copy, STEP_FILE, 1.1)
+    assert STEP_FILE in start(copy).reason
 
 
-@pytest.mark.parametrize("graph", [ENCODER_FILE, SCORER_FILE, DECODER_FILE])
+@pytest.mark.parametrize("graph", [ENCODER_FILE, SCORER_FILE, STEP_FILE])
 @pytest.mark.parametrize("factor", [1.1, 2.0])
 def test_a_perturbed_graph_is_named(copy: Path, graph: str, factor: float) -> None:
     perturb(copy, graph, factor)
@@ -115,7 +118,7 @@ def test_a_perturbed_graph_is_named(copy: Path, graph: str, factor: float) -> No
     assert (found.info["state"], found.info["self_check"]) == ("failed", None)
 
 
-@pytest.mark.parametrize("graph", [ENCODER_FILE, SCORER_FILE, DECODER_FILE])
+@pytest.mark.parametrize("graph", [ENCODER_FILE, SCORER_FILE, STEP_FILE])
 def test_a_graph_that_gives_nan_is_named(copy: Path, graph: str) -> None:
     perturb(copy, graph, np.nan)
     found = start(copy)
@@ -126,17 +129,22 @@ def test_a_graph_that_gives_nan_is_named(copy: Path, graph: str) -> None:
 
 def test_nan_that_the_warm_up_does_not_meet(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = Engine.encode
-    monkeypatch.setattr(Engine, "encode", lambda self, pixels: encode(self, pixels) * (np.nan if pixels.any() else 1))
+
+    def wrong(engine: Engine, pixels: Pixels) -> Value:
+        embeds = encode(engine, pixels)
+        return owned(embeds.numpy() * np.float32(np.nan)) if pixels.any() else embeds
+
+    monkeypatch.setattr(Engine, "encode", wrong)
     assert "encoder.onnx differs from PyTorch by nan (" in start(bundle).reason
 
 
 def test_a_row_that_is_wrong_only_in_a_batch(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = Engine.encode
 
-    def wrong(engine: Engine, pixels: Pixels) -> np.ndarray:
-        embeds = encode(engine, pixels)
+    def wrong(engine: Engine, pixels: Pixels) -> Value:
+        embeds = encode(engine, pixels).numpy()
         embeds[11:12] += 0.5
-        return embeds
+        return owned(embeds)
 
     monkeypatch.setattr(Engine, "encode", wrong)
     assert "(picture 2, row 11 of a batch of 16); at most 1e-03" in start(bundle).reason
@@ -171,12 +179,17 @@ class Fake:
         manifest = SimpleNamespace(precision="fp32", tokens=SimpleNamespace(bos=0))
         self.bundle = SimpleNamespace(manifest=manifest)
         self.steps = steps.astype(np.float32)
+        self.length, self.max_batch, self.decoder_file = len(steps), 4, STEP_FILE
 
-    def encode(self, pixels: Pixels) -> np.ndarray:
-        return np.ones((len(pixels), 1, 1), np.float32)
+    def encode(self, pixels: Pixels) -> Value:
+        return owned(np.ones((len(pixels), 1, 1), np.float32))
 
-    def next_logits(self, ids: np.ndarray, embeds: np.ndarray) -> np.ndarray:
-        return np.repeat(self.steps[[ids.shape[1] - 1]], len(embeds), axis=0)
+    def captioner(self, embeds: Value) -> Fake:
+        self.left = iter(self.steps)
+        return self
+
+    def step(self, tokens: np.ndarray) -> dict[str, Value]:
+        return {"logits": owned(np.tile(next(self.left), (len(tokens), 1)))}
 
 
 def fake_check(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -188,7 +201,7 @@ def fake_check(found: np.ndarray, wanted: np.ndarray) -> float:
         label_logprobs=None, tokens=tokens, lengths=np.array([len(wanted)]),
         token_logprobs=np.take_along_axis(logprobs, tokens[0], axis=1).astype(np.float32)[None],
     )  # fmt: skip
-    return run_self_check(cast(Engine, Fake(found)), check, 4).largest_difference
+    return run_self_check(cast(Engine, Fake(found)), check).largest_difference
 
 
 def test_a_near_tie_may_fall_the_other_way() -> None:
@@ -196,7 +209,7 @@ def test_a_near_tie_may_fall_the_other_way() -> None:
     found = np.array([[0, 5, 5 + 4e-4, 0], [0, 0, 0, 5]])
     assert 0 < fake_check(found, wanted) < TOLERANCE
     found[1, 3] = 4  # a step after the tie
-    with pytest.raises(EngineError, match=r"decoder.onnx differs from PyTorch by"):
+    with pytest.raises(EngineError, match=r"decoder_step.onnx differs from PyTorch by"):
         fake_check(found, wanted)
 
 

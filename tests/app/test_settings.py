@@ -29,6 +29,10 @@ VALUES: dict[str, tuple[str, Any]] = {  # as text, and what it means; none is a 
     "request_timeout_ms": ("250", 250),
     "drain_seconds": ("0", 0),
     "log_level": ("warning", "warning"),
+    "device": ("1", 1),
+    "in_flight": ("3", 3),
+    "cuda_graphs": ("true", True),
+    "engine_cache": ("/engines", Path("/engines")),
 }
 WRONG = [
     ("port", "99999", "65535"),

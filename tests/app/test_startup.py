@@ -11,7 +11,6 @@ import onnxruntime
 import pytest
 
 from app.__main__ import main
-from app.providers import open_session
 from contract.bundle import LABELS_FILE, MANIFEST_FILE, SCORER_FILE
 from tests.conftest import run_module
 
@@ -106,19 +105,3 @@ def test_a_provider_that_is_not_there(bundle: Path) -> None:
     assert done.returncode == 1
     assert "app: The provider 'cuda' was asked for, but this ONNX Runtime has only " in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_float32_stays_float32_on_cuda(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    class Session:
-        def __init__(self, path: str, options: object, providers: list[tuple[str, dict[str, str]]]) -> None:
-            asked.extend(providers)
-
-        def get_providers(self) -> list[str]:
-            return [asked[0][0]]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    open_session(bundle / "encoder.onnx", "cuda", 1)
-    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]

@@ -15,14 +15,21 @@ from contract.labels import LabelSet
 
 
 def fill(folder: Path, *, classifier: bool = True) -> Manifest:
-    for name in ("tokenizer.json", "encoder.onnx", "decoder.onnx", *(["scorer.onnx"] if classifier else [])):
+    for name in (
+        "tokenizer.json",
+        "encoder.onnx",
+        "decoder.onnx",
+        "decoder_step.onnx",
+        *(["scorer.onnx"] if classifier else []),
+    ):
         (folder / name).write_bytes(name.encode() * 50)
     if classifier:
         LabelSet.from_names(["pho", "ramen"]).save(folder / "labels.json")
     return finish_bundle(
         folder, name="test", source={}, image_size=64, image_tokens=65, width=8, precision="fp32", opset=18,
+        text_layers=2, text_heads=2, text_width=8,
         caption=CaptionFormat() if classifier else None, parity={}, metrics={}, versions={},
-        tokens=DecoderTokens(bos=1, sep=2, pad=0, vocabulary=9, max_length=8),
+        tokens=DecoderTokens(bos=1, sep=2, pad=0, vocabulary=9, max_length=8, static_length=4),
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import torch
 
 from export import reference
 from export.bundle import load_checkpoint
-from export.text_decoder import AbsorbedCrossAttention, CaptionDecoder, Scorer
+from export.text_decoder import CaptionDecoder, CaptionStep, Scorer
+from export.text_layers import AbsorbedCrossAttention
 
 
 def test_equals_plain_cross_attention_with_biases(checkpoint: Path) -> None:
@@ -34,4 +35,24 @@ def test_modules_equal_the_plain_decoder(checkpoint: Path) -> None:
         for length in (1, 4, 16):
             ids = torch.randint(0, text.vocab_size, (2, length))
             wanted = reference.next_logits(loaded.model, ids, embeds)
-            assert torch.allclose(decoder(ids, embeds), wanted, atol=1e-4)
+            for _ in range(2):  # what stands behind the position does not matter
+                padded = torch.cat([ids, torch.randint(0, text.vocab_size, (2, 16 - length))], dim=1)
+                token, height, logits = decoder(padded, torch.tensor([length - 1]), embeds)
+                assert torch.allclose(logits, wanted, atol=1e-4)
+                assert torch.equal(token, logits.argmax(dim=1))
+                assert torch.equal(height, logits.max(dim=1).values)
+
+
+def test_the_cache_changes_nothing(checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    text = loaded.model.config.text_config
+    width = text.hidden_size // text.num_attention_heads
+    step = CaptionStep(loaded.model).eval()
+    with torch.no_grad():
+        embeds, ids = torch.randn(2, 17, 64), torch.randint(0, text.vocab_size, (2, 16))
+        past = torch.zeros(2 * text.num_hidden_layers, 2, text.num_attention_heads, 0, width)
+        for at in range(16):
+            _, _, logits, past = step(ids[:, at : at + 1], torch.tensor([at]), past, embeds)
+            assert past.shape[3] == at + 1
+            wanted = reference.next_logits(loaded.model, ids[:, : at + 1], embeds)
+            assert torch.allclose(logits, wanted, atol=1e-4), at

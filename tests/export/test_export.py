@@ -18,7 +18,7 @@ from contract.errors import CheckpointError
 from contract.labels import FOOD101, LabelSet
 from export import reference
 from export.bundle import export_bundle, load_checkpoint
-from export.configs import DecoderConfig, EncoderConfig, ScorerConfig
+from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
 from export.parity import ParityError, probe_pixels
 from export.text_decoder import Scorer
 from tests.conftest import ROOT, drawn_png, run_module
@@ -32,12 +32,18 @@ def run_graph(folder: Path, name: str, **inputs: np.ndarray) -> np.ndarray:
 
 def test_configurations_follow_optimums_base(checkpoint: Path) -> None:
     config = load_checkpoint(checkpoint).model.config
-    for graph, output in ((EncoderConfig, "image_embeds"), (ScorerConfig, "label_logprobs"), (DecoderConfig, "logits")):
-        made = graph(config)
+    best = ["best_token", "best_logit", "logits"]
+    for made, outputs in (
+        (EncoderConfig(config), ["image_embeds"]),
+        (ScorerConfig(config), ["label_logprobs"]),
+        (DecoderConfig(config, 32), best),
+        (StepConfig(config), [*best, "present"]),
+    ):
         dummies = made.generate_dummy_inputs(framework="pt", batch_size=3)
         assert set(dummies) == set(made.inputs)
-        assert all(len(value) == 3 for value in dummies.values())
-        assert list(made.outputs) == [output]
+        for name, axes in made.inputs.items():
+            assert all(dummies[name].shape[axis] == 3 for axis, symbol in axes.items() if symbol == "batch"), name
+        assert list(made.outputs) == outputs
 
 
 @pytest.mark.parametrize("opset", [18, 23])
@@ -67,10 +73,12 @@ def test_graphs_take_any_batch_and_uint8_pixels(bundle: Path) -> None:
     for batch in (1, 3, 16):
         embeds = run_graph(bundle, "encoder.onnx", pixels=probe_pixels(batch, size))
         assert embeds.shape == (batch, manifest.image_tokens, manifest.width)
-        for length in (1, 6):
-            ids = np.full((batch, length), manifest.tokens.bos)
-            logits = run_graph(bundle, "decoder.onnx", input_ids=ids, image_embeds=embeds)
-            assert logits.shape == (batch, manifest.tokens.vocabulary)
+        ids = np.full((batch, manifest.tokens.static_length), manifest.tokens.bos)
+        for position in (0, 6):
+            tokens = run_graph(
+                bundle, "decoder.onnx", input_ids=ids, position=np.array([position]), image_embeds=embeds
+            )
+            assert tokens.shape == (batch,)
 
 
 def test_shared_weights_are_stored_once(checkpoint: Path, bundle: Path) -> None:
@@ -82,15 +90,23 @@ def test_shared_weights_are_stored_once(checkpoint: Path, bundle: Path) -> None:
     assert sizes["encoder.weights"] < 4 * floats["vision"] * 1.1
     assert sizes["text.weights"] < 4 * floats["text"] * 1.1, "scorer and decoder share their layers"
     places = []
-    for graph in ("scorer.onnx", "decoder.onnx"):
+    for graph in ("scorer.onnx", "decoder.onnx", "decoder_step.onnx"):
         tensors = onnx.load(bundle / graph, load_external_data=False).graph.initializer
         places.append({tuple((e.key, e.value) for e in t.external_data) for t in tensors if t.external_data})
     assert len(places[0] & places[1]) >= 16
+    assert len(places[1] & places[2]) >= len(places[2]) - 1, "the decoders differ in how they are run, not in weights"
 
 
 def test_no_vendor_operators(bundle: Path) -> None:
-    for graph in ("encoder.onnx", "scorer.onnx", "decoder.onnx"):
+    for graph in ("encoder.onnx", "scorer.onnx", "decoder.onnx", "decoder_step.onnx"):
         assert {node.domain for node in onnx.load(bundle / graph, load_external_data=False).graph.node} <= {""}
+
+
+def test_no_graph_reads_a_shape(bundle: Path) -> None:
+    """Shape arithmetic runs on the CPU, so a GPU session that reads one is refused."""
+    for graph in ("encoder.onnx", "scorer.onnx", "decoder.onnx"):
+        types = {node.op_type for node in onnx.load(bundle / graph, load_external_data=False).graph.node}
+        assert not types & {"Shape", "Size", "NonZero", "Expand", "ConstantOfShape", "Range"}, graph
 
 
 def test_graphs_name_no_folder_of_this_machine(bundle: Path) -> None:

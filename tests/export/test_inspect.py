@@ -40,11 +40,11 @@ def torch_flops(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
 
 
 def tower_flops(width: int, layers: int, size: int, patch: int) -> int:
-    """A ViT by hand: patches; queries, keys, values and output; scores and values; two layers of four times the width."""
-    patches = (size // patch) ** 2
-    tokens = patches + 1
+    """A ViT by hand: patches and a row of zeros; queries, keys, values and output; scores and values; two layers of four
+    times the width."""
+    tokens = (size // patch) ** 2 + 1
     layer = tokens * width * 4 * width + 2 * tokens**2 * width + 2 * tokens * width * 4 * width
-    return 2 * (patches * 3 * patch**2 * width + layers * layer)
+    return 2 * (tokens * 3 * patch**2 * width + layers * layer)
 
 
 def rewritten(bundle: Path, folder: Path, file: str, change: Callable[[onnx.ModelProto], None]) -> Path:
@@ -67,14 +67,14 @@ def test_flops_equal_torchs_count(checkpoint: Path, bundle: Path) -> None:
     loaded, tree = load_checkpoint(checkpoint), load_checkpoint(checkpoint).tree()
     assert tree is not None
     manifest, graphs = read_bundle(bundle).manifest, inspect_bundle(bundle).graphs
-    size, length = manifest.image_size, manifest.tokens.max_length
+    size, length = manifest.image_size, manifest.tokens.static_length
     embeds = torch.zeros(1, manifest.image_tokens, manifest.width)
     pixels = torch.zeros(1, size, size, 3, dtype=torch.uint8)
-    ids = torch.zeros(1, length, dtype=torch.long)
+    ids, at = torch.zeros(1, length, dtype=torch.long), torch.zeros(1, dtype=torch.long)
     assert graphs["encoder.onnx"].flops == torch_flops(VisionEncoder(loaded.model), pixels)
     assert graphs["encoder.onnx"].flops == tower_flops(width=64, layers=2, size=32, patch=8)
     assert graphs["scorer.onnx"].flops == torch_flops(Scorer(loaded.model, tree), embeds)
-    assert graphs["decoder.onnx"].flops == torch_flops(CaptionDecoder(loaded.model, length), ids, embeds)
+    assert graphs["decoder.onnx"].flops == torch_flops(CaptionDecoder(loaded.model, length), ids, at, embeds)
     for graph in graphs.values():
         assert graph.not_counted == {}
         assert sum(graph.parts.values()) == graph.flops
@@ -109,7 +109,7 @@ def test_parts_go_by_the_modules_names(bundle: Path) -> None:
     assert set(graphs["scorer.onnx"].parts) == set(graphs["decoder.onnx"].parts) == products | across
     tokens, width = 17, 64
     assert graphs["encoder.onnx"].parts["self-attention products"] == 2 * 2 * 2 * tokens**2 * width
-    assert graphs["encoder.onnx"].parts["patch embedding"] == 2 * 16 * 192 * width
+    assert graphs["encoder.onnx"].parts["patch embedding"] == 2 * 17 * 192 * width
     assert graphs["decoder.onnx"].parts["head"] == 2 * (width * width + width * 88)
 
 
@@ -119,7 +119,7 @@ def test_without_names_parts_go_by_operator(bundle: Path, tmp_path: Path) -> Non
             del node.metadata_props[:]
 
     found = inspect_bundle(rewritten(bundle, tmp_path / "copy", "encoder.onnx", forget)).graphs["encoder.onnx"]
-    assert set(found.parts) == {"MatMul", "Conv"}
+    assert set(found.parts) == {"MatMul", "Attention"}
     assert found.flops == inspect_bundle(bundle).graphs["encoder.onnx"].flops
 
 
@@ -144,7 +144,7 @@ def test_nothing_is_left_to_fold(checkpoint: Path, names_checkpoint: Path, opset
 
 
 def test_bundles_have_no_foldable_nodes(bundle: Path) -> None:
-    assert [graph.foldable for graph in inspect_bundle(bundle).graphs.values()] == [[], [], []]
+    assert [graph.foldable for graph in inspect_bundle(bundle).graphs.values()] == [[], [], [], []]
 
 
 def test_foldable_and_foreign_operators_are_named(bundle: Path, tmp_path: Path) -> None:
@@ -226,15 +226,16 @@ def test_the_command_prints_and_writes(bundle: Path, tmp_path: Path) -> None:
     for words in (
         "input        pixels uint8 [batch, 32, 32, 3]",
         "output       label_logprobs float32 [batch, 16]",
-        "one pass over 64 tokens",
-        "opset ai.onnx 18",
+        "one pass over 32 tokens",
+        "token 64 of a caption",
+        "opset ai.onnx 23",
         "vendor ops   none",
         "foldable     none",
         "a label      ",
     ):
         assert words in done.stdout, words
     data = json.loads((tmp_path / "found.json").read_text())
-    assert list(data["graphs"]) == ["encoder.onnx", "scorer.onnx", "decoder.onnx"]
+    assert list(data["graphs"]) == ["encoder.onnx", "scorer.onnx", "decoder.onnx", "decoder_step.onnx"]
     assert sum(data["label_share"].values()) == pytest.approx(1)
     assert data["label_flops"] == sum(data["graphs"][g]["flops"] for g in ("encoder.onnx", "scorer.onnx"))
     assert (data["image_size"], data["trained_image_size"], data["labels"]) == (32, 32, 16)

@@ -76,8 +76,11 @@ def test_positions_are_a_constant_of_the_graph(resized: Path, loaded: Checkpoint
     tokens = (manifest.image_size // 8) ** 2 + 1
     found = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if tuple(t.dims) == (1, tokens, 64)]
     assert len(found) == 1
-    assert np.allclose(found[0], positions_at(loaded.model, manifest.image_size), atol=1e-6)
-    assert np.allclose(found[0][:, 0], loaded.model.vision_model.embeddings.position_embedding[:, 0].detach())
+    embeddings = loaded.model.vision_model.embeddings
+    wanted = positions_at(loaded.model, manifest.image_size)
+    assert np.allclose(wanted[:, 0], embeddings.position_embedding[:, 0].detach()), "the class token's is kept"
+    bias, token = embeddings.patch_embedding.bias.detach(), embeddings.class_embedding.detach()
+    assert np.allclose(found[0], torch.cat([wanted[:, :1] + token, wanted[:, 1:] + bias], dim=1), atol=1e-6)
     assert inspect_bundle(resized).graphs["encoder.onnx"].foldable == []
 
 

@@ -1,0 +1,69 @@
+"""The engines that serve one bundle, each with a thread of its own.
+
+One engine is enough for a CPU, whose cores it uses all. On a GPU a second one, with its own sessions, copies and prepares
+a batch while the first computes: a TensorRT session, and any with a CUDA graph, runs one batch at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from app.batches import is_memory
+from app.engine import Engine
+from app.providers import ProviderError
+
+log = logging.getLogger("food_vision")
+R = TypeVar("R")
+
+
+class EnginePool:
+    """Loads up to `size` engines with `make`, and runs functions on whichever is idle.
+
+    `engines` is empty before `load`. Callers hold one of `len(engines)` places (a semaphore) before they call `run`.
+    """
+
+    def __init__(self, make: Callable[[int], Engine], size: int) -> None:
+        self._make = make
+        self._size = size
+        self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"engine-{i}") for i in range(size)]
+        self._idle: list[int] = []
+        self.engines: list[Engine] = []
+
+    async def load(self) -> None:
+        """Make the engines one after the other; when there is no memory for another, the pool stays smaller.
+
+        Raises what `make` raises for the first.
+        """
+        loop = asyncio.get_running_loop()
+        for i, thread in enumerate(self._threads):
+            try:
+                engine = await loop.run_in_executor(thread, self._make, i)
+            except Exception as error:
+                if i == 0 or isinstance(error, ProviderError) or not is_memory(error):
+                    raise
+                log.warning("no memory for engine %d of %d: %d batch at a time", i + 1, self._size, i)
+                return
+            self.engines.append(engine)
+            self._idle.append(i)
+
+    @property
+    def max_batch(self) -> int:
+        """Most photos of one call that every engine takes."""
+        return min(engine.max_batch for engine in self.engines)
+
+    async def run(self, function: Callable[[Engine], R]) -> R:
+        """The function's result on an idle engine, in its thread."""
+        i = self._idle.pop()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads[i], function, self.engines[i])
+        finally:
+            self._idle.append(i)
+
+    def close(self) -> None:
+        """Let the threads end after what they are doing."""
+        for thread in self._threads:
+            thread.shutdown(wait=False, cancel_futures=True)

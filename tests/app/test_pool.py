@@ -1,0 +1,122 @@
+"""Several engines: two batches at a time, fewer where the memory ends, and answers that do not mix."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from app.batcher import Batcher
+from app.engine import Engine
+from app.pool import EnginePool
+from app.providers import ProviderError
+from app.service import Service
+from app.settings import load_settings
+from contract.bundle import read_bundle
+from tests.conftest import drawn_png
+
+
+class Fake:
+    """An engine that is only a number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.max_batch = 8 - number
+
+
+def pool(size: int, fails: dict[int, Exception] | None = None) -> EnginePool:
+    def make(number: int) -> Engine:
+        if error := (fails or {}).get(number):
+            raise error
+        return cast(Engine, Fake(number))
+
+    return EnginePool(make, size)
+
+
+def test_two_batches_run_at_a_time_each_on_its_own_engine() -> None:
+    async def run() -> list[int]:
+        found = pool(2)
+        await found.load()
+        meeting = threading.Barrier(2, timeout=10)  # passed only if both run at the same time
+
+        def work(engine: Any) -> int:
+            meeting.wait()
+            return int(engine.number)
+
+        numbers = await asyncio.gather(found.run(work), found.run(work))
+        assert found.max_batch == 7, "what every engine takes"
+        found.close()
+        return list(numbers)
+
+    assert sorted(asyncio.run(run())) == [0, 1]
+
+
+@pytest.mark.parametrize("error", [MemoryError("GPU full"), RuntimeError("CUDA failure 2: out of memory")])
+def test_no_memory_for_the_second_leaves_one(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> int:
+        found = pool(3, {1: error})
+        await found.load()
+        found.close()
+        return len(found.engines)
+
+    assert asyncio.run(run()) == 1
+    assert "no memory for engine 2 of 3: 1 batch at a time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fails", "error"),
+    [
+        ({0: MemoryError("GPU full")}, MemoryError),
+        ({1: ProviderError("the provider has no memory of us")}, ProviderError),
+        ({1: RuntimeError("broken")}, RuntimeError),
+    ],
+)
+def test_other_failures_are_not_hidden(fails: dict[int, Exception], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        asyncio.run(pool(2, fails).load())
+
+
+def test_the_batcher_keeps_two_engines_busy() -> None:
+    """While both run nothing is formed; then the queue goes out as one batch."""
+
+    async def run() -> list[list[int]]:
+        begun: list[list[int]] = []
+        gates = [asyncio.Event() for _ in range(3)]
+
+        async def engine(items: list[int]) -> list[int]:
+            begun.append(items)
+            await gates[len(begun) - 1].wait()
+            return items
+
+        batcher: Batcher[int, int] = Batcher(engine, max_batch=4, max_queue=10, slot=asyncio.Semaphore(2))
+        tasks = []
+        for item in range(5):
+            tasks.append(asyncio.create_task(batcher.submit(item, 10)))
+            await asyncio.sleep(0.01)
+        assert begun == [[0], [1]]
+        gates[1].set()
+        await asyncio.sleep(0.01)
+        assert begun == [[0], [1], [2, 3, 4]]
+        gates[0].set()
+        gates[2].set()
+        assert [done.result for done in await asyncio.gather(*tasks)] == [0, 1, 2, 3, 4]
+        await batcher.close()
+        return begun
+
+    asyncio.run(run())
+
+
+def test_a_service_with_two_engines_answers_like_one(bundle: Path) -> None:
+    async def answers(in_flight: int) -> list[str]:
+        settings = load_settings(bundle=bundle, threads=1, in_flight=in_flight, max_batch=4)
+        service = Service(read_bundle(bundle), settings)
+        await service.start()
+        assert service.info()["engines"] == in_flight
+        found = await asyncio.gather(*(service.predict(drawn_png(i), 1) for i in range(24)))
+        await service.stop()
+        return [one.label for one in found]
+
+    assert asyncio.run(answers(2)) == asyncio.run(answers(1))
