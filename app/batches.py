@@ -15,7 +15,12 @@ def buckets(max_batch: int) -> tuple[int, ...]:
 
 
 def cpu_batch(manifest: Manifest) -> int:
-    """Photos whose activations in one layer (the feed-forward's: four widths a token, float32) stay in the cache."""
+    """Photos whose activations in one layer (the feed-forward's: four widths a token, float32) stay in the cache.
+
+    One for int8: its activations have one scale a call, so an answer would depend on the other photos of the batch.
+    """
+    if manifest.precision == "int8":
+        return 1
     return max(1, int(CPU_ACTIVATION_BYTES // (manifest.image_tokens * manifest.width * 4 * 4)))
 
 

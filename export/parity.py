@@ -83,7 +83,7 @@ def check_parity(subject: Subject, photos: Sequence[np.ndarray] = (), *, gate: b
     for batch, first in _batches(samples):
         pixels = torch.from_numpy(batch)
         wanted = reference.image_embeds(subject.model, pixels)
-        embeds = graphs.run(ENCODER_FILE, pixels=batch)[0]
+        embeds = graphs.encode(batch)
         report.compare("encoder", embeds, wanted.numpy())
         if subject.tree is not None:
             scores = reference.label_logprobs(subject.model, wanted, subject.tree).numpy()
@@ -113,11 +113,17 @@ class _Graphs:
     """Sessions of the folder's graphs on the CPU; stand-ins for 16-bit graphs, unoptimised so that no rounding is lost."""
 
     def __init__(self, subject: Subject) -> None:
+        self._precision = subject.precision
         self._sessions = {
             name: _session(subject.folder / name, subject.precision)
             for name in (ENCODER_FILE, SCORER_FILE, DECODER_FILE, STEP_FILE)
             if (subject.folder / name).is_file()
         }
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Embeddings of a batch; int8 photo by photo, as it is served: its activations have one scale a call."""
+        parts = pixels[:, None] if self._precision == "int8" else [pixels]
+        return np.concatenate([self.run(ENCODER_FILE, pixels=part)[0] for part in parts])
 
     def run(self, file: str, outputs: Sequence[str] | None = None, **inputs: np.ndarray) -> list[np.ndarray]:
         found: list[np.ndarray] = self._sessions[file].run(outputs, inputs)

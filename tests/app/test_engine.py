@@ -163,6 +163,8 @@ def test_a_large_model_runs_photo_by_photo_on_a_cpu(loaded: Bundle) -> None:
     base = loaded.manifest.model_copy(update={"image_tokens": 577, "width": 768})
     assert on_cpu(Bundle(loaded.path, base, loaded.labels)).max_batch == 1
     assert on_cpu(loaded, max_batch=16).max_batch == 16
+    int8 = loaded.manifest.model_copy(update={"precision": "int8"})
+    assert on_cpu(Bundle(loaded.path, int8, loaded.labels)).max_batch == 1, "one scale for the activations of a call"
 
 
 @pytest.mark.parametrize(
