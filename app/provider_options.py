@@ -60,14 +60,12 @@ def cuda_options(device: int, *, cuda_graph: bool) -> dict[str, str]:
     """Options of the CUDA provider.
 
     `use_tf32`: it rounds float32 products to TF32 unless told not to, about 1e-3 in a log-probability, more than the
-    self-check allows. `cudnn_conv_algo_search`: the default times every algorithm when a convolution meets a new
-    shape, during a request; these graphs have one small convolution. `arena_extend_strategy`: the default doubles;
-    each bucket is a session with an arena of its own. Source: ONNX Runtime's page on the CUDA provider.
+    self-check allows. `arena_extend_strategy`: the default doubles; each bucket is a session with an arena of its own.
+    Source: ONNX Runtime's page on the CUDA provider. The graphs hold no convolution, so cuDNN's search does not matter.
     """
     options = {
         "device_id": str(device),
         "use_tf32": "0",
-        "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
     }
     if cuda_graph:

@@ -127,20 +127,26 @@ class Service:
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
-    async def predict(self, photo: bytes, top_k: int) -> Prediction:
-        """The best labels of one photo. Raises `PhotoError` or `ServiceError`."""
-        return await self._predict(photo, top_k, asyncio.Semaphore(1))
+    async def predict(self, photo: bytes, top_k: int, timeout_ms: int | None = None) -> Prediction:
+        """The best labels of one photo, within `timeout_ms` or the setting's, whichever is less.
 
-    async def predict_all(self, photos: list[bytes], top_k: int) -> list[Prediction | BaseException]:
+        Raises `PhotoError` or `ServiceError`.
+        """
+        return await self._predict(photo, top_k, asyncio.Semaphore(1), self._deadline(timeout_ms))
+
+    async def predict_all(
+        self, photos: list[bytes], top_k: int, timeout_ms: int | None = None
+    ) -> list[Prediction | BaseException]:
         """An answer or an exception for each photo, in order.
 
         One request decodes only a few photos at a time, so that a long list does not fill the decode pool by itself.
         """
         turns = asyncio.Semaphore(2 * self.settings.decoders)
-        calls = (self._predict(photo, top_k, turns) for photo in photos)
+        deadline = self._deadline(timeout_ms)
+        calls = (self._predict(photo, top_k, turns, deadline) for photo in photos)
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _predict(self, photo: bytes, top_k: int, turns: asyncio.Semaphore) -> Prediction:
+    async def _predict(self, photo: bytes, top_k: int, turns: asyncio.Semaphore, deadline: float) -> Prediction:
         self.check_ready()
         if self.bundle.labels is None:
             raise ServiceError(
@@ -148,8 +154,8 @@ class Service:
             )
         started = time.perf_counter()
         async with turns:
-            pixels, decode_seconds = await self._decode(photo, started)
-        done = await self._answered(self._scores.submit(pixels, self._left(started)))
+            pixels, decode_seconds = await self._decode(photo, deadline)
+        done = await self._answered(self._scores.submit(pixels, _left(deadline)))
         scored = done.result
         timings = {
             "decode": decode_seconds,
@@ -160,12 +166,12 @@ class Service:
         }
         return self._prediction(scored.probabilities, top_k, timings)
 
-    async def caption(self, photo: bytes) -> Caption:
-        """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
+    async def caption(self, photo: bytes, timeout_ms: int | None = None) -> Caption:
+        """A free caption of one photo, within `timeout_ms` as in `predict`. Raises `PhotoError` or `ServiceError`."""
         self.check_ready()
-        started = time.perf_counter()
-        pixels, decode_seconds = await self._decode(photo, started)
-        done = await self._answered(self._captions.submit(pixels, self._left(started)))
+        started, deadline = time.perf_counter(), self._deadline(timeout_ms)
+        pixels, decode_seconds = await self._decode(photo, deadline)
+        done = await self._answered(self._captions.submit(pixels, _left(deadline)))
         text, labels, form = done.result.text, self.bundle.labels, self.bundle.manifest.caption
         named = form.parse(text, labels) if form is not None and labels is not None else None
         return Caption(
@@ -211,19 +217,16 @@ class Service:
         if self.state != "ready":
             raise ServiceError("not_ready", f"The service is not ready: {(self.reason or self.state).rstrip('.')}.")
 
-    def _left(self, started: float) -> float:
-        return max(0.001, self.settings.request_timeout_ms / 1000 - (time.perf_counter() - started))
+    def _deadline(self, timeout_ms: int | None) -> float:
+        """When a request that begins now is too late, by the clock of `time.perf_counter`; a client may only shorten it."""
+        most = self.settings.request_timeout_ms
+        return time.perf_counter() + (most if timeout_ms is None else min(timeout_ms, most)) / 1000
 
-    async def _decode(self, photo: bytes, started: float) -> tuple[Pixels, float]:
+    async def _decode(self, photo: bytes, deadline: float) -> tuple[Pixels, float]:
         try:
-            return await self._decoder.decode(photo, self._left(started))
+            return await self._decoder.decode(photo, _left(deadline))
         except TimeoutError:
-            raise self._too_late() from None
-
-    def _too_late(self) -> ServiceError:
-        return ServiceError(
-            "deadline_exceeded", f"No answer within {self.settings.request_timeout_ms} ms. Try again later."
-        )
+            raise _too_late() from None
 
     async def _answered(self, waiting: Awaitable[R]) -> R:
         try:
@@ -233,7 +236,7 @@ class Service:
                 "overloaded", f"The queue is full ({self.settings.max_queue} waiting). Try again in a second."
             ) from None
         except Expired:
-            raise self._too_late() from None
+            raise _too_late() from None
         except EngineError as error:
             log.error("engine: %s", error)
             raise ServiceError("engine_failed", "The model gave no usable answer; the fault is logged.") from None
@@ -277,6 +280,14 @@ class Service:
         limit = self.settings.max_caption_tokens
         found: Captions = await self._pool.run(lambda engine: engine.caption(batch, limit))
         return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.perf_counter())
+
+
+def _too_late() -> ServiceError:
+    return ServiceError("deadline_exceeded", "No answer before the request's deadline. Try again later.")
 
 
 def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:

@@ -20,6 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in a test may reach for 
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"  # real photographs and the real vocabulary, beside the checkout; not in it
+KEPT = Path(os.environ["FOOD_VISION_TEST_MODEL"]) if "FOOD_VISION_TEST_MODEL" in os.environ else None
 SMALL = [
     "data.train_count=2048", "data.test_count=32", "model.image_size=32", "model.vision_layers=2", "model.vision_width=64",
     "model.text_width=64", "model.heads=4", "train.epochs=4",
@@ -46,8 +47,13 @@ def run_module(
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BLIP trained for a few seconds on drawn pictures, by the command a user types."""
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    """A tiny BLIP trained for a few seconds on drawn pictures, by the command a user types.
+
+    FOOD_VISION_TEST_MODEL names a folder that keeps it and its bundle from run to run, for quick runs while developing.
+    """
+    if KEPT and (KEPT / "tiny" / "training.json").is_file():
+        return KEPT / "tiny"
+    path = (KEPT or tmp_path_factory.mktemp("checkpoint")) / "tiny"
     overrides = [part for value in SMALL for part in ("--set", value)]
     done = run_module("training", "--recipe", "drawn", "--out", path, *overrides)
     assert done.returncode == 0, done.stderr
@@ -57,7 +63,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `checkpoint`, by the command a user types."""
-    path = tmp_path_factory.mktemp("bundle") / "tiny"
+    if KEPT and (KEPT / "bundle" / "manifest.json").is_file():
+        return KEPT / "bundle"
+    path = KEPT / "bundle" if KEPT else tmp_path_factory.mktemp("bundle") / "tiny"
     done = run_module("export", checkpoint, path)
     assert done.returncode == 0, done.stderr
     return path

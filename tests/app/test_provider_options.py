@@ -15,7 +15,6 @@ from tests.app.stand_in_sessions import CPU, CUDA, PATH, PROFILE, TRT, Session, 
 CUDA_OPTIONS = {
     "device_id": "0",
     "use_tf32": "0",
-    "cudnn_conv_algo_search": "HEURISTIC",
     "arena_extend_strategy": "kSameAsRequested",
 }
 
