@@ -6,10 +6,14 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import numpy as np
 import torch
 
+from app.engine import Engine
+from contract.bundle import read_bundle
 from contract.pixels import photo_to_pixels
 from export.bundle import load_checkpoint
+from export.reference import greedy_tokens
 from tests.conftest import drawn_png
 from training.model import load_blip
 from training.scoring import constrained_labels
@@ -51,3 +55,17 @@ def test_served_labels_equal_constrained_decoding(checkpoint: Path, server: str)
         assert [answer["class_id"] for answer in answers] == wanted
     for one, other in zip(alone, crowded, strict=True):
         assert abs(float(str(one["confidence"])) - float(str(other["confidence"]))) < 1e-4
+
+
+def test_engine_captions_equal_generate(checkpoint: Path, bundle: Path) -> None:
+    """Token for token: the cache of the tokens before, absorbed cross-attention, alone and in a batch."""
+    loaded = load_checkpoint(checkpoint)
+    pixels = np.stack([photo_to_pixels(drawn_png(i, size=64), 32) for i in range(60)])
+    wanted = [
+        loaded.tokenizer.decode(row, skip_special_tokens=True).strip()
+        for row in greedy_tokens(loaded.model, torch.from_numpy(pixels), 12)
+    ]
+    assert len(set(wanted)) > 3, "the captions depend on the picture"
+    engine = Engine(read_bundle(bundle), provider="cpu", threads=1)
+    assert engine.caption(pixels, 12).texts == wanted
+    assert [engine.caption(one[None], 12).texts[0] for one in pixels] == wanted
