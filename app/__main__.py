@@ -7,14 +7,17 @@ curl -F image=@dinner.jpg http://127.0.0.1:8000/predict
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
+from app.logs import configure_logs
 from app.server import create_app
 from app.settings import ENV_PREFIX, Settings, load_settings
 from contract.bundle import read_bundle
@@ -36,9 +39,28 @@ def main(argv: list[str] | None = None) -> int:
     return run("app", lambda: _serve(args))
 
 
+class Server(uvicorn.Server):
+    """uvicorn's server, which after the first signal goes on serving for `delay` seconds; the second is its own."""
+
+    before_exit: Callable[[], None] = staticmethod(lambda: None)
+    delay: float = 0
+    draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See the class."""
+        if self.draining or not self.delay:
+            super().handle_exit(sig, frame)
+            return
+        self.draining = True
+        self.before_exit()
+        timer = threading.Timer(self.delay, super().handle_exit, (sig, frame))
+        timer.daemon = True
+        timer.start()
+
+
 def _serve(args: dict[str, Any]) -> int:
     settings = load_settings(**args)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    configure_logs(settings.log_level, settings.log_format)
     bundle = read_bundle(settings.bundle)
     listener = _listen(settings.host, settings.port)
     failures: list[str] = []
@@ -48,15 +70,18 @@ def _serve(args: dict[str, Any]) -> int:
         server.should_exit = True
 
     app = create_app(bundle, settings, on_failure=on_failure)
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
             log_level=settings.log_level,
+            log_config=None,  # one form for all lines: `configure_logs`
+            access_log=False,  # `app.observe` writes a line with more in it
             timeout_graceful_shutdown=settings.drain_seconds,
         )
     )
+    server.before_exit, server.delay = app.state.service.drain, settings.shutdown_delay_seconds
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after a clean stop: exit with 0, not by it
     server.run(sockets=[listener])
     if failures:

@@ -66,6 +66,7 @@ class Batcher(Generic[T, R]):
         self._clock = clock
         self._queue: deque[_Waiting[T, R]] = deque()
         self._wake = asyncio.Event()
+        self.seconds_per_item = 0.0  # of engine time, averaged over the last batches
         self._running: set[asyncio.Task[None]] = set()
         self._worker = asyncio.create_task(self._work())
 
@@ -137,6 +138,9 @@ class Batcher(Generic[T, R]):
             batch.append(waiting)
         return batch
 
+    def _measure(self, seconds: float) -> None:
+        self.seconds_per_item += 0.2 * (seconds - self.seconds_per_item) if self.seconds_per_item else seconds
+
     async def _answer(self, batch: list[_Waiting[T, R]]) -> None:
         started = self._clock()
         try:
@@ -152,6 +156,7 @@ class Batcher(Generic[T, R]):
             for waiting in batch:
                 waiting.future.cancel()
             raise
+        self._measure((self._clock() - started) / len(batch))
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(Done(result, started - waiting.since, len(batch)))

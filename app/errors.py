@@ -11,10 +11,11 @@ from typing import NamedTuple
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from app.record import note_error
 from contract.errors import PhotoError
 
 log = logging.getLogger("food_vision")
@@ -32,7 +33,8 @@ ERRORS: dict[str, Kind] = {
     "missing_image": Kind(400, "No image was sent: multipart without the field `image`, or an empty body."),
     "empty_image": Kind(400, "The image field is there but holds 0 bytes."),
     "bad_image": Kind(400, "The image is damaged or truncated and cannot be decoded."),
-    "invalid_parameter": Kind(400, "A query parameter is outside its range."),
+    "invalid_parameter": Kind(400, "A query parameter or header is outside its range."),
+    "unauthorized": Kind(401, "No API key was sent, or one that is not in `api_keys_file`."),
     "not_found": Kind(404, "There is no such route."),
     "method_not_allowed": Kind(405, "The route does not answer this HTTP method."),
     "not_a_classifier": Kind(409, "The bundle has no labels: it can caption, not classify."),
@@ -41,12 +43,15 @@ ERRORS: dict[str, Kind] = {
         413, "The image has more pixels than `max_pixels`; read from its header, nothing is decoded."
     ),
     "too_many_images": Kind(413, "More images than `max_images` in one request."),
-    "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP or TIFF."),
+    "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."),
     "internal_error": Kind(500, "A fault of the service; it is logged."),
     "engine_failed": Kind(
         500, "The engine raised an error or gave no numbers for the batch of this request; it is logged."
     ),
     "not_ready": Kind(503, "The model is still loading or warming up, or failed to load. Try again later."),
+    "engine_stuck": Kind(
+        503, "An engine call has run for longer than `stuck_seconds`; liveness fails until a restart."
+    ),
     "overloaded": Kind(503, "The decode pool or the queue is full. Try again after `Retry-After` seconds."),
     "deadline_exceeded": Kind(504, "The request waited longer than `request_timeout_ms` and was dropped."),
 }
@@ -55,16 +60,17 @@ ERRORS: dict[str, Kind] = {
 class ErrorBody(BaseModel):
     """The one error shape."""
 
-    error: str
-    error_type: str
+    error: str = Field(description="a sentence for people")
+    error_type: str = Field(description="a slug for programs", json_schema_extra={"enum": list(ERRORS)})
 
 
 class ServiceError(Exception):
     """An error with a slug of `ERRORS` and a sentence for the client."""
 
-    def __init__(self, slug: str, message: str) -> None:
+    def __init__(self, slug: str, message: str, *, retry_after: int = 1) -> None:
         super().__init__(message)
         self.slug = slug
+        self.retry_after = retry_after  # seconds, sent with `overloaded` and `not_ready`
 
 
 def body_of(error: Exception) -> ErrorBody:
@@ -74,9 +80,12 @@ def body_of(error: Exception) -> ErrorBody:
     return ErrorBody(error="The service failed on this request; the fault is logged.", error_type="internal_error")
 
 
-def error_response(slug: str, message: str) -> JSONResponse:
-    """The HTTP answer for a slug of the table."""
-    headers = {"Retry-After": "1"} if slug in ("overloaded", "not_ready") else None
+def error_response(slug: str, message: str, retry_after: int = 1) -> JSONResponse:
+    """The HTTP answer for a slug of the table; `retry_after` in seconds where trying again helps."""
+    headers = {"Retry-After": str(retry_after)} if slug in ("overloaded", "not_ready") else {}
+    if slug == "unauthorized":
+        headers["WWW-Authenticate"] = 'Bearer realm="food-vision"'
+    note_error(slug)
     body = ErrorBody(error=message, error_type=slug).model_dump()
     return JSONResponse(body, status_code=ERRORS[slug].status, headers=headers)
 
@@ -88,7 +97,7 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(PhotoError)
     async def ours(request: Request, error: Exception) -> JSONResponse:
         body = body_of(error)
-        return error_response(body.error_type, body.error)
+        return error_response(body.error_type, body.error, getattr(error, "retry_after", 1))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -121,9 +130,18 @@ def install_handlers(app: FastAPI) -> None:
 
 def responses(*slugs: str) -> dict[int | str, dict[str, object]]:
     """OpenAPI entries for the errors that a route can answer."""
-    found: dict[int | str, dict[str, object]] = {}
+    by_status: dict[int, list[str]] = {}
     for slug in slugs:
-        status, meaning = ERRORS[slug]
-        entry = found.setdefault(status, {"model": ErrorBody, "description": ""})
-        entry["description"] = f"{entry['description']}\n\n`{slug}`: {meaning}".strip()
-    return found
+        by_status.setdefault(ERRORS[slug].status, []).append(slug)
+    return {
+        status: {
+            "model": ErrorBody,
+            "description": "\n\n".join(f"`{slug}`: {ERRORS[slug].meaning}" for slug in same),
+            "content": {"application/json": {"examples": {slug: _example(slug) for slug in same}}},
+        }
+        for status, same in by_status.items()
+    }
+
+
+def _example(slug: str) -> dict[str, object]:
+    return {"value": ErrorBody(error=ERRORS[slug].meaning, error_type=slug).model_dump()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -31,6 +32,7 @@ class EnginePool:
         self._size = size
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"engine-{i}") for i in range(size)]
         self._idle: list[int] = []
+        self._since: dict[int, float] = {}  # engine → when its running call began
         self.engines: list[Engine] = []
 
     async def load(self) -> None:
@@ -58,10 +60,17 @@ class EnginePool:
     async def run(self, function: Callable[[Engine], R]) -> R:
         """The function's result on an idle engine, in its thread."""
         i = self._idle.pop()
+        self._since[i] = time.monotonic()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads[i], function, self.engines[i])
         finally:
+            del self._since[i]
             self._idle.append(i)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the oldest running call has been running; 0 when none is."""
+        return time.monotonic() - min(self._since.values()) if self._since else 0.0
 
     def close(self) -> None:
         """Let the threads end after what they are doing."""

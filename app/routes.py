@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 
+from app.disconnect import unless_gone
 from app.errors import ServiceError, body_of, log, responses
 from app.images import read_photo, read_photos
 from app.schemas import BatchAnswer, Caption, Health, Labels, Prediction
@@ -15,13 +14,20 @@ from app.service import Service
 from contract.errors import PhotoError
 
 router = APIRouter()
-R = TypeVar("R")
 
 TopK = Annotated[int | None, Query(ge=1, le=100, description="how many labels `top` holds")]
+TimeoutMs = Annotated[
+    int | None,
+    Header(
+        alias="X-Request-Timeout-Ms",
+        ge=1,
+        description="milliseconds the client will wait; never longer than the setting request_timeout_ms",
+    ),
+]
 PHOTO_ERRORS = (
-    "bad_request", "missing_image", "empty_image", "bad_image", "invalid_parameter", "not_a_classifier",
+    "bad_request", "missing_image", "empty_image", "bad_image", "invalid_parameter", "unauthorized", "not_a_classifier",
     "body_too_large", "image_too_large", "too_many_images", "unsupported_format", "internal_error", "engine_failed",
-    "not_ready", "overloaded", "deadline_exceeded",
+    "not_ready", "engine_stuck", "overloaded", "deadline_exceeded",
 )  # fmt: skip
 
 
@@ -29,7 +35,7 @@ def _binary(description: str) -> dict[str, Any]:
     return {"type": "string", "format": "binary", "description": description}
 
 
-ONE_PHOTO = {
+ONE_PHOTO: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
@@ -61,43 +67,23 @@ def _service(request: Request) -> Service:
     return service
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
-    """Await `work`, but cancel it as soon as the client goes away, so that its place in the batch is freed."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ServiceError("bad_request", "The client closed the connection before the answer.")
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 @router.post("/predict", response_model=Prediction, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
-async def predict(request: Request, top_k: TopK = None) -> Prediction:
+async def predict(request: Request, top_k: TopK = None, timeout_ms: TimeoutMs = None) -> Prediction:
     """Name the food on one photo: multipart field `image`, or the photo's bytes as the body."""
     service = _service(request)
     photo = await read_photo(request)
-    return await _unless_gone(request, service.predict(photo, top_k or service.settings.top_k))
+    return await unless_gone(request, service.predict(photo, top_k or service.settings.top_k, timeout_ms))
 
 
 @router.post(
     "/predict/batch", response_model=BatchAnswer, responses=responses(*PHOTO_ERRORS), openapi_extra=SEVERAL_PHOTOS
 )
-async def predict_batch(request: Request, top_k: TopK = None) -> BatchAnswer:
+async def predict_batch(request: Request, top_k: TopK = None, timeout_ms: TimeoutMs = None) -> BatchAnswer:
     """Name the food on several photos: an answer or an error for each, in order. One bad photo fails alone."""
     service = _service(request)
     photos = await read_photos(request, service.settings.max_images)
-    service.check_ready()  # what concerns every photo is no matter of one entry
-    found = await _unless_gone(request, service.predict_all(photos, top_k or service.settings.top_k))
+    service.check_serving()  # what concerns every photo is no matter of one entry
+    found = await unless_gone(request, service.predict_all(photos, top_k or service.settings.top_k, timeout_ms))
     return BatchAnswer(results=[body_of(_logged(one)) if isinstance(one, BaseException) else one for one in found])
 
 
@@ -110,13 +96,13 @@ def _logged(error: BaseException) -> Exception:
 
 
 @router.post("/caption", response_model=Caption, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
-async def caption(request: Request) -> Caption:
+async def caption(request: Request, timeout_ms: TimeoutMs = None) -> Caption:
     """Describe one photo freely with the model's own words."""
     photo = await read_photo(request)
-    return await _unless_gone(request, _service(request).caption(photo))
+    return await unless_gone(request, _service(request).caption(photo, timeout_ms))
 
 
-@router.get("/labels", response_model=Labels, responses=responses("not_a_classifier"))
+@router.get("/labels", response_model=Labels, responses=responses("unauthorized", "not_a_classifier"))
 async def labels(request: Request) -> Labels:
     """All labels in id order."""
     found = _service(request).bundle.labels
@@ -125,23 +111,24 @@ async def labels(request: Request) -> Labels:
     return Labels(labels=[label.model_dump() for label in found])
 
 
-@router.get("/info")
+@router.get("/info", responses=responses("unauthorized"))
 async def info(request: Request) -> dict[str, Any]:
     """The model, the provider that runs it, limits and parity figures."""
     return _service(request).info()
 
 
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", response_model=Health)
-async def live() -> Health:
-    """The process answers."""
+@router.get("/health/live", response_model=Health, responses=responses("engine_stuck"))
+async def live(request: Request) -> Health:
+    """The process answers and its engine gets on with its work; 503 when it needs a restart."""
+    _service(request).check_live()
     return Health(status="ok")
 
 
 @router.head("/health", include_in_schema=False)
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health", response_model=Health, responses=responses("not_ready"))
-@router.get("/health/ready", response_model=Health, responses=responses("not_ready"))
+@router.get("/health", response_model=Health, responses=responses("not_ready", "engine_stuck"))
+@router.get("/health/ready", response_model=Health, responses=responses("not_ready", "engine_stuck"))
 async def ready(request: Request) -> Health:
     """200 once the model is loaded and warm; 503 with the reason before, and while stopping."""
     _service(request).check_ready()

@@ -3,34 +3,70 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
+from app.cors import Cors
+from app.description import complete, operation_id
 from app.errors import install_handlers
 from app.images import BodyLimit, Goodbye
+from app.keys import ApiKeys, KeyFile
+from app.metrics import Metrics
+from app.metrics import router as metrics_router
+from app.observe import Observe
+from app.observed import ObservedService
+from app.page import install_pages
+from app.protocol_hf import router as hf_router
 from app.routes import router
 from app.service import Service
 from app.settings import Settings
+from app.tracing import make_tracer
 from contract.bundle import Bundle
 
 DESCRIPTION = "Names the food on a photo. Every answer that is not 2xx is `{error, error_type}`."
 
 
+@contextmanager
+def _reload_on_hangup(service: Service) -> Iterator[None]:
+    """SIGHUP reloads the bundle, where this is the main thread (elsewhere signals cannot be handled)."""
+    loop, running = asyncio.get_running_loop(), set[asyncio.Task[bool]]()
+
+    def reload() -> None:
+        task = asyncio.create_task(service.reload())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    try:
+        loop.add_signal_handler(signal.SIGHUP, reload)
+    except (RuntimeError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        for task in running:
+            task.cancel()
+
+
 class _App(FastAPI):
-    """FastAPI, whose document would promise a 422 of its own shape where `install_handlers` answers 400."""
+    """FastAPI, with an API description that tells the truth."""
 
     def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
-        for methods in document["paths"].values():
-            for operation in methods.values():
-                operation["responses"].pop("422", None)
-        for name in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(name, None)
-        return document
+        return complete(super().openapi())
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Starlette's layers, and around them those that must see the answer to an unforeseen fault too."""
+        inner = super().build_middleware_stack()
+        if self.state.origins:
+            inner = Cors(inner, self.state.origins)
+        return Observe(inner, lambda: self.routes, self.state.metrics, make_tracer(self.title, self.version))
 
 
 def create_app(
@@ -41,7 +77,8 @@ def create_app(
     The model loads after the port opens, so that `/health/live` answers meanwhile; if it cannot be loaded,
     `on_failure` is called with the reason.
     """
-    service = Service(bundle, settings)
+    service = ObservedService(bundle, settings)
+    keys = KeyFile(settings.api_keys_file) if settings.api_keys_file is not None else None
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -51,7 +88,8 @@ def create_app(
                 on_failure(service.reason or "unknown")
 
         starting = asyncio.create_task(start())
-        yield
+        with _reload_on_hangup(service):
+            yield
         await starting
         await service.stop()
 
@@ -60,11 +98,21 @@ def create_app(
         version=version("food-vision"),
         description=DESCRIPTION,
         lifespan=life,
+        docs_url=None,  # FastAPI's own pages load their scripts from a CDN; `install_pages` has one that does not
+        redoc_url=None,
+        generate_unique_id_function=operation_id,
         redirect_slashes=False,  # /predict/ is told that there is no such route, in the one error shape
     )
     app.state.service = service
+    app.state.origins = settings.origins
+    app.state.metrics = Metrics(lambda: service.now(app.version))
     app.include_router(router)
+    app.include_router(metrics_router)
+    app.include_router(hf_router)
+    install_pages(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    if keys is not None:
+        app.add_middleware(ApiKeys, keys=keys)
     app.add_middleware(Goodbye)
     install_handlers(app)
     return app

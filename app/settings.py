@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contract.errors import ContractError
@@ -58,8 +60,35 @@ class Settings(BaseSettings):
         default=20, ge=1, le=63, description="longest caption in tokens; at most 32 on a GPU"
     )
     request_timeout_ms: int = Field(default=10_000, ge=1, description="a request older than this is dropped; then 504")
+    stuck_seconds: int = Field(
+        default=60, ge=1, description="an engine call longer than this fails liveness, and requests with 503"
+    )
+    shutdown_delay_seconds: int = Field(
+        default=0,
+        ge=0,
+        description="after SIGTERM: not ready, but still answering, for so long; a second signal ends it",
+    )
     drain_seconds: int = Field(default=20, ge=0, description="longest wait for running requests after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+    log_format: Literal["text", "json"] = Field(default="text", description="log lines as text or as JSON objects")
+    api_keys_file: Path | None = Field(
+        default=None, description="file of API keys, one on each line; none: no key is asked for"
+    )
+    cors_origins: str = Field(
+        default="", description="origins whose web pages may call the service, with commas between; `*` for all"
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, text: str) -> str:
+        if all(re.fullmatch(r"\*|https?://[^/\s,*?#@]+", origin) for origin in _split(text)):
+            return text
+        raise PydanticCustomError("origins", "Each must be like https://example.org, with no path, or *")
+
+    @property
+    def origins(self) -> list[str]:
+        """The origins of `cors_origins`."""
+        return _split(self.cors_origins)
 
     @property
     def engines(self) -> int:
@@ -70,6 +99,10 @@ class Settings(BaseSettings):
     def decoders(self) -> int:
         """Threads of the decode pool."""
         return self.decode_threads or os.cpu_count() or 1
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def load_settings(**overrides: Any) -> Settings:

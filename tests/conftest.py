@@ -74,6 +74,13 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def serving(bundle: Path, *flags: object) -> Iterator[str]:
     """The base URL of `python -m app` on a free port, ready to answer; stopped with SIGTERM at the end."""
+    with serving_process(bundle, *flags) as (url, _):
+        yield url
+
+
+@contextmanager
+def serving_process(bundle: Path, *flags: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """As `serving`, with the process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -97,7 +104,7 @@ def serving(bundle: Path, *flags: object) -> Iterator[str]:
                 except httpx.TransportError:
                     pass
                 time.sleep(0.1)
-            yield url
+            yield url, process
         finally:
             process.terminate()
             try:

@@ -147,15 +147,16 @@ def test_openapi_lists_every_route_and_its_errors(client: httpx.Client) -> None:
     found = {
         (method.upper(), path): one["responses"] for path, methods in paths.items() for method, one in methods.items()
     }
-    photos = {"200", "400", "409", "413", "415", "500", "503", "504"}
+    photos = {"200", "400", "401", "409", "413", "415", "500", "503", "504"}
     assert {key: set(value) for key, value in found.items()} == {
         ("POST", "/predict"): photos,
         ("POST", "/predict/batch"): photos,
         ("POST", "/caption"): photos,
-        ("GET", "/labels"): {"200", "409"},
-        ("GET", "/info"): {"200"},
+        ("POST", "/"): photos - {"409"},
+        ("GET", "/labels"): {"200", "401", "409"},
+        ("GET", "/info"): {"200", "401"},
         ("GET", "/health"): {"200", "503"},
-        ("GET", "/health/live"): {"200"},
+        ("GET", "/health/live"): {"200", "503"},
         ("GET", "/health/ready"): {"200", "503"},
     }
     for responses in found.values():

@@ -28,7 +28,12 @@ VALUES: dict[str, tuple[str, Any]] = {  # as text, and what it means; none is a 
     "max_caption_tokens": ("5", 5),
     "request_timeout_ms": ("250", 250),
     "drain_seconds": ("0", 0),
+    "stuck_seconds": ("5", 5),
+    "shutdown_delay_seconds": ("7", 7),
     "log_level": ("warning", "warning"),
+    "log_format": ("json", "json"),
+    "api_keys_file": ("/keys", Path("/keys")),
+    "cors_origins": ("https://a.org, http://b:3000", "https://a.org, http://b:3000"),
     "device": ("1", 1),
     "in_flight": ("3", 3),
     "cuda_graphs": ("true", True),
@@ -48,6 +53,8 @@ WRONG = [
     ("top_k", "101", "100"),
     ("request_timeout_ms", "0", "1"),
     ("drain_seconds", "ten", "integer"),
+    ("cors_origins", "https://a.org,b.org", "https://example.org"),
+    ("log_format", "xml", "'text' or 'json'"),
     ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
 ]
 

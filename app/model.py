@@ -1,0 +1,297 @@
+"""One bundle being served: engines, queues and decode pool, and photos turned into answers.
+
+All that an answer is made of belongs to one of these, so that while one bundle replaces another each answer comes from
+exactly one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from app.batcher import Batcher, Expired, QueueFull
+from app.engine import Captions, Engine, EngineError
+from app.errors import ServiceError
+from app.images import DecodePool
+from app.pool import EnginePool
+from app.schemas import Candidate, Caption, Model, Prediction
+from app.self_check import REMEDY, SelfCheckReport, run_self_check
+from app.settings import Settings
+from contract.bundle import Bundle
+from contract.errors import ContractError
+from contract.pixels import Pixels
+
+log = logging.getLogger("food_vision")
+R = TypeVar("R")
+LONGEST_RETRY = 60  # seconds
+
+
+@dataclass(frozen=True)
+class _Scored:
+    probabilities: np.ndarray
+    encode_seconds: float
+    score_seconds: float
+
+
+@dataclass(frozen=True)
+class _Captioned:
+    text: str
+    encode_seconds: float
+    decode_seconds: float
+
+
+class ServedModel:
+    """A verified bundle on the settings' provider. `load` before use; `retire` waits for what is under way.
+
+    `progress` is told, from another thread, what is being loaded.
+    """
+
+    def __init__(self, bundle: Bundle, settings: Settings, progress: Callable[[str], None]) -> None:
+        self.bundle = bundle
+        self.self_check: SelfCheckReport | None = None  # None too for an older bundle, which has none
+        self._settings = settings
+        self._progress = progress
+        self._name = Model(name=bundle.manifest.name, version=bundle.manifest.version)
+        self._pool = EnginePool(self._load, settings.engines)
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._decoder = DecodePool(
+            settings.decoders,
+            settings.max_decoding,
+            image_size=bundle.manifest.image_size,
+            max_pixels=settings.max_pixels,
+        )
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Load, warm up and check in the engines' threads. Raises what they raise; then nothing is left running."""
+        slot = asyncio.Semaphore(1)
+        batch, queue = self._settings.max_batch, self._settings.max_queue
+        self._scores = Batcher(self._score, max_batch=batch, max_queue=queue, slot=slot)
+        self._captions = Batcher(self._caption, max_batch=batch, max_queue=queue, slot=slot)
+        try:
+            await self._pool.load()
+        except BaseException:
+            await self.close()
+            raise
+        self._scores.max_batch = self._captions.max_batch = self._pool.max_batch
+        for _ in self._pool.engines[1:]:
+            slot.release()
+
+    async def retire(self) -> None:
+        """Answer what has begun, then close."""
+        await self._idle.wait()
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancel what waits and let the threads end."""
+        await self._scores.close()
+        await self._captions.close()
+        self._decoder.close()
+        self._pool.close()
+
+    def _load(self, number: int) -> Engine:
+        """Engine `number` of the pool, warm and checked. Runs in its thread."""
+        started = time.perf_counter()
+        settings = self._settings
+        engine = Engine(
+            self.bundle,
+            provider=settings.provider,
+            threads=settings.threads,
+            max_batch=settings.max_batch,
+            cuda_graphs=settings.cuda_graphs,
+            engine_cache=settings.engine_cache,
+            device=settings.device,
+            progress=self._progress,
+        )
+        try:
+            engine.warm_up()
+            self._progress("comparing the model with its stored answers")
+            self._check(engine)
+        except EngineError as error:
+            raise ContractError(f"The provider {engine.provider!r} computes wrongly: {error}. {REMEDY}") from None
+        log.info(
+            "model %s ready on %s in %.1f s, engine %d of %d, batches of up to %d",
+            self._name.version, engine.provider, time.perf_counter() - started, number + 1, settings.engines,
+            engine.max_batch,
+        )  # fmt: skip
+        return engine
+
+    def _check(self, engine: Engine) -> None:
+        if self.bundle.check is None:
+            log.warning("no self-check: %s was exported before there was one; export again", self.bundle.path)
+            return
+        # after the warm-up: the engines that it built or chose are those that will serve
+        found = self.self_check = run_self_check(engine, self.bundle.check)
+        log.info("self-check: within %.1e of PyTorch in %.2f s", found.largest_difference, found.seconds)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the oldest running engine call has been running; 0 when none is."""
+        return self._pool.busy_seconds
+
+    def info(self) -> dict[str, Any]:
+        """The model and what runs it."""
+        manifest, engines = self.bundle.manifest, self._pool.engines
+        return {
+            "model": self._name.model_dump(),
+            "provider": engines[0].provider if engines else None,
+            "engines": len(engines),
+            "max_batch": self._pool.max_batch if engines else None,
+            "buckets": list(engines[0].buckets) if engines else [],
+            "labels": len(self.bundle.labels) if self.bundle.labels is not None else 0,
+            "image_size": manifest.image_size,
+            "precision": manifest.precision,
+            "opset": manifest.opset,
+            "caption": manifest.caption.template if manifest.caption is not None else None,
+            "parity": manifest.parity,
+            "self_check": asdict(self.self_check) if self.self_check is not None else None,
+            "metrics": manifest.metrics,
+            "source": manifest.source,
+            "queued": {"predict": self._scores.depth, "caption": self._captions.depth},
+        }
+
+    # -- requests -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _request(self) -> Iterator[None]:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def predict(self, photo: bytes, top_k: int, turns: asyncio.Semaphore, deadline: float) -> Prediction:
+        """The best labels of one photo, decoded when `turns` lets it. Raises `PhotoError` or `ServiceError`."""
+        if self.bundle.labels is None:
+            raise ServiceError(
+                "not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption."
+            )
+        started = time.perf_counter()
+        with self._request():
+            async with turns:
+                pixels, decode_seconds = await self._decode(photo, deadline)
+            done = await self._answered(self._scores, self._scores.submit(pixels, _left(deadline)))
+        scored = done.result
+        timings = {
+            "decode": decode_seconds,
+            "queue": done.queue_seconds,
+            "encode": scored.encode_seconds,
+            "score": scored.score_seconds,
+            "total": time.perf_counter() - started,
+        }
+        return self._prediction(scored.probabilities, top_k, timings)
+
+    async def caption(self, photo: bytes, deadline: float) -> Caption:
+        """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
+        started = time.perf_counter()
+        with self._request():
+            pixels, decode_seconds = await self._decode(photo, deadline)
+            done = await self._answered(self._captions, self._captions.submit(pixels, _left(deadline)))
+        text, labels, form = done.result.text, self.bundle.labels, self.bundle.manifest.caption
+        named = form.parse(text, labels) if form is not None and labels is not None else None
+        timings = {
+            "decode": decode_seconds,
+            "queue": done.queue_seconds,
+            "encode": done.result.encode_seconds,
+            "generate": done.result.decode_seconds,
+            "total": time.perf_counter() - started,
+        }
+        return Caption(
+            caption=text,
+            prediction=named.display if named is not None else None,
+            model=self._name,
+            timings_ms=_milliseconds(timings),
+        )
+
+    async def _decode(self, photo: bytes, deadline: float) -> tuple[Pixels, float]:
+        try:
+            return await self._decoder.decode(photo, _left(deadline))
+        except TimeoutError:
+            raise _too_late() from None
+
+    async def _answered(self, batcher: Batcher[Any, Any], waiting: Awaitable[R]) -> R:
+        try:
+            return await waiting
+        except QueueFull:
+            wait = self._seconds_to_drain(batcher)
+            raise ServiceError(
+                "overloaded",
+                f"The queue is full ({self._settings.max_queue} waiting). Try again in {wait} s.",
+                retry_after=wait,
+            ) from None
+        except Expired:
+            raise _too_late() from None
+        except EngineError as error:
+            log.error("engine: %s", error)
+            raise ServiceError("engine_failed", "The model gave no usable answer; the fault is logged.") from None
+        except Exception as error:
+            log.error("engine failed on a batch", exc_info=error)
+            raise ServiceError("engine_failed", "The engine failed on this batch; the fault is logged.") from None
+
+    def _seconds_to_drain(self, batcher: Batcher[Any, Any]) -> int:
+        """Whole seconds until the queue is empty at the rate measured so far, 1 to `LONGEST_RETRY`."""
+        seconds = batcher.depth * batcher.seconds_per_item / max(1, len(self._pool.engines))
+        return min(LONGEST_RETRY, max(1, math.ceil(seconds)))
+
+    def _prediction(self, probabilities: np.ndarray, top_k: int, timings: dict[str, float]) -> Prediction:
+        labels, form = self.bundle.labels, self.bundle.manifest.caption
+        assert labels is not None
+        assert form is not None
+        order = np.argsort(-probabilities, kind="stable")[: min(top_k, len(labels))]
+        top = [
+            Candidate(
+                class_id=int(i),
+                label=labels[int(i)].name,
+                prediction=labels[int(i)].display,
+                confidence=round(float(probabilities[i]), 6),
+            )
+            for i in order
+        ]
+        best = top[0]
+        return Prediction(
+            prediction=best.prediction,
+            raw_output=form.render(labels[best.class_id]),
+            class_id=best.class_id,
+            label=best.label,
+            confidence=best.confidence,
+            top=top,
+            model=self._name,
+            timings_ms=_milliseconds(timings),
+        )
+
+    # -- batches, run in an engine's thread -----------------------------------------------------------------------------
+
+    async def _score(self, batch: list[Pixels]) -> list[_Scored]:
+        scores = await self._pool.run(lambda engine: engine.score(batch))
+        return [_Scored(row, scores.encode_seconds, scores.score_seconds) for row in scores.probabilities]
+
+    async def _caption(self, batch: list[Pixels]) -> list[_Captioned]:
+        limit = self._settings.max_caption_tokens
+        found: Captions = await self._pool.run(lambda engine: engine.caption(batch, limit))
+        return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - time.perf_counter())
+
+
+def _too_late() -> ServiceError:
+    return ServiceError("deadline_exceeded", "No answer before the request's deadline. Try again later.")
+
+
+def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {stage: round(1000 * value, 3) for stage, value in seconds.items()}
