@@ -9,7 +9,7 @@ GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format serve gpu-wheel clean
+.PHONY: demo test lint format serve chaos gpu-wheel clean
 
 demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
 	$(BIN)/python scripts/demo.py
@@ -28,6 +28,9 @@ format: $(VENV)/.installed
 
 serve: $(VENV)/.installed  ## make serve BUNDLE=path
 	$(BIN)/python -m app --bundle $(BUNDLE)
+
+chaos: $(VENV)/.installed  ## hostile requests and overload; make chaos CHAOS='--requests 300 --seconds 10' BUNDLE=path
+	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) $(CHAOS)
 
 gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime-gpu beside the CPU one (256 MB), for tests that need no GPU
 

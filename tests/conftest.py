@@ -79,12 +79,14 @@ def serving(bundle: Path, *flags: object) -> Iterator[str]:
 
 
 @contextmanager
-def serving_process(bundle: Path, *flags: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """As `serving`, with the process."""
+def serving_process(
+    bundle: Path, *flags: object, module: str = "app"
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """As `serving`, with the process; `module` is what Python runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app", "--bundle", str(bundle), "--port", str(port), *map(str, flags)]
+    command = [sys.executable, "-m", module, "--bundle", str(bundle), "--port", str(port), *map(str, flags)]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill up and stop the server
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)

@@ -1,0 +1,111 @@
+"""Hostile requests, then overload, against servers started here.
+
+    make chaos                                                     # 5,000 requests, 60 s of overload
+    python -m tests.chaos --bundle bundles/mine --requests 300 --seconds 10
+
+Exit code 1 when something happened that must not: a 500, no answer, memory that grows, a wrong answer afterwards, accepted
+requests that are late, or refusals that are slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import psutil
+
+from contract.cli import run
+from tests.chaos.attack import attack
+from tests.chaos.overload import closed_loop, open_loop
+from tests.conftest import drawn_png, serving_process
+
+GROWTH = 64e6  # bytes that the server's memory may grow under attack, after a first part that fills its caches
+DEADLINE_MS = 1000
+BATCH, QUEUE = 4, 40
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Faults and load, on loopback only.")
+    parser.add_argument("--bundle", type=Path, required=True, help="bundle folder to serve")
+    parser.add_argument("--requests", type=int, default=5000, help="hostile requests (default: 5000)")
+    parser.add_argument("--seconds", type=float, default=60, help="of overload (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="first seed of the requests (default: 0)")
+    args = parser.parse_args()
+    return run("chaos", lambda: chaos(args))
+
+
+def chaos(args: argparse.Namespace) -> int:
+    """All parts; prints figures and faults."""
+    faults = hostile_part(args.bundle, args.requests, args.seed) + overload_part(args.bundle, args.seconds)
+    for fault in faults:
+        print(f"FAULT {fault}")
+    print("chaos: still alive" if not faults else f"chaos: {len(faults)} faults")
+    return 1 if faults else 0
+
+
+def hostile_part(bundle: Path, count: int, seed: int) -> list[str]:
+    """Hostile requests; the server must go on as if nothing had been."""
+    with serving_process(bundle, "--log-level", "error", "--threads", 1) as (url, process):
+        memory = psutil.Process(process.pid).memory_info
+        wanted = _label(url)
+        first = attack(url, count // 5, seed)
+        before = memory().rss
+        began = time.monotonic()
+        rest = attack(url, count - count // 5, seed + count // 5)
+        seconds = time.monotonic() - began
+        answers: Counter[tuple[str, str]] = first.answers + rest.answers
+        grown = memory().rss - before
+        faults = first.faults + rest.faults
+        for kind in sorted({kind for kind, _ in answers}):
+            statuses = {status: n for (one, status), n in sorted(answers.items()) if one == kind}
+            print(f"  {kind:15} {sum(statuses.values()):5}  {statuses}")
+        slowest = max(first.slowest, rest.slowest)
+        print(f"hostile: {count} requests, slowest {slowest:.2f} s, memory {grown / 1e6:+.1f} MB in {seconds:.0f} s")
+        if grown > GROWTH:
+            faults.append(f"memory grew by {grown / 1e6:.0f} MB")
+        if process.poll() is not None:
+            faults.append(f"the server ended with {process.returncode}")
+        elif _label(url) != wanted:
+            faults.append("a good request is answered otherwise than before")
+    return faults
+
+
+def _label(url: str) -> str:
+    label: str = httpx.post(f"{url}/predict", content=drawn_png(0), timeout=30).raise_for_status().json()["label"]
+    return label
+
+
+def overload_part(bundle: Path, seconds: float) -> list[str]:
+    """Five times capacity: goodput stays, the accepted are in time, the refused are told at once, memory is flat."""
+    flags = ("--log-level", "error", "--threads", 1, "--max-batch", BATCH, "--max-queue", QUEUE,
+             "--request-timeout-ms", DEADLINE_MS)  # fmt: skip
+    with serving_process(bundle, *flags, module="tests.chaos.slow_server") as (url, process):
+        photo = drawn_png(0, size=64)
+        closed_loop(url, photo, 8, 2)
+        best = closed_loop(url, photo, 2 * BATCH, min(10, seconds))
+        print(f"capacity: {best.line()}")
+        memory = psutil.Process(process.pid).memory_info
+        before = memory().rss
+        load = open_loop(url, photo, 5 * best.goodput, seconds)
+        grown = memory().rss - before
+        print(f"overload: {load.line()}; memory {grown / 1e6:+.1f} MB")
+        return [
+            text
+            for text, wrong in (
+                (f"goodput fell from {best.goodput:.0f} to {load.goodput:.0f}/s", load.goodput < 0.9 * best.goodput),
+                ("accepted requests were late", load.percentile(load.accepted, 99) > DEADLINE_MS / 1000),
+                ("a refusal had no Retry-After", load.without_retry_after > 0),
+                ("answers other than 200 and overloaded", bool(set(load.statuses) - {"200", "503 overloaded"})),
+                (f"memory grew by {grown / 1e6:.0f} MB", grown > GROWTH),
+            )
+            if wrong
+        ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""A short attack, so that `make test` meets hostile requests too; `make chaos` is the long one, with overload."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.__main__ import hostile_part
+from tests.chaos.overload import Load
+from tests.chaos.requests import KINDS, hostile
+
+
+def test_a_short_attack_leaves_the_service_as_it_was(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hostile_part(bundle, 400, seed=100_000) == [], capsys.readouterr().out
+
+
+def test_requests_of_a_seed_are_the_same_and_of_every_kind() -> None:
+    assert hostile(7) == hostile(7)
+    kinds = Counter(hostile(seed).kind for seed in range(400))
+    assert len(kinds) == len(KINDS), kinds
+
+
+def test_figures_of_a_load() -> None:
+    load = Load(2.0, accepted=[0.1, 0.2, 0.3, 0.4], refused=[0.001])
+    assert load.goodput == 2.0
+    assert load.percentile(load.accepted, 50) == pytest.approx(0.25)
+    assert "2 answers/s, accepted p50 250 ms" in load.line()
