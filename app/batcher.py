@@ -75,16 +75,20 @@ class Batcher(Generic[T, R]):
         """Items waiting."""
         return len(self._queue)
 
+    def check_room(self) -> None:
+        """Raise `QueueFull` as `submit` would: for callers that have work to do before they submit."""
+        if len(self._queue) >= self._max_queue:
+            self._queue = deque(w for w in self._queue if not w.future.done())
+            if len(self._queue) >= self._max_queue:
+                raise QueueFull
+
     async def submit(self, item: T, timeout: float) -> Done[R]:
         """Wait for the item's result, at most `timeout` seconds.
 
         Raises `QueueFull` at once, `Expired`, or whatever `run` raised for the item's batch. If the caller is
         cancelled the item is left out of the next batch.
         """
-        if len(self._queue) >= self._max_queue:
-            self._queue = deque(w for w in self._queue if not w.future.done())
-            if len(self._queue) >= self._max_queue:
-                raise QueueFull
+        self.check_room()
         now = self._clock()
         future: asyncio.Future[Done[R]] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(item, future, now, now + timeout))

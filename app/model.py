@@ -183,7 +183,7 @@ class ServedModel:
         started = time.perf_counter()
         with self._request():
             async with turns:
-                pixels, decode_seconds = await self._decode(photo, deadline)
+                pixels, decode_seconds = await self._decode(self._scores, photo, deadline)
             done = await self._answered(self._scores, self._scores.submit(pixels, _left(deadline)))
         scored = done.result
         timings = {
@@ -199,7 +199,7 @@ class ServedModel:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
         started = time.perf_counter()
         with self._request():
-            pixels, decode_seconds = await self._decode(photo, deadline)
+            pixels, decode_seconds = await self._decode(self._captions, photo, deadline)
             done = await self._answered(self._captions, self._captions.submit(pixels, _left(deadline)))
         text, labels, form = done.result.text, self.bundle.labels, self.bundle.manifest.caption
         named = form.parse(text, labels) if form is not None and labels is not None else None
@@ -217,9 +217,12 @@ class ServedModel:
             timings_ms=_milliseconds(timings),
         )
 
-    async def _decode(self, photo: bytes, deadline: float) -> tuple[Pixels, float]:
+    async def _decode(self, batcher: Batcher[Any, Any], photo: bytes, deadline: float) -> tuple[Pixels, float]:
         try:
+            batcher.check_room()  # what would be refused afterwards is not worth decoding
             return await self._decoder.decode(photo, _left(deadline))
+        except QueueFull:
+            raise self._overloaded(batcher) from None
         except TimeoutError:
             raise _too_late() from None
 
@@ -227,12 +230,7 @@ class ServedModel:
         try:
             return await waiting
         except QueueFull:
-            wait = self._seconds_to_drain(batcher)
-            raise ServiceError(
-                "overloaded",
-                f"The queue is full ({self._settings.max_queue} waiting). Try again in {wait} s.",
-                retry_after=wait,
-            ) from None
+            raise self._overloaded(batcher) from None
         except Expired:
             raise _too_late() from None
         except EngineError as error:
@@ -242,10 +240,15 @@ class ServedModel:
             log.error("engine failed on a batch", exc_info=error)
             raise ServiceError("engine_failed", "The engine failed on this batch; the fault is logged.") from None
 
-    def _seconds_to_drain(self, batcher: Batcher[Any, Any]) -> int:
-        """Whole seconds until the queue is empty at the rate measured so far, 1 to `LONGEST_RETRY`."""
+    def _overloaded(self, batcher: Batcher[Any, Any]) -> ServiceError:
+        """With the whole seconds until the queue is empty at the rate measured so far, 1 to `LONGEST_RETRY`."""
         seconds = batcher.depth * batcher.seconds_per_item / max(1, len(self._pool.engines))
-        return min(LONGEST_RETRY, max(1, math.ceil(seconds)))
+        wait = min(LONGEST_RETRY, max(1, math.ceil(seconds)))
+        return ServiceError(
+            "overloaded",
+            f"The queue is full ({self._settings.max_queue} waiting). Try again in {wait} s.",
+            retry_after=wait,
+        )
 
     def _prediction(self, probabilities: np.ndarray, top_k: int, timings: dict[str, float]) -> Prediction:
         labels, form = self.bundle.labels, self.bundle.manifest.caption

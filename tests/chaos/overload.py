@@ -96,7 +96,7 @@ class Session:
         """Post once and count the answer."""
         began = time.monotonic()
         try:
-            reader, writer = self._free.pop() if self._free else await asyncio.open_connection(*self._address)
+            reader, writer = await self._connection()
             writer.write(self._request)
             head = await reader.readuntil(b"\r\n\r\n")
             body = await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
@@ -113,6 +113,14 @@ class Session:
             load.statuses[f"{status} {json.loads(body)['error_type']}"] += 1
             load.refused.append(took)
             load.without_retry_after += status == "503" and b"retry-after:" not in head.lower()
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._free:  # the last used first; those that the server has closed meanwhile are let go
+            reader, writer = self._free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(*self._address)
 
     def close(self) -> None:
         """Close the kept connections."""

@@ -26,7 +26,8 @@ class Hostile:
 
 def picture(rng: random.Random, format: str, size: int = 96) -> bytes:
     """A real image of one format."""
-    image = Image.effect_noise((size, size + rng.randrange(64)), 60).convert("RGB")
+    width, height = size, size + rng.randrange(64)
+    image = Image.frombytes("RGB", (width, height), rng.randbytes(3 * width * height))
     file = io.BytesIO()
     image.save(file, format=format)
     return file.getvalue()
