@@ -20,6 +20,7 @@ import uvicorn
 from app.logs import configure_logs
 from app.server import create_app
 from app.settings import ENV_PREFIX, Settings, load_settings
+from app.slow_heads import limited_heads
 from contract.bundle import read_bundle
 from contract.cli import run
 from contract.errors import ContractError
@@ -77,6 +78,7 @@ def _serve(args: dict[str, Any]) -> int:
             port=settings.port,
             log_level=settings.log_level,
             log_config=None,  # one form for all lines: `configure_logs`
+            http=limited_heads(settings.body_timeout_ms / 1000),
             access_log=False,  # `app.observe` writes a line with more in it
             timeout_graceful_shutdown=settings.drain_seconds,
         )

@@ -75,6 +75,11 @@ class Batcher(Generic[T, R]):
         """Items waiting."""
         return len(self._queue)
 
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the oldest item has been waiting; 0 when none is."""
+        return self._clock() - self._queue[0].since if self._queue else 0.0
+
     def check_room(self) -> None:
         """Raise `QueueFull` as `submit` would: for callers that have work to do before they submit."""
         if len(self._queue) >= self._max_queue:

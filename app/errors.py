@@ -36,7 +36,9 @@ ERRORS: dict[str, Kind] = {
     "invalid_parameter": Kind(400, "A query parameter or header is outside its range."),
     "unauthorized": Kind(401, "No API key was sent, or one that is not in `api_keys_file`."),
     "not_found": Kind(404, "There is no such route."),
+    "unknown_model": Kind(404, "No model of that name and version is served."),
     "method_not_allowed": Kind(405, "The route does not answer this HTTP method."),
+    "body_timeout": Kind(408, "The request body came too slowly: see `body_timeout_ms`. The connection is closed."),
     "not_a_classifier": Kind(409, "The bundle has no labels: it can caption, not classify."),
     "body_too_large": Kind(413, "The request body is larger than `max_body_bytes`."),
     "image_too_large": Kind(
@@ -44,6 +46,8 @@ ERRORS: dict[str, Kind] = {
     ),
     "too_many_images": Kind(413, "More images than `max_images` in one request."),
     "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."),
+    "unsupported_encoding": Kind(415, "The body has a `Content-Encoding` other than gzip, deflate or identity."),
+    "headers_too_large": Kind(431, "The request's headers are larger than 64 KiB."),
     "internal_error": Kind(500, "A fault of the service; it is logged."),
     "engine_failed": Kind(
         500, "The engine raised an error or gave no numbers for the batch of this request; it is logged."
@@ -85,6 +89,8 @@ def error_response(slug: str, message: str, retry_after: int = 1) -> JSONRespons
     headers = {"Retry-After": str(retry_after)} if slug in ("overloaded", "not_ready") else {}
     if slug == "unauthorized":
         headers["WWW-Authenticate"] = 'Bearer realm="food-vision"'
+    if slug == "body_timeout":
+        headers["Connection"] = "close"  # the rest of the body may still come, and is no next request
     note_error(slug)
     body = ErrorBody(error=message, error_type=slug).model_dump()
     return JSONResponse(body, status_code=ERRORS[slug].status, headers=headers)

@@ -18,35 +18,6 @@ FIELDS = ("image", "images")
 HINT = "Send multipart with the field `image`, or the bytes of the photo as the body."
 
 
-class BodyLimit:
-    """ASGI middleware: a body of more than `limit` bytes is refused, by its header or while it arrives."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app = app
-        self.limit = limit
-        self._sentence = f"The request body is larger than {limit} bytes. Send a smaller photo."
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.limit:  # nothing of it is read
-            await error_response("body_too_large", self._sentence)(scope, receive, send)
-            return
-        seen = 0
-
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self.limit:
-                raise ServiceError("body_too_large", self._sentence)
-            return message
-
-        await self.app(scope, counted, send)
-
-
 class Goodbye:
     """ASGI middleware: a request that is cut off because draining took too long still gets an answer of the one shape."""
 

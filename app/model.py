@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from app.answers import caption, prediction
 from app.batcher import Batcher, Expired, QueueFull
 from app.engine import Captions, Engine, EngineError
 from app.errors import ServiceError
 from app.images import DecodePool
 from app.pool import EnginePool
-from app.schemas import Candidate, Caption, Model, Prediction
+from app.schemas import Caption, Model, Prediction
 from app.self_check import REMEDY, SelfCheckReport, run_self_check
 from app.settings import Settings
 from contract.bundle import Bundle
@@ -51,14 +52,21 @@ class _Captioned:
 class ServedModel:
     """A verified bundle on the settings' provider. `load` before use; `retire` waits for what is under way.
 
-    `progress` is told, from another thread, what is being loaded.
+    `progress` is told, from another thread, what is being loaded, and `on_batch` the queue and size of each batch.
     """
 
-    def __init__(self, bundle: Bundle, settings: Settings, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: Settings,
+        progress: Callable[[str], None],
+        on_batch: Callable[[str, int], None] = lambda queue, size: None,
+    ) -> None:
         self.bundle = bundle
         self.self_check: SelfCheckReport | None = None  # None too for an older bundle, which has none
         self._settings = settings
         self._progress = progress
+        self._on_batch = on_batch
         self._name = Model(name=bundle.manifest.name, version=bundle.manifest.version)
         self._pool = EnginePool(self._load, settings.engines)
         self._under_way = 0
@@ -159,6 +167,7 @@ class ServedModel:
             "metrics": manifest.metrics,
             "source": manifest.source,
             "queued": {"predict": self._scores.depth, "caption": self._captions.depth},
+            "oldest_seconds": round(max(self._scores.oldest_seconds, self._captions.oldest_seconds), 3),
         }
 
     # -- requests -------------------------------------------------------------------------------------------------------
@@ -193,7 +202,7 @@ class ServedModel:
             "score": scored.score_seconds,
             "total": time.perf_counter() - started,
         }
-        return self._prediction(scored.probabilities, top_k, timings)
+        return prediction(self.bundle, self._name, scored.probabilities, top_k, timings)
 
     async def caption(self, photo: bytes, deadline: float) -> Caption:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
@@ -201,8 +210,6 @@ class ServedModel:
         with self._request():
             pixels, decode_seconds = await self._decode(self._captions, photo, deadline)
             done = await self._answered(self._captions, self._captions.submit(pixels, _left(deadline)))
-        text, labels, form = done.result.text, self.bundle.labels, self.bundle.manifest.caption
-        named = form.parse(text, labels) if form is not None and labels is not None else None
         timings = {
             "decode": decode_seconds,
             "queue": done.queue_seconds,
@@ -210,12 +217,7 @@ class ServedModel:
             "generate": done.result.decode_seconds,
             "total": time.perf_counter() - started,
         }
-        return Caption(
-            caption=text,
-            prediction=named.display if named is not None else None,
-            model=self._name,
-            timings_ms=_milliseconds(timings),
-        )
+        return caption(self.bundle, self._name, done.result.text, timings)
 
     async def _decode(self, batcher: Batcher[Any, Any], photo: bytes, deadline: float) -> tuple[Pixels, float]:
         try:
@@ -250,39 +252,15 @@ class ServedModel:
             retry_after=wait,
         )
 
-    def _prediction(self, probabilities: np.ndarray, top_k: int, timings: dict[str, float]) -> Prediction:
-        labels, form = self.bundle.labels, self.bundle.manifest.caption
-        assert labels is not None
-        assert form is not None
-        order = np.argsort(-probabilities, kind="stable")[: min(top_k, len(labels))]
-        top = [
-            Candidate(
-                class_id=int(i),
-                label=labels[int(i)].name,
-                prediction=labels[int(i)].display,
-                confidence=round(float(probabilities[i]), 6),
-            )
-            for i in order
-        ]
-        best = top[0]
-        return Prediction(
-            prediction=best.prediction,
-            raw_output=form.render(labels[best.class_id]),
-            class_id=best.class_id,
-            label=best.label,
-            confidence=best.confidence,
-            top=top,
-            model=self._name,
-            timings_ms=_milliseconds(timings),
-        )
-
     # -- batches, run in an engine's thread -----------------------------------------------------------------------------
 
     async def _score(self, batch: list[Pixels]) -> list[_Scored]:
+        self._on_batch("predict", len(batch))
         scores = await self._pool.run(lambda engine: engine.score(batch))
         return [_Scored(row, scores.encode_seconds, scores.score_seconds) for row in scores.probabilities]
 
     async def _caption(self, batch: list[Pixels]) -> list[_Captioned]:
+        self._on_batch("caption", len(batch))
         limit = self._settings.max_caption_tokens
         found: Captions = await self._pool.run(lambda engine: engine.caption(batch, limit))
         return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
@@ -294,7 +272,3 @@ def _left(deadline: float) -> float:
 
 def _too_late() -> ServiceError:
     return ServiceError("deadline_exceeded", "No answer before the request's deadline. Try again later.")
-
-
-def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
-    return {stage: round(1000 * value, 3) for stage, value in seconds.items()}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 
 from app.disconnect import unless_gone
-from app.errors import ServiceError, body_of, log, responses
+from app.errors import ErrorBody, ServiceError, body_of, log, responses
 from app.images import read_photo, read_photos
 from app.schemas import BatchAnswer, Caption, Health, Labels, Prediction
 from app.service import Service
@@ -26,7 +26,8 @@ TimeoutMs = Annotated[
 ]
 PHOTO_ERRORS = (
     "bad_request", "missing_image", "empty_image", "bad_image", "invalid_parameter", "unauthorized", "not_a_classifier",
-    "body_too_large", "image_too_large", "too_many_images", "unsupported_format", "internal_error", "engine_failed",
+    "body_timeout", "body_too_large", "image_too_large", "too_many_images", "unsupported_format",
+    "unsupported_encoding", "headers_too_large", "internal_error", "engine_failed",
     "not_ready", "engine_stuck", "overloaded", "deadline_exceeded",
 )  # fmt: skip
 
@@ -84,7 +85,12 @@ async def predict_batch(request: Request, top_k: TopK = None, timeout_ms: Timeou
     photos = await read_photos(request, service.settings.max_images)
     service.check_serving()  # what concerns every photo is no matter of one entry
     found = await unless_gone(request, service.predict_all(photos, top_k or service.settings.top_k, timeout_ms))
-    return BatchAnswer(results=[body_of(_logged(one)) if isinstance(one, BaseException) else one for one in found])
+    return BatchAnswer(results=answers(found))
+
+
+def answers(found: list[Prediction | BaseException]) -> list[Prediction | ErrorBody]:
+    """What `Service.predict_all` found, with each exception as the body that the client gets."""
+    return [body_of(_logged(one)) if isinstance(one, BaseException) else one for one in found]
 
 
 def _logged(error: BaseException) -> Exception:

@@ -74,3 +74,17 @@ class Health(BaseModel):
     """`ok`; anything else is answered in the error shape."""
 
     status: str = Field(examples=["ok"])
+
+
+class Links(BaseModel):
+    """Where what is: the answer of `/` to a program."""
+
+    page: str = "/"
+    docs: str = "/docs"
+    description: str = "/openapi.json"
+    predict: str = "/predict"
+    predict_batch: str = "/predict/batch"
+    caption: str = "/caption"
+    labels: str = "/labels"
+    info: str = "/info"
+    health: str = "/health"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,17 +13,21 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from app.body import BodyLimit
 from app.cors import Cors
 from app.description import complete, operation_id
 from app.errors import install_handlers
-from app.images import BodyLimit, Goodbye
+from app.images import Goodbye
 from app.keys import ApiKeys, KeyFile
 from app.metrics import Metrics
 from app.metrics import router as metrics_router
 from app.observe import Observe
 from app.observed import ObservedService
+from app.oip_stats import Statistics
 from app.page import install_pages
 from app.protocol_hf import router as hf_router
+from app.protocol_oip import router as oip_router
+from app.protocol_vertex import install_vertex
 from app.routes import router
 from app.service import Service
 from app.settings import Settings
@@ -101,16 +106,21 @@ def create_app(
         docs_url=None,  # FastAPI's own pages load their scripts from a CDN; `install_pages` has one that does not
         redoc_url=None,
         generate_unique_id_function=operation_id,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `app.tracing` has a span for each stage too
         redirect_slashes=False,  # /predict/ is told that there is no such route, in the one error shape
     )
     app.state.service = service
     app.state.origins = settings.origins
     app.state.metrics = Metrics(lambda: service.now(app.version))
+    service.on_batch = app.state.metrics.batch
     app.include_router(router)
     app.include_router(metrics_router)
     app.include_router(hf_router)
+    app.state.oip_statistics = Statistics()
+    app.include_router(oip_router)
     install_pages(app)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    install_vertex(app, os.environ)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, timeout=settings.body_timeout_ms / 1000)
     if keys is not None:
         app.add_middleware(ApiKeys, keys=keys)
     app.add_middleware(Goodbye)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -33,7 +34,8 @@ class Service:
         self.state: Literal["starting", "ready", "draining", "failed", "stopped"] = "starting"
         self.reason: str | None = "loading the model"
         self.last_reload: dict[str, Any] | None = None
-        self._model = ServedModel(bundle, settings, self._progress)
+        self.on_batch: Callable[[str, int], None] = lambda queue, size: None  # told the queue and size of each batch
+        self._model = ServedModel(bundle, settings, self._progress, self._batch)
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -88,7 +90,7 @@ class Service:
                 bundle = await asyncio.to_thread(read_bundle, self.settings.bundle)
                 if bundle.manifest.digest == self.bundle.manifest.digest:
                     return self._reloaded(False, f"the bundle is the same: {bundle.manifest.version}")
-                new = ServedModel(bundle, self.settings, lambda text: log.info("reload: %s", text))
+                new = ServedModel(bundle, self.settings, lambda text: log.info("reload: %s", text), self._batch)
                 await new.load()
             except Exception as error:  # whatever it is, the old model serves on
                 log.error("reload failed, %s serves on: %s", self.bundle.manifest.version, error)
@@ -110,6 +112,9 @@ class Service:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         self.last_reload = {"done": done, "said": said, "at": at}
         return done
+
+    def _batch(self, queue: str, size: int) -> None:
+        self.on_batch(queue, size)
 
     def _progress(self, text: str) -> None:
         if self.state == "starting":

@@ -15,6 +15,7 @@ from contract.errors import ContractError
 from contract.pixels import MAX_PIXELS
 
 ENV_PREFIX = "FOOD_VISION_"
+VERTEX_PORT = "AIP_HTTP_PORT"  # set by Vertex AI in its containers
 
 
 class Settings(BaseSettings):
@@ -49,6 +50,11 @@ class Settings(BaseSettings):
     decode_threads: int = Field(default=0, ge=0, le=256, description="threads that decode photos; 0: one per core")
     max_decoding: int = Field(default=64, ge=1, le=10_000, description="most photos waiting to be decoded; then 503")
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="largest request body in bytes; then 413")
+    body_timeout_ms: int = Field(
+        default=10_000,
+        ge=1,
+        description="longest wait for headers, and for each 16 KiB of a body; then 408",
+    )
     max_pixels: int = Field(
         default=MAX_PIXELS,
         ge=1,
@@ -106,7 +112,15 @@ def _split(text: str) -> list[str]:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment and `overrides`. Raises `ContractError` naming the setting and what is allowed."""
+    """Settings from the environment and `overrides`. Raises `ContractError` naming the setting and what is allowed.
+
+    Vertex AI's AIP_HTTP_PORT is the default of `port`.
+    """
+    vertex_port, asked = os.environ.get(VERTEX_PORT), {name.upper() for name in os.environ}
+    if vertex_port and "port" not in overrides and f"{ENV_PREFIX}PORT" not in asked:
+        if not (vertex_port.isascii() and vertex_port.isdigit() and int(vertex_port[:6]) <= 65535):
+            raise ContractError(f"The variable {VERTEX_PORT} must be a port, 0 to 65535, not {vertex_port[:80]!r}.")
+        overrides["port"] = vertex_port
     try:
         return Settings(**overrides)
     except ValidationError as error:

@@ -26,6 +26,8 @@ WHOLE = {
     "webp": encoded(PHOTO, "WEBP"),
     "bmp": encoded(PHOTO, "BMP"),
     "tiff": encoded(PHOTO, "TIFF", compression="tiff_lzw"),
+    "avif": encoded(PHOTO, "AVIF", exif=EXIF),
+    "heic": encoded(PHOTO, "HEIF", exif=EXIF.tobytes()),
     "16-bit tiff": encoded(Image.fromarray(np.arange(48 * 48, dtype=np.uint16).reshape(48, 48)), "TIFF"),
 }
 

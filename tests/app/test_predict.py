@@ -142,12 +142,25 @@ def test_health(client: httpx.Client, path: str) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+def open_inference_protocol(photos: set[str]) -> dict[tuple[str, str], set[str]]:
+    found = {
+        ("GET", "/v2"): {"200", "401"},
+        ("GET", "/v2/health/live"): {"200", "503"},
+        ("GET", "/v2/health/ready"): {"200", "503"},
+        ("GET", "/v2/models/stats"): {"200", "401"},
+    }
+    for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+        found |= {("GET", model + tail): {"200", "401", "404"} for tail in ("", "/config", "/stats")}
+        found |= {("GET", f"{model}/ready"): {"200", "401", "404", "503"}, ("POST", f"{model}/infer"): photos | {"404"}}
+    return found
+
+
 def test_openapi_lists_every_route_and_its_errors(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     found = {
         (method.upper(), path): one["responses"] for path, methods in paths.items() for method, one in methods.items()
     }
-    photos = {"200", "400", "401", "409", "413", "415", "500", "503", "504"}
+    photos = {"200", "400", "401", "408", "409", "413", "415", "431", "500", "503", "504"}
     assert {key: set(value) for key, value in found.items()} == {
         ("POST", "/predict"): photos,
         ("POST", "/predict/batch"): photos,
@@ -158,7 +171,7 @@ def test_openapi_lists_every_route_and_its_errors(client: httpx.Client) -> None:
         ("GET", "/health"): {"200", "503"},
         ("GET", "/health/live"): {"200", "503"},
         ("GET", "/health/ready"): {"200", "503"},
-    }
+    } | open_inference_protocol(photos)
     for responses in found.values():
         for status, response in responses.items():
             if status != "200":

@@ -1,0 +1,56 @@
+"""The API description (`/openapi.json`): readable operation ids, examples, and no answer that is never given."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi.routing import APIRoute
+
+from app.examples import ANSWERS, CURL, MODEL
+
+ADDRESS = "http://127.0.0.1:8000"
+IN_PATHS = {"{name}": MODEL.name, "{version}": MODEL.version}  # what stands for a parameter of the path in examples
+GROUPS = {"predict": "Photos", "caption": "Photos", "health": "Operation", "metrics": "Operation"}
+
+
+def operation_id(route: APIRoute) -> str:
+    """A name for generated clients: the path's fixed words, so that renaming a function changes no client.
+
+    `/predict/batch` → `predict_batch`, `/v2/models/{name}/infer` → `v2_models_infer`; for `/` it is `root`, with the
+    method before it unless that is GET.
+    """
+    words = [word for word in route.path.split("/") if word and not word.startswith("{")]
+    if words:
+        return re.sub(r"\W", "_", "_".join(words))
+    methods = sorted(route.methods or ())
+    return "root" if {"GET", "HEAD"} & set(methods) else f"{methods[0].lower()}_root"
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document with our examples, without the 422 that `app.errors` answers as 400 in the one error shape."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            operation["responses"].pop("422", None)
+            operation["summary"] = _first_sentence(operation.get("description", operation["operationId"]))
+            operation.setdefault("tags", [GROUPS.get(path.split("/")[1], "Model and page")])
+            _add_examples(operation, method, path)
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
+    return document
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"[.:;](?:\s|$)", text, maxsplit=1)[0]
+
+
+def _add_examples(operation: dict[str, Any], method: str, path: str) -> None:
+    name = operation["operationId"]
+    for parameter, value in IN_PATHS.items():
+        path = path.replace(parameter, value)
+    options = CURL.get(name, "" if method == "get" else f"-X {method.upper()}")
+    command = " ".join(part for part in ("curl", options, ADDRESS + path) if part)
+    operation["x-codeSamples"] = [{"lang": "Shell", "label": "curl", "source": command}]
+    answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
+    if name in ANSWERS and answer and "examples" not in answer:
+        answer.setdefault("example", ANSWERS[name])

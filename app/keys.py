@@ -1,0 +1,113 @@
+"""API keys: who may ask. Off unless the setting `api_keys_file` names a file with one key on each line."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import error_response
+from app.observe import OPEN_PATHS
+from contract.errors import ContractError
+
+log = logging.getLogger("food_vision")
+
+# The page too (its files are below /static); posting to `/` needs a key.
+OPEN_TO_READ = OPEN_PATHS | {"/"}
+
+
+def read_keys(path: Path) -> list[bytes]:
+    """SHA-256 digests of the keys in a file; blank lines and lines that begin with `#` are left out.
+
+    Raises `ContractError` for a file that cannot be read, holds no key, or a key that no header can carry. No message
+    holds a key.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8 text"
+        raise ContractError(f"The API keys at {path} cannot be read: {reason}.") from None
+    digests = []
+    for number, line in enumerate(lines, 1):
+        key = line.strip()
+        if not key or key.startswith("#"):
+            continue
+        if not all("!" <= character <= "~" for character in key):
+            raise ContractError(
+                f"Line {number} of {path} is no API key: only visible ASCII without blanks can be sent."
+            )
+        digests.append(hashlib.sha256(key.encode()).digest())
+    if not digests:
+        raise ContractError(f"The file {path} holds no API key; write one key on each line, or unset api_keys_file.")
+    return digests
+
+
+class KeyFile:
+    """The keys of a file, read again when it changes. A change that cannot be read leaves the keys as they were."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._stamp()
+        self._digests = read_keys(path)
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def accepts(self, key: str) -> bool:
+        """Whether it is one of the keys. Takes as long for a wrong key as for a right one, wherever they differ."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._seen = stamp
+            try:
+                self._digests = read_keys(self._path)
+                log.info("API keys were read again: %d", len(self._digests))
+            except ContractError as error:
+                log.error("%s The keys from before stay in force.", error)
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them, not up to the first
+        return any(matches)
+
+
+class ApiKeys:
+    """ASGI middleware: a request without a known key is answered 401 before anything of it is read.
+
+    A key comes as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Health, metrics and the pages stay open.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyFile) -> None:
+        self.app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not is_open(scope["method"], scope["path"]):
+            given = list(_given(scope["headers"]))
+            if not any(self._keys.accepts(key) for key in given[:2]):
+                sentence = "The API key is not known." if given else "An API key is needed."
+                hint = "Send it as `Authorization: Bearer KEY` or `X-Api-Key: KEY`."
+                await error_response("unauthorized", f"{sentence} {hint}")(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether a request is answered without a key."""
+    return method in ("GET", "HEAD") and (path in OPEN_TO_READ or path.startswith("/static/"))
+
+
+def _given(headers: list[tuple[bytes, bytes]]) -> Iterator[str]:
+    for name, value in headers:
+        text = value.decode("latin-1").strip()
+        if name == b"x-api-key" and text:
+            yield text
+        elif name == b"authorization":
+            scheme, _, key = text.partition(" ")
+            if scheme.lower() == "bearer" and key.strip():
+                yield key.strip()

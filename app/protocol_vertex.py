@@ -1,0 +1,131 @@
+"""What Vertex AI asks of a container: health and prediction on the paths, and at the port, that its environment names.
+
+    AIP_HTTP_PORT=8080 AIP_HEALTH_ROUTE=/health AIP_PREDICT_ROUTE=/predict FOOD_VISION_HOST=0.0.0.0 python -m app …
+    curl -H 'Content-Type: application/json' -d '{"instances": [{"b64": "/9j/4AAQSkZJRg…"}]}' …/predict
+
+Source: Vertex AI, "Custom container requirements for inference". The port is the default of the setting `port`
+(`app.settings`). A path may be one that the service has already: its health routes mean the same, and on others JSON
+goes to Vertex and anything else where it always went.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import BaseModel
+from starlette.routing import Match
+from starlette.types import Scope
+
+from app.disconnect import unless_gone
+from app.errors import ErrorBody, ServiceError, responses
+from app.json_photos import json_object, parameters_of, photo_of, shown, top_k_of
+from app.routes import PHOTO_ERRORS, TimeoutMs, answers, ready
+from app.schemas import Health, Prediction
+from app.service import Service
+from contract.errors import ContractError
+
+HEALTH, PREDICT = "AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"
+KEYS = ("b64", "image_bytes", "image")  # of an instance; each holds base64 text, or an object with the first of them
+TAGS = ["Vertex AI"]
+
+
+class VertexAnswer(BaseModel):
+    """One entry for each instance, in order: a prediction or an error."""
+
+    predictions: list[Prediction | ErrorBody]
+
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["instances"],
+                    "properties": {
+                        "instances": {"type": "array", "items": {"type": "object"}},
+                        "parameters": {
+                            "type": "object",
+                            "properties": {"top_k": {"type": "integer", "minimum": 1, "maximum": 100}},
+                        },
+                    },
+                },
+                "example": {"instances": [{"b64": "/9j/4AAQSkZJRg…"}], "parameters": {"top_k": 3}},
+            }
+        },
+    }
+}
+
+
+class _JsonRoute(APIRoute):
+    """A route that only sees JSON, so that another at the same path sees the rest."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        kind = dict(scope.get("headers", ())).get(b"content-type", b"")
+        return super().matches(scope) if b"json" in kind.lower() else (Match.NONE, {})
+
+
+def install_vertex(app: FastAPI, environ: Mapping[str, str]) -> None:
+    """Add the routes that Vertex names in `environ`, after all others are there; without its variables, none.
+
+    Raises `ContractError` for a route that is no path.
+    """
+    own = {route.path for route in iter_route_contexts(app.routes)}
+    health, path = _path(environ, HEALTH), _path(environ, PREDICT)
+    if health is not None and health not in own:
+        app.add_api_route(
+            health, ready, response_model=Health, responses=responses("not_ready", "engine_stuck"), tags=[*TAGS],
+            operation_id="vertex_health",
+        )  # fmt: skip
+    if path is not None:
+        app.router.add_api_route(
+            path, predict, methods=["POST"], response_model=VertexAnswer, responses=responses(*PHOTO_ERRORS),
+            openapi_extra=BODY, tags=[*TAGS], operation_id="vertex_predict", include_in_schema=path not in own,
+            route_class_override=_JsonRoute if path in own else APIRoute,
+        )  # fmt: skip
+        app.router.routes.insert(0, app.router.routes.pop())  # it is asked first
+
+
+def _path(environ: Mapping[str, str], name: str) -> str | None:
+    path = environ.get(name)
+    if not path:
+        return None
+    if not re.fullmatch(r"/[\w.~:@!$&'()*+,;=/-]*", path, re.ASCII):
+        raise ContractError(f"The variable {name} must be a path like /predict, not {shown(path)}.")
+    return path
+
+
+async def predict(request: Request, timeout_ms: TimeoutMs = None) -> VertexAnswer:
+    """Name the food on the photos of JSON `instances`: an answer or an error for each, in order."""
+    service: Service = request.app.state.service
+    body = json_object(await request.body(), "The body")
+    photos = _photos(body, service.settings.max_images)
+    top_k = top_k_of(parameters_of(body), service.settings.top_k)
+    service.check_serving()  # what concerns every photo is no matter of one entry
+    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms))
+    return VertexAnswer(predictions=answers(found))
+
+
+def _photos(body: dict[str, Any], max_images: int) -> list[bytes]:
+    instances = body.get("instances")
+    if not isinstance(instances, list):
+        raise ServiceError("bad_request", f"The field instances must be a list, not {shown(instances)}.")
+    if not instances:
+        raise ServiceError("missing_image", 'The field instances is empty. Send {"b64": "…"} for each photo there.')
+    if len(instances) > max_images:
+        raise ServiceError("too_many_images", f"More than {max_images} images were sent. Send fewer.")
+    return [_photo(one, f"Instance {index}") for index, one in enumerate(instances)]
+
+
+def _photo(instance: object, where: str) -> bytes:
+    """The photo of `{"b64": …}`, `{"image_bytes": {"b64": …}}` or `{"image": …}`."""
+    given = [key for key in KEYS if key in instance] if isinstance(instance, dict) else []
+    if not isinstance(instance, dict) or len(given) != 1:
+        raise ServiceError("bad_request", f"{where} must have one of {', '.join(KEYS)}; it is {shown(instance)}.")
+    value = instance[given[0]]
+    return photo_of(value.get(KEYS[0]) if isinstance(value, dict) else value, where)

@@ -1,0 +1,64 @@
+"""What is remembered of one request, for its log line, the metrics, `Server-Timing` and a trace.
+
+The record is a context variable: tasks that a request starts share it, so that whoever knows something can note it
+without being handed the request. Outside a request every `note_…` does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Record:
+    """One request: `route` is a template (`/v2/models/{name}`), never a path, and `error` a slug of `ERRORS`."""
+
+    id: str
+    method: str
+    route: str
+    started: float = field(default_factory=time.perf_counter)
+    status: int = 0  # 0: nothing was answered
+    error: str | None = None
+    bytes_in: int = 0
+    timings_ms: list[Mapping[str, float]] = field(default_factory=list)  # one entry for each photo answered
+    refused: list[str] = field(default_factory=list)  # a slug for each photo refused in an answer that is 200
+
+    @property
+    def outcome(self) -> str:
+        """`ok`, or the slug of the error."""
+        if self.error is not None:
+            return self.error
+        if 200 <= self.status < 400:
+            return "ok"
+        by_status = {0: "internal_error", 401: "unauthorized", 404: "not_found", 405: "method_not_allowed"}
+        return by_status.get(self.status, "bad_request" if self.status < 500 else "internal_error")
+
+
+current: ContextVar[Record | None] = ContextVar("request", default=None)
+
+
+def note_error(slug: str) -> None:
+    """The request will be answered with this error."""
+    if (record := current.get()) is not None:
+        record.error = slug
+
+
+def note_timings(timings_ms: Mapping[str, float]) -> None:
+    """A photo of the request was answered; milliseconds by stage, `total` among them."""
+    if (record := current.get()) is not None:
+        record.timings_ms.append(timings_ms)
+
+
+def note_refused(slug: str) -> None:
+    """A photo of the request got an error of its own, while the request as a whole is answered."""
+    if (record := current.get()) is not None:
+        record.refused.append(slug)
+
+
+def forget_refused() -> None:
+    """The request as a whole fails with the error of one of its photos: none of them is counted by itself."""
+    if (record := current.get()) is not None:
+        record.refused.clear()

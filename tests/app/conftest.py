@@ -1,0 +1,30 @@
+"""Fixtures of the tests that need a browser. Its driver is imported only by them: all others run without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium."""
+    from tests.app.browser import browser
+
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(params=[None])
+def page(chromium: Browser, server: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """An empty page whose base is the server; parametrize indirectly with options of the browser's context."""
+    context = chromium.new_context(base_url=server, **(request.param or {}))
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    yield page
+    context.close()
