@@ -19,22 +19,42 @@ _CONTAINERS = {
     b"meta": 4,
 }  # and bytes before the boxes in it
 _SEQUENCE_HEADER = 1
+_STEPS = 10_000  # boxes, parts and OBUs that are looked at; a photo has about a hundred, a long animation some thousand
+_DEPTH = 8
+
+
+class _Budget:
+    """A hostile file can nest and repeat without end in a few bytes."""
+
+    left = _STEPS
+
+    def spend(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OverflowError
 
 
 def largest_frame(data: bytes) -> int:
-    """Pixels of the largest frame, over all images and the first sample chunks of all tracks; 0 if none is understood."""
-    largest = 0
+    """Pixels of the largest frame, over all images and what follows the first frame of all tracks.
+
+    0 if none is understood: the decoder says what is wrong. `2**62` if there is too much to look at.
+    """
+    largest, budget = 0, _Budget()
     try:
-        for start, end in _payloads(data):
-            largest = max([largest, *_frames(data, start, end)])
-    except (IndexError, struct.error, OverflowError):
-        pass  # a damaged file: the decoder says so
+        for start, end in _payloads(data, budget):
+            for frame in _frames(data, start, end, budget):
+                largest = max(largest, frame)
+    except OverflowError:
+        return 1 << 62
+    except (IndexError, struct.error):
+        pass
     return largest
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(data: bytes, at: int, end: int, budget: _Budget, depth: int = _DEPTH) -> Iterator[tuple[bytes, int, int]]:
     """Type, start and end of the contents of all boxes, those within boxes too."""
     while at + 8 <= end:
+        budget.spend()
         size, kind = struct.unpack_from(">I4s", data, at)
         start = at + 8
         if size == 1:
@@ -43,25 +63,25 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         if stop < start:
             return
         yield kind, start, stop
-        if kind in _CONTAINERS:
-            yield from _boxes(data, start + _CONTAINERS[kind], stop)
+        if kind in _CONTAINERS and depth:
+            yield from _boxes(data, start + _CONTAINERS[kind], stop, budget, depth - 1)
         at = stop
 
 
-def _payloads(data: bytes) -> Iterator[tuple[int, int]]:
+def _payloads(data: bytes, budget: _Budget) -> Iterator[tuple[int, int]]:
     """Start and end of what may be AV1 data."""
-    boxes = list(_boxes(data, 0, len(data)))
+    boxes = list(_boxes(data, 0, len(data), budget))
     inside = next((start for kind, start, _ in boxes if kind == b"idat"), 0)
     for kind, start, _ in boxes:
         if kind == b"iloc":
-            yield from _items(data, start, inside)
+            yield from _items(data, start, inside, budget)
         elif kind in (b"stco", b"co64"):
             count, width = struct.unpack_from(">I", data, start + 4)[0], 4 if kind == b"stco" else 8
             if count:  # only the first frame is decoded
                 yield int.from_bytes(data[start + 8 : start + 8 + width]), len(data)
 
 
-def _items(data: bytes, at: int, inside: int) -> Iterator[tuple[int, int]]:
+def _items(data: bytes, at: int, inside: int, budget: _Budget) -> Iterator[tuple[int, int]]:
     version, sizes = data[at], struct.unpack_from(">H", data, at + 4)[0]
     offset, length, base, index = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
     wide, at = (4 if version == 2 else 2), at + 6
@@ -74,20 +94,23 @@ def _items(data: bytes, at: int, inside: int) -> Iterator[tuple[int, int]]:
         return int.from_bytes(data[at - width : at])
 
     for _ in range(number(wide)):
+        budget.spend()
         number(wide)  # item id
         method = number(2) & 15 if version else 0
         number(2)  # data reference
         origin = number(base) + (inside if method == 1 else 0)
         for _ in range(number(2)):
+            budget.spend()
             if version:
                 number(index)
             start, size = origin + number(offset), number(length)
             yield start, min(start + size, len(data)) if size else len(data)
 
 
-def _frames(data: bytes, at: int, end: int) -> Iterator[int]:
+def _frames(data: bytes, at: int, end: int, budget: _Budget) -> Iterator[int]:
     """Pixels by each sequence header among the OBUs."""
     while at < end:
+        budget.spend()
         header = data[at]
         kind, extended, sized = header >> 3 & 15, header >> 2 & 1, header >> 1 & 1
         if header & 0x81 or not sized:  # no OBU, or the last

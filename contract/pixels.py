@@ -70,7 +70,7 @@ def _open_within(data: bytes, max_pixels: int) -> Image.Image:
     image = _open(data, max_pixels)
     width, height = image.size
     if image.format == "AVIF" and largest_frame(data) > max(max_pixels, 4 * width * height):
-        raise PhotoError("bad_image", f"The AVIF image is far larger than its header says ({width} x {height}).")
+        raise PhotoError("bad_image", f"The AVIF image has more in it than its header says ({width} x {height}).")
     if width * height > max_pixels:
         raise PhotoError(
             "image_too_large",

@@ -79,9 +79,7 @@ def serving(bundle: Path, *flags: object) -> Iterator[str]:
 
 
 @contextmanager
-def serving_process(
-    bundle: Path, *flags: object, module: str = "app"
-) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving_process(bundle: Path, *flags: object, module: str = "app") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """As `serving`, with the process; `module` is what Python runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from contract.errors import ContractError
 from contract.files import new_folder, write_text_atomic
+from contract.pixels import DRAFT_SIDES
 from training.augment import Augmenter
 from training.data import Item
 from training.loading import BadPhotos, batches
@@ -100,6 +101,7 @@ def _key(blip: Blip, recipe: Recipe, fingerprint: dict[str, Any], part: str, vie
     made = {
         "data": fingerprint,
         "on_bad_image": recipe.data.on_bad_image,
+        "draft_sides": DRAFT_SIDES,  # how photos become pixels
         "part": part,
         "views": views,
         "augment": augment,

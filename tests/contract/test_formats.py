@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -123,6 +124,20 @@ def test_the_size_of_av1_frames_is_found(size: tuple[int, int], animated: bool) 
     for image in (PICTURE.resize(size), PICTURE.resize(size).convert("RGBA")):
         options = {"save_all": True, "append_images": [image.rotate(180)]} if animated else {}
         assert largest_frame(encoded(image, "AVIF", **options)) == size[0] * size[1]
+
+
+def test_endless_av1_parts_are_not_counted_for_long() -> None:
+    many = b"\0\0\0\0\0\0" + struct.pack(">H", 65535) + (b"\0\1\0\0" + struct.pack(">H", 65535)) * 65535
+    whole = [
+        struct.pack(">I4s", 8 + len(many), b"iloc") + many,
+        struct.pack(">I4s", 8, b"free") * 1_000_000,
+        b"".join(struct.pack(">I4sI", 0, b"meta", 0) for _ in range(100_000)),
+        struct.pack(">I4sIII", 20, b"stco", 0, 1, 20) + b"\x12\0" * 1_000_000,
+    ]
+    for data in whole:
+        started = time.process_time()
+        assert largest_frame(data) >= 0
+        assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("form", FORMS)
