@@ -15,7 +15,7 @@ demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on 
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.installed  ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # the models are tiny: a second thread costs more than it brings
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .

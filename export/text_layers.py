@@ -33,8 +33,8 @@ def merge_heads(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(1, 2).reshape(-1, x.shape[2], x.shape[1] * x.shape[3])
 
 
-class SelfAttention(nn.Module):
-    """Self-attention of one decoder layer (a `BlipTextAttention`) with its residual and normalisation."""
+class _Attention(nn.Module):
+    """The projections of a `BlipTextAttention`, and its output layer with residual and normalisation."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -44,6 +44,10 @@ class SelfAttention(nn.Module):
         self.output = attention.output
         self.heads: int = attention.self.num_attention_heads
         self.head_width: int = attention.self.attention_head_size
+
+
+class SelfAttention(_Attention):
+    """Self-attention of one decoder layer with its residual and normalisation."""
 
     def forward(
         self,
@@ -65,17 +69,8 @@ class SelfAttention(nn.Module):
         return self.output(merge_heads(torch.matmul(torch.softmax(scores, dim=-1), v)), x), k, v
 
 
-class AbsorbedCrossAttention(nn.Module):
-    """Cross-attention of one decoder layer (a `BlipTextAttention`) over unprojected image tokens."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        self.query: nn.Linear = attention.self.query
-        self.key: nn.Linear = attention.self.key
-        self.value: nn.Linear = attention.self.value
-        self.output = attention.output
-        self.heads: int = attention.self.num_attention_heads
-        self.head_width: int = attention.self.attention_head_size
+class AbsorbedCrossAttention(_Attention):
+    """Cross-attention of one decoder layer over unprojected image tokens."""
 
     def absorbed_queries(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, Q, D] → queries in the space of the image tokens [B, H * Q, W]."""
