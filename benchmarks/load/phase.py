@@ -20,7 +20,6 @@ from benchmarks.load.statistics import estimate, histogram, latency_figures, rat
 from benchmarks.load.watch import Watch
 
 STAGE = re.compile(rb"([\w-]+);dur=([0-9.]+)")
-LATE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,12 @@ class Plan:
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.concurrency} callers" if self.concurrency is not None else f"{self.rate:g} requests/s"
+        return load_title(self.concurrency, self.rate)
+
+
+def load_title(concurrency: int | None, rate: float | None) -> str:
+    """`8 callers` or `100 requests/s`."""
+    return f"{concurrency} caller{'s' * (concurrency > 1)}" if concurrency is not None else f"{rate:g} requests/s"
 
 
 @dataclass(frozen=True)
@@ -188,10 +192,10 @@ def _warnings(phase: dict[str, Any]) -> list[str]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in phase["errors"].items())
         found.append(f"{100 * phase['error_share']:.1f} % of the requests got no answer: {kinds}.")
     if phase["mode"] == "open" and phase["rate"]:
-        throughput = phase["throughput"]["value"]
-        if throughput < 0.9 * phase["rate"] and not phase["errors"]:
+        throughput, arrived = phase["throughput"]["value"], phase["requests"] / phase["seconds"]
+        if throughput < 0.9 * arrived and not phase["errors"]:
             found.append(
-                f"The server answered {throughput:.1f} of {phase['rate']:g} requests/s: its queue grew all the time, so "
+                f"The server answered {throughput:.1f} of {arrived:.1f} requests/s: its queue grew all the time, so "
                 "latency depends on how long was measured."
             )
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.load.phase import load_title
+
 
 def number(figure: dict[str, float | None] | None, digits: int = 1) -> str:
     """`12.3 (12.0-12.6)`, or without the interval where there is none."""
@@ -18,7 +20,7 @@ def number(figure: dict[str, float | None] | None, digits: int = 1) -> str:
 
 def load_of(phase: dict[str, Any]) -> str:
     """`8 callers` or `100 requests/s`."""
-    return f"{phase['concurrency']} callers" if phase["mode"] == "closed" else f"{phase['rate']:g} requests/s"
+    return load_title(phase["concurrency"], phase["rate"])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
