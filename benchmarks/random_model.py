@@ -42,6 +42,10 @@ SHAPES = {
         "model.image_size=384", "model.patch_size=16", "model.vision_layers=12", "model.vision_width=768",
         "model.text_layers=12", "model.text_width=768", "model.heads=12",
     ],
+    "small": [  # between the two: an engine call that is long beside HTTP and decoding, and short enough for many of them
+        "model.image_size=160", "model.patch_size=16", "model.vision_layers=6", "model.vision_width=384",
+        "model.text_layers=2", "model.text_width=384", "model.heads=6",
+    ],
     "tiny": [
         "model.image_size=32", "model.patch_size=8", "model.vision_layers=1", "model.vision_width=64",
         "model.text_layers=1", "model.text_width=64", "model.heads=4",
@@ -94,7 +98,7 @@ class RandomModel:
 
 
 def random_model(shapes: str, work: Path, seed: int = 0) -> RandomModel:
-    """The model of `shapes` (`base` or `tiny`), the same weights for the same seed, from `work` if it is there."""
+    """The model of `shapes` (a key of `SHAPES`), the same weights for the same seed, from `work` if it is there."""
     disable_progress_bar()
     path = work / f"checkpoint-{_key(shapes, seed, 'checkpoint')}"
     if not (path / "config.json").is_file():
