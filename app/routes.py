@@ -16,6 +16,10 @@ from contract.errors import PhotoError
 router = APIRouter()
 
 TopK = Annotated[int | None, Query(ge=1, le=100, description="how many labels `top` holds")]
+MinConfidence = Annotated[
+    float | None,
+    Query(ge=0, le=1, description="least probability of an answer, else `prediction` is null; setting abstain_below"),
+]
 TimeoutMs = Annotated[
     int | None,
     Header(
@@ -69,22 +73,28 @@ def _service(request: Request) -> Service:
 
 
 @router.post("/predict", response_model=Prediction, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
-async def predict(request: Request, top_k: TopK = None, timeout_ms: TimeoutMs = None) -> Prediction:
+async def predict(
+    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+) -> Prediction:
     """Name the food on one photo: multipart field `image`, or the photo's bytes as the body."""
     service = _service(request)
     photo = await read_photo(request)
-    return await unless_gone(request, service.predict(photo, top_k or service.settings.top_k, timeout_ms))
+    top_k = top_k or service.settings.top_k
+    return await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence))
 
 
 @router.post(
     "/predict/batch", response_model=BatchAnswer, responses=responses(*PHOTO_ERRORS), openapi_extra=SEVERAL_PHOTOS
 )
-async def predict_batch(request: Request, top_k: TopK = None, timeout_ms: TimeoutMs = None) -> BatchAnswer:
+async def predict_batch(
+    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+) -> BatchAnswer:
     """Name the food on several photos: an answer or an error for each, in order. One bad photo fails alone."""
     service = _service(request)
     photos = await read_photos(request, service.settings.max_images)
     service.check_serving()  # what concerns every photo is no matter of one entry
-    found = await unless_gone(request, service.predict_all(photos, top_k or service.settings.top_k, timeout_ms))
+    top_k = top_k or service.settings.top_k
+    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence))
     return BatchAnswer(results=answers(found))
 
 
