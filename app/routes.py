@@ -9,11 +9,13 @@ from fastapi import APIRouter, Header, Query, Request
 from app.disconnect import unless_gone
 from app.errors import ErrorBody, ServiceError, body_of, log, responses
 from app.images import read_photo, read_photos
+from app.lean_route import LeanRoute
 from app.schemas import BatchAnswer, Caption, Health, Labels, Prediction
 from app.service import Service
 from contract.errors import PhotoError
 
 router = APIRouter()
+photo_router = APIRouter(route_class=LeanRoute)
 
 TopK = Annotated[int | None, Query(ge=1, le=100, description="how many labels `top` holds")]
 MinConfidence = Annotated[
@@ -72,7 +74,7 @@ def _service(request: Request) -> Service:
     return service
 
 
-@router.post("/predict", response_model=Prediction, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
+@photo_router.post("/predict", response_model=Prediction, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
 async def predict(
     request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> Prediction:
@@ -83,7 +85,7 @@ async def predict(
     return await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence))
 
 
-@router.post(
+@photo_router.post(
     "/predict/batch", response_model=BatchAnswer, responses=responses(*PHOTO_ERRORS), openapi_extra=SEVERAL_PHOTOS
 )
 async def predict_batch(
@@ -111,7 +113,7 @@ def _logged(error: BaseException) -> Exception:
     return error
 
 
-@router.post("/caption", response_model=Caption, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
+@photo_router.post("/caption", response_model=Caption, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
 async def caption(request: Request, timeout_ms: TimeoutMs = None) -> Caption:
     """Describe one photo freely with the model's own words."""
     photo = await read_photo(request)
