@@ -22,8 +22,12 @@ from export.bundle import Checkpoint, load_checkpoint
 MAX_NEW_TOKENS = 50
 
 
-def build(checkpoint: Checkpoint) -> Flask:
-    """The application. Unlike the original it turns photos to RGB, or most files of a folder would be a 500."""
+def build(checkpoint: Checkpoint, new_tokens: int = 0) -> Flask:
+    """The application; `new_tokens` above 0 says how many tokens a caption has.
+
+    Unlike the original it turns photos to RGB, or some files of a folder would be a 500.
+    """
+    length = {"max_new_tokens": new_tokens or MAX_NEW_TOKENS} | ({"min_new_tokens": new_tokens} if new_tokens else {})
     app = Flask("original")
     processor = AutoProcessor.from_pretrained(checkpoint.path)
     labels = checkpoint.labels
@@ -33,7 +37,7 @@ def build(checkpoint: Checkpoint) -> Flask:
         photo = Image.open(request.files["image"].stream).convert("RGB")
         inputs = processor(images=photo, return_tensors="pt")
         with torch.inference_mode():
-            tokens = checkpoint.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)
+            tokens = checkpoint.model.generate(**inputs, **length)
         text = processor.decode(tokens[0], skip_special_tokens=True)
         last = text.split()[-1] if text.split() else ""
         known = labels is not None and last.isdecimal() and int(last) < len(labels)
@@ -48,7 +52,7 @@ def main() -> None:
     disable_progress_bar()
     if args.threads:
         torch.set_num_threads(args.threads)
-    build(load_checkpoint(args.checkpoint)).run(host="127.0.0.1", port=args.port, threaded=True)
+    build(load_checkpoint(args.checkpoint), args.new_tokens).run(host="127.0.0.1", port=args.port, threaded=True)
 
 
 if __name__ == "__main__":
