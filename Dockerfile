@@ -17,8 +17,8 @@ COPY pyproject.toml README.md LICENSE /build/source/
 COPY app /build/source/app
 COPY contract /build/source/contract
 # Only these two rooms are here, so the wheel holds only these two.
-RUN cd /build/source && /build/tools/bin/python -c \
-    "from setuptools.build_meta import build_wheel; print(build_wheel('/build/wheels'))"
+WORKDIR /build/source
+RUN /build/tools/bin/python -c "from setuptools.build_meta import build_wheel; print(build_wheel('/build/wheels'))"
 
 FROM build AS build-cpu
 COPY locks/cpu.txt /build/
@@ -38,13 +38,10 @@ RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     printf '%s\n' "${TENSORRT}" > /build/tensorrt.txt && UNHASHED=1 sh /build/install.sh /opt/venv /build/tensorrt.txt
 
 FROM ${BASE_IMAGE} AS runtime
-ARG VERSION=0 REVISION=unknown CREATED=1970-01-01T00:00:00Z
+# Version, commit and time are labels too, given when it is built (scripts/image.py): they would spoil the cache here.
 LABEL org.opencontainers.image.title="food-vision" \
       org.opencontainers.image.description="Names the food on a photo: an HTTP service on ONNX Runtime" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.licenses="MIT"
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin food-vision
 # ORT_DISABLE_TELEMETRY: from 1.29 on ONNX Runtime's wheels report the model's file name and digests unless told not to.
 # Everything that Python would write is written already, so the root file system may be read-only.
