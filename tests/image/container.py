@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,41 +16,43 @@ import pytest
 from contract.errors import ContractError
 from scripts.containers import Tools, find_tools
 
-IMAGE = "FOOD_VISION_IMAGE"
-HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt", "no-new-privileges")
+IMAGE, GPU_IMAGE = "FOOD_VISION_IMAGE", "FOOD_VISION_GPU_IMAGE"
+HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
 @dataclass(frozen=True)
 class Container:
-    """A running container and its base URL."""
+    """A container; `url` is where it answers, empty when no port was published."""
 
     tools: Tools
     name: str
-    url: str
+    url: str = ""
 
     def shell(self, line: str) -> str:
         """Stdout of a shell line in the container."""
         return self.tools.call("exec", self.name, "sh", "-c", line)
 
-    def stop(self) -> int:
-        """Send SIGTERM, wait, and return the exit code; 137 when it had to be killed after 30 s."""
-        self.tools.call("stop", "--time", 30, self.name)
+    def signal_and_wait(self) -> int:
+        """Send SIGTERM, wait for the end, and return the exit code."""
+        self.tools.call("kill", "--signal", "TERM", self.name)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
         return int(self.tools.call("wait", self.name))
 
     def logs(self) -> str:
-        """All that the service wrote to stderr and stdout."""
+        """All that the service wrote."""
         command = [*self.tools.run, "logs", self.name]
-        import subprocess
-
-        done = subprocess.run(command, env=os.environ | self.tools.env, capture_output=True, text=True, check=True)
-        return done.stdout + done.stderr
+        env = os.environ | self.tools.env
+        return subprocess.run(command, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True, check=True).stdout
 
 
-def image_under_test() -> tuple[Tools, str]:
-    """The tools and the image that FOOD_VISION_IMAGE names, or skip the test with the reason."""
-    name = os.environ.get(IMAGE)
+def image_under_test(variable: str = IMAGE) -> tuple[Tools, str]:
+    """The tools and the image that the variable names, or skip the test with the reason."""
+    name = os.environ.get(variable)
     if not name:
-        pytest.skip(f"needs {IMAGE}, the name of an image: make image-test")
+        pytest.skip(f"needs {variable}, the name of an image: make image-test")
     try:
         tools = find_tools()
     except ContractError as error:
@@ -59,24 +62,32 @@ def image_under_test() -> tuple[Tools, str]:
 
 
 @contextmanager
-def running(tools: Tools, image: str, *options: object, bundle: Path | None = None) -> Iterator[Container]:
-    """A hardened container, ready to answer, and removed at the end."""
-    flags = [*HARDENED, *options]
+def started(tools: Tools, image: str, *options: object, bundle: Path | None = None) -> Iterator[Container]:
+    """A hardened container, removed at the end."""
+    flags: list[object] = [*HARDENED, *options]
     if tools.name == "podman":
         flags.append("--read-only-tmpfs=false")  # by itself podman puts folders that can be written over /tmp and /run
     if bundle is not None:
         flags += ["--volume", f"{bundle}:/bundle:ro"]
-    name = tools.call("run", "--detach", "--publish", "127.0.0.1::8000", *flags, image)
+    name = tools.call("run", "--detach", *flags, image)
     try:
-        container = Container(tools, name, f"http://{tools.call('port', name, '8000/tcp')}")
-        wait_until_ready(container.url, lambda: container.logs())
-        yield container
+        yield Container(tools, name)
     finally:
         tools.call("rm", "--force", name)
 
 
-def wait_until_ready(url: str, logs: object, seconds: float = 60) -> None:
-    """Wait for 200 at /health/ready. Fails the test with `logs()` when it does not come."""
+@contextmanager
+def running(tools: Tools, image: str, *options: object, bundle: Path | None = None) -> Iterator[Container]:
+    """A hardened container that is ready to answer at its `url`."""
+    with started(tools, image, "--publish=127.0.0.1::8000", *options, bundle=bundle) as container:
+        address = tools.call("port", container.name, "8000/tcp").splitlines()[0]
+        ready = Container(tools, container.name, f"http://{address}")
+        wait_until_ready(ready.url, ready.logs)
+        yield ready
+
+
+def wait_until_ready(url: str, logs: Callable[[], str], seconds: float = 60) -> None:
+    """Wait for 200 at /health/ready. Fails the test with the logs when it does not come."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -85,4 +96,4 @@ def wait_until_ready(url: str, logs: object, seconds: float = 60) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    raise AssertionError(f"not ready within {seconds} s: {logs() if callable(logs) else logs}")
+    raise AssertionError(f"not ready within {seconds} s: {logs()}")
