@@ -77,7 +77,7 @@ def podman_env() -> dict[str, str]:
     """
     STORE.mkdir(parents=True, exist_ok=True)
     limits = [
-        f'"{name}={_limit(kind, most)}"'
+        f'"{name}={(limit := _limit(kind, most))}:{limit}"'
         for name, kind, most in (("nofile", resource.RLIMIT_NOFILE, 16384), ("nproc", resource.RLIMIT_NPROC, 4096))
     ]
     runtime = 'runtime = "runc"\n' if shutil.which("runc") else ""
