@@ -9,7 +9,7 @@ GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format serve chaos gpu-wheel image image-push image-test regression lock sbom pipeline containers-clean clean
+.PHONY: demo test lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -49,6 +49,9 @@ $(GPU_WHEEL)/onnxruntime_gpu-%.dist-info: | $(VENV)/.installed
 
 image:  ## make image TARGET=cpu|gpu|gpu-tensorrt [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)
+
+base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local means
+	$(PYTHON) -m scripts.image --base-only
 
 image-push:  ## the same, pushed to IMAGE with its SBOM and provenance; the digest goes to build/image/TARGET.json
 	$(BUILD) --tag $(IMAGE):$(or $(TAG),$(TARGET)) --push

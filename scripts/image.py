@@ -139,8 +139,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--bundle", type=Path, help="bundle folder to bake in (default: none, it is mounted at /bundle)"
     )
+    parser.add_argument("--base-only", action="store_true", help="make the local base image and nothing else")
     parser.add_argument("--push", action="store_true", help="push it to the registry of its tag")
     args = parser.parse_args(argv)
+    if args.base_only:
+        return run("image", lambda: print(_local_base(find_tools())) or 0)
     tag = args.tag or f"{LOCAL}:{args.target}"
     return run("image", lambda: build(args.target, tag, args.base, args.bundle, push=args.push))
 

@@ -1,6 +1,7 @@
 """A Deployment in real containers: the pod's security context, environment and probes with the real image.
 
-FOOD_VISION_MANIFEST names a rendered manifest, e.g. the chart's; without it a Deployment that stands here is run.
+A Deployment that stands here, the chart's where Helm's engine is at hand (make chart-venv), and any other rendered
+manifest that FOOD_VISION_MANIFEST names.
 """
 
 from __future__ import annotations
@@ -68,20 +69,40 @@ def baked() -> tuple[Tools, str]:
     return tools, tag
 
 
-def test_the_deployment_answers_and_keeps_to_its_rights(baked: tuple[Tools, str], tmp_path: Path) -> None:
+def check(tools: Tools, url: str, container: str) -> None:
+    """The agreed answers come out, and the pod's rights are none."""
+    assert main(["--url", url]) == 0
+    found = host_config(tools, container)
+    assert found["HostConfig"]["ReadonlyRootfs"] is True
+    assert not found["EffectiveCaps"]
+    assert tools.call("exec", container, "id", "-u") == "10001"
+
+
+def test_a_deployment_answers_and_keeps_to_its_rights(baked: tuple[Tools, str], tmp_path: Path) -> None:
     tools, name = baked
-    rendered = os.environ.get(MANIFEST)
-    manifest = Path(rendered).read_text(encoding="utf-8") if rendered else PLAIN
-    with played(tools, manifest, name, tmp_path) as (url, container):
-        assert main(["--url", url]) == 0
-        found = host_config(tools, container)
-        assert found["HostConfig"]["ReadonlyRootfs"] is True
-        assert not found["EffectiveCaps"]
-        assert tools.call("exec", container, "id", "-u") == "10001"
-        if not rendered:
-            answer = httpx.post(f"{url}/predict", content=(PICTURES / "pizza.png").read_bytes()).json()
-            assert len(answer["top"]) == 3, "the ConfigMap's setting is in force"
-            assert found["HostConfig"]["Memory"] == 1 << 30
+    with played(tools, PLAIN, name, tmp_path) as (url, container):
+        check(tools, url, container)
+        answer = httpx.post(f"{url}/predict", content=(PICTURES / "pizza.png").read_bytes()).json()
+        assert len(answer["top"]) == 3, "the ConfigMap's setting is in force"
+        assert host_config(tools, container)["HostConfig"]["Memory"] == 1 << 30
+
+
+def test_the_charts_deployment_answers(baked: tuple[Tools, str], tmp_path: Path) -> None:
+    helm = pytest.importorskip("tests.helm.engine", reason="needs the chart")
+    if not helm.PYTHON.exists():
+        pytest.skip("needs Helm's engine: make chart-venv")
+    values, place = helm.values_of("cpu"), {"name": "played", "namespace": "default"}
+    texts = helm.engine().ask("render", chart=str(helm.CHART), values=values, kube=helm.KUBE, apis=[], **place)
+    manifest = "\n---\n".join(text for file, text in texts.items() if file.endswith(".yaml") and "/tests/" not in file)
+    with played(baked[0], manifest, baked[1], tmp_path) as (url, container):
+        check(baked[0], url, container)
+
+
+@pytest.mark.skipif(MANIFEST not in os.environ, reason=f"needs {MANIFEST}, a rendered manifest")
+def test_a_given_manifest_answers(baked: tuple[Tools, str], tmp_path: Path) -> None:
+    manifest = Path(os.environ[MANIFEST]).read_text(encoding="utf-8")
+    with played(baked[0], manifest, baked[1], tmp_path) as (url, container):
+        check(baked[0], url, container)
 
 
 def test_what_only_a_cluster_has_is_left_out_and_nothing_else() -> None:
