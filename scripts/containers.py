@@ -104,8 +104,15 @@ def clean() -> int:
     if shutil.which("podman"):
         for words in (("pod", "rm", "--all", "--force"), ("rm", "--all", "--force"), ("rmi", "--all", "--force")):
             subprocess.run(["podman", *words], env=os.environ | podman_env(), capture_output=True, check=False)
+    for mount in reversed(_mounts()):  # a build or a pod that was cut off leaves its file system mounted
+        subprocess.run(["umount", mount], capture_output=True, check=False)
     shutil.rmtree(STORE)
     return 0
+
+
+def _mounts() -> list[str]:
+    places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [place for place in places if Path(place).is_relative_to(STORE)]
 
 
 def show_env() -> int:
