@@ -36,8 +36,8 @@ SECRETS = {"pip_config": "PIP_CONFIG_FILE", "ca_bundle": "PIP_CERT"}
 
 def build(target: str, tag: str, base: str | None, bundle: Path | None, *, push: bool = False) -> int:
     """Build one target, print its size and, pushed, its digest. Returns the exit code."""
-    if bundle is not None and not (bundle / "manifest.json").is_file():
-        raise ContractError(f"{bundle} is not a bundle: it has no manifest.json. Make one with python -m export.")
+    if bundle is not None:
+        _check_bundle(bundle)
     tools, started = find_tools(), time.monotonic()
     if base == "local":
         base = _local_base(tools)
@@ -45,7 +45,7 @@ def build(target: str, tag: str, base: str | None, bundle: Path | None, *, push:
     if base:
         arguments += ["--build-arg", f"BASE_IMAGE={base}"]
     if bundle is not None:
-        arguments += ["--build-context", f"bundle={_readable(bundle.resolve())}"]
+        arguments += ["--build-context", f"bundle={bundle.resolve()}"]
     if push and tools.name == "docker":
         return _push_with_docker(tools, target, tag, arguments)
     _shown([*tools.build, *arguments, "."], tools, f"{tag} was not built")
@@ -120,14 +120,13 @@ def _secrets() -> list[str]:
     return [part for name, file in files.items() if file for part in ("--secret", f"id={name},src={file}")]
 
 
-def _readable(bundle: Path) -> Path:
-    """The bundle, if the service's user may read all of it; its rights come along into the image."""
+def _check_bundle(bundle: Path) -> None:
+    """Raises `ContractError` for a folder that is no bundle, or that the service's user could not read in the image."""
+    if not (bundle / "manifest.json").is_file():
+        raise ContractError(f"{bundle} is not a bundle: it has no manifest.json. Make one with python -m export.")
     hidden = [path for path in (bundle, *bundle.iterdir()) if not path.stat().st_mode & 0o004]
     if hidden:
-        raise ContractError(
-            f"{hidden[0]} can be read by its owner alone, not by the service's user: chmod -R a+rX {bundle}"
-        )
-    return bundle
+        raise ContractError(f"{hidden[0]} cannot be read by the service's user in the image: chmod -R a+rX {bundle}")
 
 
 def main(argv: list[str] | None = None) -> int:

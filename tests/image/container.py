@@ -86,7 +86,7 @@ def running(tools: Tools, image: str, *options: object, bundle: Path | None = No
         yield ready
 
 
-def wait_until_ready(url: str, logs: Callable[[], str], seconds: float = 60) -> None:
+def wait_until_ready(url: str, logs: Callable[[], str], seconds: float = 180) -> None:
     """Wait for 200 at /health/ready. Fails the test with the logs when it does not come."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

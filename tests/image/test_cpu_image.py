@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 
 import httpx
 import pytest
@@ -138,8 +137,3 @@ def test_a_bundle_can_be_baked_in(under_test: tuple[Tools, str]) -> None:
     with running(tools, tag) as container:
         assert httpx.post(f"{container.url}/predict", content=PIZZA).json()["label"] == "pizza"
         assert container.signal_and_wait() == 0
-
-
-def test_what_is_no_bundle_is_not_baked_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert image.main(["--bundle", str(tmp_path)]) == 1
-    assert "is not a bundle" in capsys.readouterr().err

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -14,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scripts.model_regression import BUNDLE
 from tests.conftest import ROOT
 
 LOCKS = ROOT / "locks"
@@ -153,9 +157,30 @@ def test_every_target_that_the_pipelines_make_exists() -> None:
     assert {"lint", "pipeline", "test", "regression", "image-test"} <= made
 
 
+def image_command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.image", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | env, check=False)
+
+
 def test_wrong_usage_of_the_image_command_gets_2() -> None:
-    done = subprocess.run(
-        ["python3", "-m", "scripts.image", "--target", "tpu"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = image_command("--target", "tpu")
     assert done.returncode == 2
     assert "tpu" in done.stderr
+
+
+def test_without_a_tool_it_says_which_to_install(tmp_path: Path) -> None:
+    done = image_command(PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "Neither Docker nor buildah with podman is here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_no_bundle_or_cannot_be_read_is_not_baked_in(tmp_path: Path) -> None:
+    done = image_command("--bundle", str(tmp_path))
+    assert done.returncode == 1
+    assert f"{tmp_path} is not a bundle" in done.stderr
+    shutil.copytree(BUNDLE, tmp_path / "mine")
+    (tmp_path / "mine" / "labels.json").chmod(0o600)
+    done = image_command("--bundle", str(tmp_path / "mine"))
+    assert done.returncode == 1
+    assert "labels.json cannot be read by the service's user in the image: chmod" in done.stderr
