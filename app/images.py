@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ServiceError, error_response
 from contract.pixels import Pixels, photo_to_pixels
 
+# An upload stays in memory, as a raw body does, whose size is limited too: the service needs no folder that it may write to.
+MultiPartParser.spool_max_size = sys.maxsize
 FIELDS = ("image", "images")
 HINT = "Send multipart with the field `image`, or the bytes of the photo as the body."
 

@@ -65,6 +65,8 @@ def test_it_runs_without_rights_and_writes_nothing(served: Container) -> None:
     assert set(served.shell("grep ^Cap /proc/1/status | cut -f2").split()) == {"0" * 16}
     for folder in ("/", "/tmp", "/bundle", "/opt/venv", "/run"):
         assert served.shell(f"touch {folder}/x 2>&1 || echo refused").endswith("refused"), folder
+    large = {"image": PIZZA + bytes(3 << 20)}  # what follows the end of a picture is not looked at
+    assert httpx.post(f"{served.url}/predict", files=large).json()["label"] == "pizza"
     assert "Traceback" not in served.logs()
 
 
