@@ -5,11 +5,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 BUNDLE ?= build/demo/bundle
+CHART_VENV := build/chart-venv
 GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format serve chaos gpu-wheel clean
+.PHONY: demo test lint format serve chaos gpu-wheel chart chart-venv clean
 
 demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
 	$(BIN)/python scripts/demo.py
@@ -37,6 +38,18 @@ gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime
 $(GPU_WHEEL)/onnxruntime_gpu-%.dist-info: | $(VENV)/.installed
 	rm -rf $(GPU_WHEEL)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --no-deps --target $(GPU_WHEEL) onnxruntime-gpu
+
+chart: $(VENV)/.installed $(CHART_VENV)/.installed  ## lint, render, validate and install the Helm chart, all without a cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/helm
+
+chart-venv: $(CHART_VENV)/.installed  ## Helm's engine, Kubernetes' schemas and Checkov (650 MB), apart from all else
+
+$(CHART_VENV)/.installed: tests/helm/engine.txt tests/helm/tools.txt
+	rm -rf $(CHART_VENV)
+	$(PYTHON) -m venv $(CHART_VENV)
+	$(CHART_VENV)/bin/pip install -q --no-deps --require-hashes -r tests/helm/engine.txt
+	$(CHART_VENV)/bin/pip install -q --no-deps -r tests/helm/tools.txt
+	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; run make PYTHON=python3 with Python 3.11 or newer" >&2; exit 1; }

@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ LEAST = {"image": {"repository": "example.com/food-vision", "tag": "0.1.0"}}
 CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 Object = dict[str, Any]
 
-needs_engine = pytest.mark.skipif(not PYTHON.exists(), reason="needs Helm's engine: make chart-venv")
+needs_engine = pytest.mark.skipif(not (PYTHON.parent.parent / ".installed").exists(), reason="needs Helm's engine: make chart-venv")
 
 
 class HelmError(Exception):
@@ -33,6 +34,7 @@ class Engine:
     """One process of `worker.py`."""
 
     def __init__(self) -> None:
+        self._one_at_a_time = threading.Lock()
         self._process = subprocess.Popen(
             [str(PYTHON), str(Path(__file__).parent / "worker.py")],
             stdin=subprocess.PIPE,
@@ -40,15 +42,24 @@ class Engine:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        atexit.register(self._process.kill)
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
     def ask(self, question: str, **arguments: Any) -> Any:
         """The answer, or `HelmError`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"ask": question, "with": arguments}) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
+        with self._one_at_a_time:
+            self._process.stdin.write(json.dumps({"ask": question, "with": arguments}) + "\n")
+            self._process.stdin.flush()
+            answer = json.loads(self._process.stdout.readline())
         if "error" in answer:
             raise HelmError(answer["error"])
         return answer["answer"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from typing import Any
 
 import helm_python as helm
@@ -78,15 +77,14 @@ class Worker:
 
 def main() -> None:
     """Answer until the input ends."""
-    worker, lock = Worker(), threading.Lock()
+    worker = Worker()
     for line in sys.stdin:
         question = json.loads(line)
         try:
             answer = {"answer": getattr(worker, question["ask"])(**question["with"])}
         except Exception as error:
             answer = {"error": f"{error}", "type": type(error).__name__}
-        with lock:
-            print(json.dumps(answer, default=str), flush=True)
+        print(json.dumps(answer, default=str), flush=True)
 
 
 if __name__ == "__main__":
