@@ -72,7 +72,9 @@ def settings_schema() -> dict[str, Any]:
 
 def values_table(values: str) -> str:
     """A row for each value of `values` (the text of values.yaml): name, default and the comment before it."""
-    rows, comment, above = [], "", []
+    rows: list[str] = []
+    above: list[str] = []
+    comment = ""
     for line in values.splitlines():
         found = KEY.match(line)
         if line.strip().startswith("# -- "):

@@ -23,7 +23,9 @@ LEAST = {"image": {"repository": "example.com/food-vision", "tag": "0.1.0"}}
 CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 Object = dict[str, Any]
 
-needs_engine = pytest.mark.skipif(not (PYTHON.parent.parent / ".installed").exists(), reason="needs Helm's engine: make chart-venv")
+needs_engine = pytest.mark.skipif(
+    not (PYTHON.parent.parent / ".installed").exists(), reason="needs Helm's engine: make chart-venv"
+)
 
 
 class HelmError(Exception):

@@ -189,7 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             while time.monotonic() < end:
                 with server.changed:
-                    server.changed.wait_for(lambda seen=seen: len(server.events) > seen, timeout=0.5)
+                    if len(server.events) == seen:
+                        server.changed.wait(timeout=0.5)
                     new, seen = server.events[seen:], len(server.events)
                 for where, change, it in new:
                     if where == key[0] and it["metadata"].get("namespace", "") == key[1]:
