@@ -56,7 +56,8 @@ def downloads(web: FileServer, sha256: str) -> dict[str, Any]:
     """Values of a CPU release that fetches the bundle."""
     url = f"http://{web.address}/models/tiny"
     download = {"source": "download", "download": {"url": url, "sha256": sha256}}
-    return merged(values_of("cpu"), {"model": download, "settings.shutdownDelaySeconds": 0})
+    settings = {"shutdownDelaySeconds": 0, "threads": 1}  # the model is tiny
+    return merged(values_of("cpu"), {"model": download, "settings": settings})
 
 
 def test_fetch_serve_and_test(web: FileServer, bundle: Path, tmp_path: Path) -> None:
