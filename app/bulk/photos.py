@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from app.bulk.places import join, read_at_most, reason
+from app.bulk.places import join, locate, normal, read_at_most, reason
 from app.bulk.tables import image_column, open_table
 from contract.errors import ContractError, PhotoError
 from contract.pixels import photo_to_pixels
@@ -165,6 +165,15 @@ def _cell(cell: Any, table: str, max_bytes: int) -> tuple[str | None, bytes | Ph
     if data is None:
         return name, PhotoError("missing_image", "The cell of the table is empty.")
     if isinstance(data, str):
-        absolute = "://" in data or data.startswith("/")
-        return data, read_photo(data if absolute else join(os.path.dirname(table), data), max_bytes)
+        return data, _named(data, table, max_bytes)
     return name, within(data, max_bytes)
+
+
+def _named(name: str, table: str, max_bytes: int) -> bytes | PhotoError:
+    """The photo that a cell names: by a URI, an absolute path, or one from the table's folder."""
+    try:
+        place = normal(name if "://" in name or name.startswith("/") else join(os.path.dirname(table), name))
+        locate(place)
+    except ContractError as error:  # the table's fault, not the network's
+        return PhotoError("missing_image", str(error))
+    return read_photo(place, max_bytes)

@@ -21,10 +21,18 @@ LOCK = ".lock"
 
 
 def normal(place: str) -> str:
-    """A place in the one form in which it is compared and stored: an absolute path, or a URI without a slash at its end."""
+    """A place in the one form in which it is compared and stored: an absolute path, or a URI without a slash at its end.
+
+    Raises `ContractError` for a URI without a bucket.
+    """
     if place.startswith("file://"):
         place = unquote(place.removeprefix("file://").removeprefix("localhost"))
-    return place.rstrip("/") if _URI.fullmatch(place) else os.path.abspath(place)
+    found = _URI.fullmatch(place)
+    if found is None:
+        return os.path.abspath(place)
+    if not found[2]:
+        raise ContractError(f"{place} names no bucket; give one, like {found[1]}://bucket/photos.")
+    return place.rstrip("/")
 
 
 def is_local(place: str) -> bool:
@@ -70,21 +78,49 @@ def reason(error: BaseException) -> str:
 def files_below(place: str) -> list[tuple[str, int]]:
     """(place, bytes) of a file, or of every file below a folder, in any order; names that begin with a dot are left out.
 
-    Raises `ContractError` when there is nothing, or it cannot be listed.
+    Links to files are followed, links to folders are not. A link to nothing has -1 bytes. Raises `ContractError` when there
+    is nothing, it cannot be listed, or a name is not UTF-8.
     """
-    system, path = locate(place)
     try:
-        kind = system.get_file_info(path).type
-        if kind == fs.FileType.File:
-            return [(place, system.get_file_info(path).size)]
-        if kind == fs.FileType.NotFound:
-            raise ContractError(f"There is no file or folder at {place}.")
-        infos = system.get_file_info(fs.FileSelector(path, recursive=True))
-    except (OSError, UnicodeDecodeError) as error:
+        found = list(_local_files(place) if is_local(place) else _bucket_files(place))
+    except OSError as error:
         raise ContractError(f"{place} cannot be listed: {reason(error)}.") from None
-    start = len(path.rstrip("/")) + 1
-    found = ((info.path[start:], info.size) for info in infos if info.type == fs.FileType.File)
-    return [(join(place, name), size) for name, size in found if not re.search(r"(^|/)\.", name)]
+    for path, _ in found:
+        if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise ContractError(f"The name of the file {path!r} is not UTF-8; rename it.")
+    return found
+
+
+def _local_files(place: str) -> Iterator[tuple[str, int]]:
+    if not os.path.isdir(place):
+        if not os.path.exists(place):
+            raise ContractError(f"There is no file or folder at {place}.")
+        yield place, os.path.getsize(place)
+        return
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(place, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                path = os.path.join(folder, name)
+                yield path, os.path.getsize(path) if os.path.exists(path) else -1
+
+
+def _bucket_files(place: str) -> Iterator[tuple[str, int]]:
+    system, path = locate(place)
+    itself = system.get_file_info(path)
+    if itself.type == fs.FileType.File:
+        yield place, itself.size
+        return
+    if itself.type == fs.FileType.NotFound:
+        raise ContractError(f"There is no file or folder at {place}.")
+    for info in system.get_file_info(fs.FileSelector(path, recursive=True)):
+        name = info.path[len(path) + 1 :]
+        if info.type == fs.FileType.File and not re.search(r"(^|/)\.", name):
+            yield join(place, name), info.size
 
 
 def read_at_most(place: str, limit: int | None) -> bytes:

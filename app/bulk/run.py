@@ -31,7 +31,7 @@ class Gatherer:
         return len(self._missing)
 
     def add(self, table: Any) -> None:
-        """Rows of any shards (`labeller.ANSWERED`). Raises `RuntimeError` when a photo comes twice."""
+        """Rows of any shards (`labeller.ANSWERED`). Raises `ContractError` when a photo comes twice."""
         numbers = table["shard"].to_numpy()
         for shard in dict.fromkeys(numbers.tolist()):
             part = table.filter(pa.array(numbers == shard))
@@ -44,7 +44,7 @@ class Gatherer:
         rows = pa.concat_tables(self._parts.pop(shard)).sort_by("index")
         del self._missing[shard]
         if rows["index"].to_pylist() != list(range(len(rows))):
-            raise RuntimeError(f"shard {shard} came back with photos twice or not at all")
+            raise ContractError(f"Shard {shard} came back with photos twice; run the same command again.")
         self._done(self._pieces.pop(shard), rows)
 
 
