@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from app.bulk.optional import import_ray
 from app.settings import ENV_PREFIX, Settings
 from contract.cli import run
 
@@ -75,24 +76,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _whole(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 def _main(args: argparse.Namespace) -> int:
-    from app.bulk.cluster import import_ray  # before anything else of pyarrow or Ray is needed
+    import_ray(local=args.address is None)
+    from app.bulk.job import label  # needs what the line above may find missing
 
-    import_ray()
-    from app.bulk.job import label
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)  # as on Ctrl-C: Ray ends its processes
     return label(args)
 
 
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)  # as on Ctrl-C: Ray ends its processes
     sys.exit(main())

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from app.bulk.optional import import_ray
 from app.bulk.places import reason
 from contract.errors import ContractError
 
-MISSING = "Labelling in bulk needs Ray Data ({}): pip install 'food-vision[bulk]'."
 DECODE_CPUS = 1.0  # a decoding task's
 PIXEL_BYTES = 9  # what decoding may take for each pixel: the setting max_pixels says so too
 SPARE_BYTES = 200 << 20  # of a decoding task beside the photo that it decodes
@@ -29,21 +29,10 @@ class Workers:
     gpus: float
 
 
-def import_ray() -> Any:
-    """The module `ray`, with `ray.data` loaded and its usage reports off. Raises `ContractError` where it is missing."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when a session starts
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ContractError(MISSING.format(reason(error))) from None
-    return ray
-
-
 @contextlib.contextmanager
 def session(address: str | None) -> Iterator[Any]:
     """`ray`, connected to `address` (`auto`, host:port), or to a session of this machine that ends with the block."""
-    ray = import_ray()
+    ray = import_ray(local=address is None)
     with _native_lines_hidden():
         yield from _session(ray, address)
 
@@ -67,14 +56,18 @@ def _session(ray: Any, address: str | None) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _native_lines_hidden() -> Iterator[None]:
-    """Keep what Ray's native code writes to stderr off the screen: it warns of its own actors. Its log files have it all."""
+    """Keep what Ray's native code writes to stderr off the screen: it warns of its own actors. Its log files have it all.
+
+    What Ray prints in Python goes to stderr, so that stdout has the summary alone.
+    """
     sys.stderr.flush()
     shown, ours = os.dup(2), sys.stderr
     with open(os.devnull, "wb") as nowhere, open(shown, "w", buffering=1) as ours_meanwhile:
         os.dup2(nowhere.fileno(), 2)
         sys.stderr = ours_meanwhile
         try:
-            yield
+            with contextlib.redirect_stdout(ours_meanwhile):
+                yield
         finally:
             sys.stderr = ours
             os.dup2(shown, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,11 @@ def test_shards_are_written_counted_and_found_again(tmp_path: Path, listing: Lis
     assert output.begun()
     shards = list(listing.shards())
     assert output.finished(shards) == {}
-    assert output.write(shards[0], answered(shards[0], bad=1)) == Counts(labels={"taco": 2}, errors={"bad_image": 1})
+    assert output.write(shards[0], answered(shards[0], bad=1)) == Counts(Counter(taco=2), Counter(bad_image=1))
     output.write(shards[2], answered(shards[2]))
     found = Output(f"{tmp_path}/out", PARAMETERS).finished(shards)
     assert {shard: counts.photos for shard, counts in found.items()} == {0: 3, 2: 1}
-    assert found[0] == Counts(labels={"taco": 2}, errors={"bad_image": 1})
+    assert found[0] == Counts(Counter(taco=2), Counter(bad_image=1))
     good, bad = rows(tmp_path / "out"), rows(tmp_path / "out", "errors")
     assert [Path(row["path"]).name for row in good] == ["0.png", "2.png", "6.png"]
     assert [(Path(row["path"]).name, row["error_type"], row["error"]) for row in bad] == [
