@@ -9,7 +9,7 @@ GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format serve chaos gpu-wheel clean
+.PHONY: demo test lint format serve chaos bulk-check gpu-wheel clean
 
 demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
 	$(BIN)/python scripts/demo.py
@@ -31,6 +31,9 @@ serve: $(VENV)/.installed  ## make serve BUNDLE=path
 
 chaos: $(VENV)/.installed  ## hostile requests and overload; make chaos CHAOS='--requests 300 --seconds 10' BUNDLE=path
 	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) $(CHAOS)
+
+bulk-check: $(VENV)/.installed  ## 10,000 drawn photos labelled, with a kill in the middle; make bulk-check BUNDLE=path
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bulk --bundle $(BUNDLE)
 
 gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime-gpu beside the CPU one (256 MB), for tests that need no GPU
 

@@ -74,7 +74,7 @@ def _label(args: argparse.Namespace, settings: Settings, bundle: Bundle, inputs:
         limits = Limits(manifest.image_size, settings.max_body_bytes, settings.max_pixels, args.column)
         _run(args, settings, limits, manifest.digest, todo, lambda pieces, rows: output.write(pieces, rows), progress)
     output.summarise(progress.summary())
-    print(progress.text(out))
+    print(progress.text(args.out))
     return 0
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from app.answers import prediction
+from app.bulk.places import reason
 from app.engine import Engine, EngineError, Scores
 from app.ready import ready_engine
 from app.schemas import Model, Prediction
@@ -102,7 +103,7 @@ def _scores(pixels: Sequence[Pixels], engine: Engine) -> Scores:
     except (EngineError, ContractError):
         raise
     except Exception as error:  # the runtime's own types, which another process may not know
-        raise ContractError(f"The engine failed on a batch of {len(pixels)} photos: {str(error)[:300]}") from None
+        raise ContractError(f"The engine failed on a batch of {len(pixels)} photos: {reason(error)}.") from None
 
 
 def _columns(found: Prediction) -> dict[str, Any]:

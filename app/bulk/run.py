@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,8 @@ from app.bulk.photos import BLOCK_BYTES, Limits, decode
 from app.bulk.places import reason
 from app.settings import Settings
 from contract.errors import ContractError
+
+ADDED = "\nFailed to apply UDF"  # what Ray adds to the text of an exception
 
 
 class Gatherer:
@@ -83,12 +85,9 @@ def run_shards(
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
     )
-    try:
-        for table in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
-            gatherer.add(table)
-            progress(len(table))
-    except ray.exceptions.RayError as error:
-        raise _sentence(error) from None
+    for table in _tables(answered):
+        gatherer.add(table)
+        progress(len(table))
     if gatherer.unfinished:
         raise ContractError(f"{gatherer.unfinished} shards came back incomplete; run the same command again.")
 
@@ -105,14 +104,25 @@ def _quiet(ray: Any) -> None:
     context.print_on_execution_start = False
     context.enable_auto_log_stats = False
     context.target_max_block_size = BLOCK_BYTES
+    context.raise_original_map_exception = True  # else only its traceback's text comes back
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _sentence(error: BaseException) -> ContractError:
-    """The first `ContractError` that caused an error of Ray, or Ray's own first line."""
+def _tables(answered: Any) -> Iterator[Any]:
+    """What comes out of the pipeline. Raises `ContractError` for whatever goes wrong in it."""
+    try:
+        yield from answered.iter_batches(batch_size=None, batch_format="pyarrow")
+    except Exception as error:  # of a task, a worker, the session or Ray itself
+        raise ContractError(_sentence(error)) from None
+
+
+def _sentence(error: BaseException) -> str:
+    """The sentence of the `ContractError` that a task or worker raised, or the last line of what Ray says."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ContractError):
-            return ContractError(str(cause))
+        if isinstance(cause, ContractError) and getattr(cause, "cause", None) is None:
+            return str(cause).split(ADDED)[0]
         cause = getattr(cause, "cause", None) or cause.__cause__
-    return ContractError(f"Ray could not go on: {reason(error)}. The same command goes on from the last whole shard.")
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = reason(Exception(lines[-1]))
+    return f"Ray could not go on: {said}. Its logs say more; the same command goes on from the last whole shard."

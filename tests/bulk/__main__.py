@@ -1,4 +1,6 @@
-"""Label thousands of drawn photos, with a kill (SIGKILL) in the middle: nothing may be lost or done twice.
+"""Label thousands of drawn photos: the run is killed (SIGKILL) half-way, and then a worker of the run that goes on is.
+
+Nothing may be lost or done twice.
 
     make bulk-check                                                # 10,000 photos; BUNDLE=path
     python -m tests.bulk --bundle bundles/mine --photos 2000
@@ -16,7 +18,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from app.engine import Engine
 from contract.bundle import read_bundle
@@ -38,7 +43,10 @@ def main() -> int:
     parser.add_argument("--shard", type=int, default=500, help="photos in one output file (default: 500)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="food-vision-bulk-") as folder:
-        return run("tests.bulk", lambda: _report(check(args.bundle.absolute(), Path(folder), args.photos, args.shard)))
+        return run(
+            "tests.bulk",
+            lambda: _report(check(args.bundle.absolute(), Path(folder), args.photos, args.shard, kill_worker=True)),
+        )
 
 
 def _report(faults: list[str]) -> int:
@@ -48,7 +56,7 @@ def _report(faults: list[str]) -> int:
     return 1 if faults else 0
 
 
-def check(bundle: Path, folder: Path, photos: int, shard: int) -> list[str]:
+def check(bundle: Path, folder: Path, photos: int, shard: int, *, kill_worker: bool = False) -> list[str]:
     """The faults of a run that was killed half-way and done again; prints figures."""
     began = time.monotonic()
     bad = fill(folder / "photos", photos, bad_every=50)
@@ -62,11 +70,27 @@ def check(bundle: Path, folder: Path, photos: int, shard: int) -> list[str]:
     print(f"killed after {time.monotonic() - began:.1f} s with {len(before)} of {shards} shards finished", flush=True)
 
     began = time.monotonic()
-    done = subprocess.run(command(*arguments, "--out", out), cwd=ROOT, capture_output=True, text=True, check=False)
-    print(f"finished by a second run in {time.monotonic() - began:.1f} s:\n{done.stdout}", end="", flush=True)
-    if done.returncode:
-        return [f"the second run ended with exit code {done.returncode}: {done.stderr}"]
+    process = subprocess.Popen(
+        command(*arguments, "--out", out), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if kill_worker:
+        print(f"killed {kill_engine(process, lambda: len(finished(out)) > len(before))}", flush=True)
+    summary, errors = process.communicate()
+    print(f"finished by a second run in {time.monotonic() - began:.1f} s:\n{summary}", end="", flush=True)
+    if process.returncode:
+        return [f"the second run ended with exit code {process.returncode}: {errors}"]
     return [*exactly_once(out, folder / "photos", bad, before, shards), *same_labels(out, bundle)]
+
+
+def kill_engine(process: subprocess.Popen[str], when: Callable[[], bool]) -> str:
+    """Kill the worker with the engine, once; its name. Raises `AssertionError` when the run ends before."""
+    while not when():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    workers = {child: child.cmdline()[0] for child in psutil.Process(process.pid).children(recursive=True)}
+    engines = [child for child, name in workers.items() if "Labeller" in name]
+    engines[0].kill()
+    return workers[engines[0]].strip()
 
 
 def exactly_once(

@@ -53,7 +53,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "app.bulk", *map(str, arguments)]
 
 
-def killed_when(done: int, out: Path, *arguments: object, seconds: float = 300) -> None:
+def killed_when(done: int, out: Path, *arguments: object, seconds: float = 600) -> None:
     """Start the command and kill it (SIGKILL) once `done` shards are finished. Raises `AssertionError` if it ends before."""
     process = subprocess.Popen(
         command(*arguments, "--out", out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
