@@ -73,7 +73,8 @@ def _label(args: argparse.Namespace, settings: Settings, bundle: Bundle, inputs:
     if todo:
         limits = Limits(manifest.image_size, settings.max_body_bytes, settings.max_pixels, args.column)
         _run(args, settings, limits, manifest.digest, todo, lambda pieces, rows: output.write(pieces, rows), progress)
-    output.summarise(progress.summary())
+    if todo or not output.summarised():
+        output.summarise(progress.summary())
     print(progress.text(args.out))
     return 0
 
@@ -88,7 +89,7 @@ def _listing(args: argparse.Namespace, output: Output, inputs: list[str]) -> Lis
     else:
         output.begin(listing)
     if listing.skipped:
-        say(f"{listing.skipped} files are left out: their suffix is no image format's (--all-files takes them)")
+        say(f"files left out: {listing.skipped} (their suffix is no image format's; --all-files takes them)")
     return listing
 
 
@@ -136,8 +137,8 @@ class Progress:
         """The first line."""
         self.began = self.said = self.heard = time.monotonic()
         left = self.total - self.photos_before
-        text = f"{left:,} of {self.total:,} photos in {todo:,} shards to label, {workers} workers on {provider}"
-        return text if not self.shards_before else f"{text}; {self.shards_before:,} shards are finished already"
+        text = f"{left:,} of {self.total:,} photos in {todo:,} shards to label; workers: {workers} ({provider})"
+        return text if not self.shards_before else f"{text}; shards finished before: {self.shards_before:,}"
 
     def photos(self, count: int) -> None:
         """More photos were labelled, or found bad."""

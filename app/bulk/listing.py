@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import PurePosixPath
+from os.path import splitext
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -118,7 +118,7 @@ def list_inputs(places: Iterable[str], shard: int, *, column: str | None = None,
 
 
 def _suffix(path: str) -> str:
-    return PurePosixPath(path).suffix.lower()
+    return splitext(path)[1].lower()
 
 
 def _pieces(path: str, size: int, groups: dict[str, list[int]]) -> Iterator[Piece]:

@@ -99,7 +99,7 @@ class Output:
             if then != now:
                 raise ContractError(
                     f"{self.place} was begun with {name} {_short(then)}, and now it is {_short(now)}. Choose another "
-                    "--out, or the same as then."
+                    "--out, or give what was given then."
                 )
         return True
 
@@ -130,8 +130,8 @@ class Output:
         )
         new, gone = ({piece[0] for piece in pieces} for pieces in (after - before, before - after))
         raise ContractError(
-            f"The inputs have changed since {self.place} was begun: {len(new - gone)} files are new, {len(gone - new)} are "
-            f"gone, {len(new & gone)} are others. Choose another --out, or finish what was listed then with --as-listed."
+            f"The inputs have changed since {self.place} was begun: {len(new - gone)} new, {len(gone - new)} gone, "
+            f"{len(new & gone)} changed. Choose another --out, or finish what was listed then with --as-listed."
         )
 
     def _manifest(self) -> dict[str, Any]:
@@ -199,6 +199,10 @@ class Output:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
         return sink.getvalue()
+
+    def summarised(self) -> bool:
+        """Whether there is a `summary.json`."""
+        return SUMMARY in names_in(self.place)
 
     def summarise(self, totals: dict[str, Any]) -> None:
         """Write `summary.json`."""

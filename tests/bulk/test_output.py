@@ -130,7 +130,7 @@ def test_inputs_that_changed_are_refused_with_what_changed(tmp_path: Path, photo
     (photos / "9.png").write_bytes(b"")
     (photos / "3.png").unlink()
     (photos / "4.png").write_bytes(b"another")
-    with pytest.raises(ContractError, match=r"2 files are new, 1 are gone, 1 are others.*--as-listed\."):
+    with pytest.raises(ContractError, match=r"begun: 2 new, 1 gone, 1 changed\..*--as-listed\."):
         output.check_listing(list_inputs([str(photos)], 3))
     assert output.listing().digest == listing.digest
 
