@@ -14,8 +14,14 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
 	$(BIN)/python scripts/demo.py
 
+# The models are tiny: a second thread costs more than it brings. What computes runs in two processes; what starts servers
+# and watches the clock runs alone.
+COMPUTING := tests/contract tests/export tests/training tests/test_whole_path.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
 test: $(VENV)/.installed  ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # the models are tiny: a second thread costs more than it brings
+	$(PYTEST) -n 2 --dist worksteal $(COMPUTING)
+	$(PYTEST) $(COMPUTING:%=--ignore=%)
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .

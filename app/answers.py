@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.schemas import Candidate, Caption, Model, Prediction
+from app.schemas import Abstention, Candidate, Caption, Model, Prediction
 from contract.bundle import Bundle
 
 
 def prediction(
-    bundle: Bundle, model: Model, probabilities: np.ndarray, top_k: int, seconds: dict[str, float]
+    bundle: Bundle,
+    model: Model,
+    probabilities: np.ndarray,
+    top_k: int,
+    seconds: dict[str, float],
+    min_confidence: float = 0.0,
 ) -> Prediction:
-    """The best labels, best first, of probabilities float32 [labels]; `seconds` of each stage."""
+    """The best labels, best first, of probabilities float32 [labels]; `seconds` of each stage.
+
+    Where the best one is below `min_confidence`, no field that programs act on names it: only `top` and the caption do.
+    """
     labels, form = bundle.labels, bundle.manifest.caption
     assert labels is not None
     assert form is not None
     order = np.argsort(-probabilities, kind="stable")[: min(top_k, len(labels))]
-    top = [
-        Candidate(
+    top = [  # built without validation: these are our own values, and a photo has several
+        Candidate.model_construct(
             class_id=int(i),
             label=labels[int(i)].name,
             prediction=labels[int(i)].display,
@@ -26,15 +34,27 @@ def prediction(
         for i in order
     ]
     best = top[0]
-    return Prediction(
-        prediction=best.prediction,
+    abstained = _abstained(best.confidence, min_confidence)
+    return Prediction.model_construct(
+        prediction=None if abstained else best.prediction,
         raw_output=form.render(labels[best.class_id]),
-        class_id=best.class_id,
-        label=best.label,
+        class_id=None if abstained else best.class_id,
+        label=None if abstained else best.label,
         confidence=best.confidence,
+        abstained=abstained,
         top=top,
         model=model,
         timings_ms=_milliseconds(seconds),
+    )
+
+
+def _abstained(confidence: float, least: float) -> Abstention | None:
+    if confidence >= least:
+        return None
+    return Abstention(
+        reason="low_confidence",
+        message=f"The best label has a probability of {confidence:g}, below {least:g}.",
+        min_confidence=least,
     )
 
 

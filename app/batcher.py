@@ -95,15 +95,15 @@ class Batcher(Generic[T, R]):
         """
         self.check_room()
         now = self._clock()
-        future: asyncio.Future[Done[R]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Done[R]] = loop.create_future()
         self._queue.append(_Waiting(item, future, now, now + timeout))
         self._wake.set()
+        alarm = loop.call_later(timeout, _expire, future)  # a third of the cost of `asyncio.wait_for`
         try:
-            return await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            if future.done() and not future.cancelled():  # `run` itself raised it
-                raise
-            raise Expired from None
+            return await future
+        finally:
+            alarm.cancel()
 
     async def close(self) -> None:
         """Stop the worker and the running batches; their items and those still waiting are cancelled."""
@@ -169,3 +169,8 @@ class Batcher(Generic[T, R]):
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(Done(result, started - waiting.since, len(batch)))
+
+
+def _expire(future: asyncio.Future[Done[R]]) -> None:
+    if not future.done():
+        future.set_exception(Expired())

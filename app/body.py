@@ -131,7 +131,8 @@ class _Body:
         self._begun = self._begun or now
         left = self._begun + timeout * (1 + self._seen / SLOWEST) - now
         try:
-            return await asyncio.wait_for(self._receive(), min(timeout, left))
+            async with asyncio.timeout(min(timeout, left)):
+                return await self._receive()
         except TimeoutError:
             raise ServiceError(
                 "body_timeout",

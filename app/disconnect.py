@@ -18,19 +18,23 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
 
     The body of the request must have been read. Raises what `work` raises, and `ServiceError` for a client that left.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+    mine, gone = asyncio.current_task(), False
+    assert mine is not None
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        mine.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ServiceError("bad_request", "The client closed the connection before the answer.")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not gone:  # somebody else's wish, such as the end of a drain
+            raise
+        mine.uncancel()
+        raise ServiceError("bad_request", "The client closed the connection before the answer.") from None
     finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

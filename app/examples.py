@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.errors import ErrorBody
-from app.schemas import BatchAnswer, Candidate, Caption, Health, Labels, Links, Model, Prediction
+from app.schemas import Abstention, BatchAnswer, Candidate, Caption, Health, Labels, Links, Model, Prediction
 
 MODEL = Model(name="food101", version="ad197e481c04")
 PREDICTION = Prediction(
@@ -17,12 +17,30 @@ PREDICTION = Prediction(
     class_id=6,
     label="beignets",
     confidence=0.941,
+    abstained=None,
     top=[
         Candidate(class_id=6, label="beignets", prediction="Beignets", confidence=0.941),
         Candidate(class_id=31, label="donuts", prediction="Donuts", confidence=0.032),
     ],
     model=MODEL,
     timings_ms={"decode": 2.4, "queue": 0.1, "encode": 8.0, "score": 0.9, "total": 11.6},
+)
+UNSURE = PREDICTION.model_copy(
+    update={
+        "prediction": None,
+        "class_id": None,
+        "label": None,
+        "confidence": 0.412,
+        "abstained": Abstention(
+            reason="low_confidence",
+            message="The best label has a probability of 0.412, below 0.6.",
+            min_confidence=0.6,
+        ),
+        "top": [
+            Candidate(class_id=6, label="beignets", prediction="Beignets", confidence=0.412),
+            Candidate(class_id=31, label="donuts", prediction="Donuts", confidence=0.388),
+        ],
+    }
 )
 CAPTION = Caption(
     caption="a photo of delicious 6",
@@ -41,6 +59,7 @@ INFO = {
     "image_size": 384,
     "precision": "fp32",
     "caption": "a photo of delicious {target}",
+    "abstain_below": 0.0,
     "limits": {"max_batch": 16, "max_queue": 256, "max_body_bytes": 33554432, "max_pixels": 50000000},
     "queued": {"predict": 0, "caption": 0},
 }
@@ -50,7 +69,7 @@ ANSWERS: dict[str, Any] = {
     "root": Links().model_dump(),
     "post_root": [{"label": "beignets", "score": 0.941, "generated_text": "a photo of delicious 6"}],
     "predict": PREDICTION.model_dump(),
-    "predict_batch": BatchAnswer(results=[PREDICTION, BROKEN]).model_dump(),
+    "predict_batch": BatchAnswer(results=[PREDICTION, UNSURE, BROKEN]).model_dump(),
     "caption": CAPTION.model_dump(),
     "labels": Labels(labels=[{"id": 6, "name": "beignets", "display": "Beignets"}]).model_dump(),
     "info": INFO,

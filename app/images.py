@@ -7,15 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ServiceError, error_response
+from app.multipart import HINT, is_multipart, photos_of
 from contract.pixels import Pixels, photo_to_pixels
-
-FIELDS = ("image", "images")
-HINT = "Send multipart with the field `image`, or the bytes of the photo as the body."
 
 
 class Goodbye:
@@ -46,55 +42,22 @@ async def read_photo(request: Request) -> bytes:
 
     Raises `ServiceError` with slug `missing_image`, `bad_request`, `too_many_images` or `body_too_large`.
     """
-    if not _is_multipart(request):
+    if not is_multipart(request):
         body = await request.body()
         if not body:
             raise ServiceError("missing_image", f"The request body is empty. {HINT}")
         return body
-    form = await _form(request, max_files=4)
-    try:
-        photos = _uploads(form)
-        if len(photos) > 1:
-            raise ServiceError("too_many_images", "More than one image was sent. Use /predict/batch for several.")
-        return await photos[0].read()
-    finally:
-        await form.close()
+    photos = await photos_of(request, max_files=4)
+    if len(photos) > 1:
+        raise ServiceError("too_many_images", "More than one image was sent. Use /predict/batch for several.")
+    return photos[0]
 
 
 async def read_photos(request: Request, max_images: int) -> list[bytes]:
     """The bytes of all photos of a multipart request, in order. Raises as `read_photo` does."""
-    if not _is_multipart(request):
+    if not is_multipart(request):
         raise ServiceError("bad_request", "Send multipart with the field `images` once for each photo.")
-    form = await _form(request, max_files=max_images)
-    try:
-        return [await photo.read() for photo in _uploads(form)]
-    finally:
-        await form.close()
-
-
-def _is_multipart(request: Request) -> bool:
-    return request.headers.get("content-type", "").lower().lstrip().startswith("multipart/form-data")
-
-
-async def _form(request: Request, max_files: int) -> FormData:
-    try:
-        return await request.form(max_files=max_files, max_fields=16)
-    except HTTPException as error:
-        if "Too many files" in str(error.detail):
-            raise ServiceError("too_many_images", f"More than {max_files} images were sent. Send fewer.") from None
-        raise ServiceError("bad_request", f"The multipart body cannot be read: {error.detail} {HINT}") from None
-    except UnicodeError as error:  # a `charset` that is a codec of Python but decodes no text
-        raise ServiceError("bad_request", f"The multipart body cannot be read: {error}. {HINT}") from None
-
-
-def _uploads(form: FormData) -> list[UploadFile]:
-    found = [value for key, value in form.multi_items() if key in FIELDS]
-    if not found:
-        raise ServiceError("missing_image", f"The form has no field `image` (it has {sorted(set(form))}). {HINT}")
-    uploads = [value for value in found if isinstance(value, UploadFile)]
-    if len(uploads) != len(found):
-        raise ServiceError("bad_request", f"The field `image` holds text, not a file. {HINT}")
-    return uploads
+    return await photos_of(request, max_files=max_images)
 
 
 class DecodePool:
@@ -117,8 +80,8 @@ class DecodePool:
         self._room -= 1
         started = time.perf_counter()
         try:
-            loop = asyncio.get_running_loop()
-            pixels = await asyncio.wait_for(loop.run_in_executor(self._pool, self._decode, data), timeout)
+            async with asyncio.timeout(timeout):
+                pixels = await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, data)
             return pixels, time.perf_counter() - started
         finally:
             self._room += 1

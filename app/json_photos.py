@@ -9,6 +9,14 @@ from typing import Any
 from app.errors import ServiceError
 
 LARGEST_TOP_K = 100  # as `?top_k=` of /predict
+# For the API description: the object `parameters` of the protocols that know these two.
+PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "top_k": {"type": "integer", "minimum": 1, "maximum": LARGEST_TOP_K},
+        "min_confidence": {"type": "number", "minimum": 0, "maximum": 1},
+    },
+}
 
 
 def json_object(body: bytes, whole: str) -> dict[str, Any]:
@@ -65,6 +73,18 @@ def top_k_of(parameters: dict[str, Any], default: int) -> int:
             f"The parameter top_k must be a whole number from 1 to {LARGEST_TOP_K}, not {shown(found)}.",
         )
     return found
+
+
+def min_confidence_of(parameters: dict[str, Any], default: float | None) -> float | None:
+    """`min_confidence` of the parameters, 0 to 1. Raises `ServiceError` with slug `invalid_parameter`."""
+    found = parameters.get("min_confidence")
+    if found is None:
+        return default
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= 1:
+        raise ServiceError(
+            "invalid_parameter", f"The parameter min_confidence must be a number from 0 to 1, not {shown(found)}."
+        )
+    return float(found)
 
 
 def shown(value: object) -> str:

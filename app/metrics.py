@@ -57,6 +57,9 @@ METRICS: dict[str, Kind] = {
         ("reason",),
         "Requests, and photos of a batch, that were refused by a limit or for want of room or time.",
     ),
+    "abstained_total": Kind(
+        "counter", (), "Photos answered with `prediction` null, because the best label was not sure enough."
+    ),
     "stage_seconds": Kind(
         "histogram",
         ("stage",),
@@ -112,6 +115,7 @@ class Metrics:
         self._seconds = Histogram(*_named("request_seconds"), registry=self.registry, buckets=REQUEST_BUCKETS)
         self.in_flight = Gauge(*_named("requests_in_flight"), registry=self.registry)
         rejected = Counter(*_named("rejected_total"), registry=self.registry)
+        self._abstained = Counter(*_named("abstained_total"), registry=self.registry)
         stages = Histogram(*_named("stage_seconds"), registry=self.registry, buckets=STAGE_BUCKETS)
         self._batch = Histogram(*_named("batch_size"), registry=self.registry, buckets=BATCH_BUCKETS)
         # Made now, so that each stands at 0 before the first event: a rate needs a value to begin with.
@@ -125,6 +129,8 @@ class Metrics:
         outcome = record.outcome
         self._requests.labels(record.route, outcome).inc()
         self._seconds.labels(record.route).observe(time.perf_counter() - record.started)
+        if outcome == "ok":
+            self._abstained.inc(record.abstained)
         for slug in record.refused if outcome == "ok" else [outcome]:
             if slug in self._rejected:
                 self._rejected[slug].inc()

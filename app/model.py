@@ -159,7 +159,9 @@ class ServedModel:
             if not self._under_way:
                 self._idle.set()
 
-    async def predict(self, photo: bytes, top_k: int, turns: asyncio.Semaphore, deadline: float) -> Prediction:
+    async def predict(
+        self, photo: bytes, top_k: int, min_confidence: float, turns: asyncio.Semaphore, deadline: float
+    ) -> Prediction:
         """The best labels of one photo, decoded when `turns` lets it. Raises `PhotoError` or `ServiceError`."""
         if self.bundle.labels is None:
             raise ServiceError(
@@ -178,7 +180,7 @@ class ServedModel:
             "score": scored.score_seconds,
             "total": time.perf_counter() - started,
         }
-        return prediction(self.bundle, self._name, scored.probabilities, top_k, timings)
+        return prediction(self.bundle, self._name, scored.probabilities, top_k, timings, min_confidence)
 
     async def caption(self, photo: bytes, deadline: float) -> Caption:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.errors import ServiceError, body_of
 from app.metrics import State
-from app.record import note_refused, note_timings
+from app.record import note_abstained, note_refused, note_timings
 from app.schemas import Caption, Prediction
 from app.service import Service
 
@@ -12,20 +12,22 @@ from app.service import Service
 class ObservedService(Service):
     """`Service`, whose answers leave their timings in the record of the request."""
 
-    async def predict(self, photo: bytes, top_k: int, timeout_ms: int | None = None) -> Prediction:
+    async def predict(
+        self, photo: bytes, top_k: int, timeout_ms: int | None = None, min_confidence: float | None = None
+    ) -> Prediction:
         """See `Service`."""
-        found = await super().predict(photo, top_k, timeout_ms)
-        note_timings(found.timings_ms)
+        found = await super().predict(photo, top_k, timeout_ms, min_confidence)
+        _note(found)
         return found
 
     async def predict_all(
-        self, photos: list[bytes], top_k: int, timeout_ms: int | None = None
+        self, photos: list[bytes], top_k: int, timeout_ms: int | None = None, min_confidence: float | None = None
     ) -> list[Prediction | BaseException]:
         """See `Service`."""
-        found = await super().predict_all(photos, top_k, timeout_ms)
+        found = await super().predict_all(photos, top_k, timeout_ms, min_confidence)
         for one in found:
             if isinstance(one, Prediction):
-                note_timings(one.timings_ms)
+                _note(one)
             elif isinstance(one, Exception):
                 note_refused(body_of(one).error_type)
         return found
@@ -56,3 +58,9 @@ class ObservedService(Service):
                 "provider": info["provider"] or "",
             },
         )
+
+
+def _note(found: Prediction) -> None:
+    note_timings(found.timings_ms)
+    if found.abstained is not None:
+        note_abstained()

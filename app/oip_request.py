@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import ServiceError
-from app.json_photos import json_object, parameters_of, photo_of, shown
+from app.json_photos import json_object, min_confidence_of, parameters_of, photo_of, shown
 from app.oip_codec import split_body, unpack_bytes
 
 IMAGE = "IMAGE"
@@ -25,12 +25,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class InferRequest:
-    """Photos [n], the outputs in the order asked for, the caller's id, and its own deadline in milliseconds."""
+    """Photos [n], the outputs in the order asked for, the caller's id, its deadline in milliseconds, its threshold."""
 
     photos: list[bytes]
     wanted: list[Wanted]
     id: str | None = None
     timeout_ms: int | None = None
+    min_confidence: float | None = None
 
 
 def parse_request(
@@ -49,7 +50,11 @@ def parse_request(
     found = json_object(head, "The inference request")
     parameters = parameters_of(found)
     return InferRequest(
-        _photos(found, rest, max_images), _wanted(found, parameters), _id(found), _timeout_ms(parameters)
+        _photos(found, rest, max_images),
+        _wanted(found, parameters),
+        _id(found),
+        _timeout_ms(parameters),
+        min_confidence_of(parameters, None),
     )
 
 

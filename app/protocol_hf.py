@@ -3,7 +3,8 @@
     InferenceClient(model="http://127.0.0.1:8000").image_classification("dinner.jpg", top_k=3)
 
 The client posts to the URL exactly as given, and does not say which task it means. So each entry of the answer holds
-the keys of both tasks; the client keeps what it does not know. Its `health_check` and `get_endpoint_info` are
+the keys of both tasks; the client keeps what it does not know. It can send no threshold in a body either, but in the
+URL: `InferenceClient(model="http://127.0.0.1:8000/?min_confidence=0.6")`. Its `health_check` and `get_endpoint_info` are
 `GET /health` and `GET /info`.
 """
 
@@ -17,9 +18,9 @@ from pydantic import BaseModel, Field
 from app.disconnect import unless_gone
 from app.errors import ServiceError, responses
 from app.images import read_photo
-from app.json_photos import json_object, parameters_of, photo_of, shown, top_k_of
-from app.routes import ONE_PHOTO, PHOTO_ERRORS, TimeoutMs
-from app.schemas import Prediction
+from app.json_photos import PARAMETERS, json_object, min_confidence_of, parameters_of, photo_of, shown, top_k_of
+from app.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs
+from app.schemas import Abstention, Prediction
 from app.service import Service
 
 router = APIRouter(tags=["Hugging Face InferenceClient"])
@@ -31,6 +32,7 @@ class HFCandidate(BaseModel):
     label: str | None = Field(default=None, description="the data set's name", examples=["beignets"])
     score: float | None = Field(default=None, description="probability among the labels, 0 to 1", examples=[0.94])
     generated_text: str = Field(description="what `image_to_text` gives", examples=["a photo of delicious 6"])
+    abstained: Abstention | None = Field(default=None, description="left out where the best label is sure enough")
 
 
 JSON_BODY: dict[str, Any] = {
@@ -39,10 +41,7 @@ JSON_BODY: dict[str, Any] = {
         "required": ["inputs"],
         "properties": {
             "inputs": {"type": "string", "format": "byte", "description": "the photo in base64"},
-            "parameters": {
-                "type": "object",
-                "properties": {"top_k": {"type": "integer", "minimum": 1, "maximum": 100}},
-            },
+            "parameters": PARAMETERS,
         },
     },
     "example": {"inputs": "/9j/4AAQSkZJRg…", "parameters": {"top_k": 3}},
@@ -58,19 +57,24 @@ BODY = {"requestBody": {"required": True, "content": PHOTO_KINDS | {"application
     responses=responses(*(slug for slug in PHOTO_ERRORS if slug != "not_a_classifier")),
     openapi_extra=BODY,
 )
-async def infer(request: Request, timeout_ms: TimeoutMs = None) -> list[HFCandidate]:
+async def infer(
+    request: Request, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+) -> list[HFCandidate]:
     """The best labels of one photo, best first: its bytes as the body, or JSON `inputs` (base64) and `parameters`."""
     service: Service = request.app.state.service
     photo, parameters = await _read(request)
     top_k = top_k_of(parameters, service.settings.top_k)
+    min_confidence = min_confidence_of(parameters, min_confidence)
     _check_function(parameters)
     if service.bundle.labels is None:
         return [HFCandidate(generated_text=(await unless_gone(request, service.caption(photo, timeout_ms))).caption)]
-    return _candidates(await unless_gone(request, service.predict(photo, top_k, timeout_ms)))
+    return _candidates(await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence)))
 
 
 def _candidates(found: Prediction) -> list[HFCandidate]:
-    return [HFCandidate(label=one.label, score=one.confidence, generated_text=found.raw_output) for one in found.top]
+    """A ranking, not a decision: it stays whole where the service abstains, and says so in each entry."""
+    same: dict[str, Any] = {"generated_text": found.raw_output, "abstained": found.abstained}
+    return [HFCandidate(label=one.label, score=one.confidence, **same) for one in found.top]
 
 
 async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:

@@ -27,7 +27,7 @@ from app.oip_examples import CONFIG, INFER, INFER_BODY, METADATA, SERVER, STATS,
 from app.oip_request import IMAGE, OUTPUTS, InferRequest, Wanted, parse_request
 from app.oip_stats import ModelStats, Statistics
 from app.record import forget_refused
-from app.routes import PHOTO_ERRORS, TimeoutMs
+from app.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs
 from app.schemas import Prediction
 from app.service import Service
 from contract.bundle import Manifest
@@ -148,26 +148,33 @@ def _answered(request: Request, manifest: Manifest) -> dict[str, object]:
 @router.post(MODEL + "/infer", response_class=Response, responses=OF_INFER, openapi_extra=INFER_BODY)
 @router.post(VERSION + "/infer", response_class=Response, responses=OF_INFER, openapi_extra=INFER_BODY)
 async def model_infer(
-    request: Request, name: str, version: str | None = None, timeout_ms: TimeoutMs = None
+    request: Request,
+    name: str,
+    version: str | None = None,
+    min_confidence: MinConfidence = None,
+    timeout_ms: TimeoutMs = None,
 ) -> Response:
     """Name the food on one or several photos: JSON with base64 text, or JSON followed by binary tensors."""
     began = time.perf_counter_ns()
     manifest = _known(request, name, version)
     stats = _statistics(request).of(manifest.name, manifest.version)
     try:
-        return await _infer(request, stats, began, timeout_ms)
+        return await _infer(request, stats, began, timeout_ms, min_confidence)
     except Exception:
         forget_refused()
         stats.inference_stats.fail.add(time.perf_counter_ns() - began)
         raise
 
 
-async def _infer(request: Request, stats: ModelStats, began: int, timeout_ms: int | None) -> Response:
+async def _infer(
+    request: Request, stats: ModelStats, began: int, timeout_ms: int | None, min_confidence: float | None
+) -> Response:
     service = _service(request)
     asked = await _read(request)
     top_k = max(1, *(one.classes for one in asked.wanted))
     limits = [one for one in (asked.timeout_ms, timeout_ms) if one is not None]
-    found = await unless_gone(request, service.predict_all(asked.photos, top_k, min(limits, default=None)))
+    least = min_confidence if asked.min_confidence is None else asked.min_confidence
+    found = await unless_gone(request, service.predict_all(asked.photos, top_k, min(limits, default=None), least))
     predictions = [_good(one, index) for index, one in enumerate(found)]
     begin_output = time.perf_counter_ns()
     answer = _answer(asked, predictions)
@@ -215,7 +222,7 @@ def _tensor(wanted: Wanted, found: Sequence[Prediction]) -> tuple[dict[str, Any]
             f"{top.confidence:f}:{top.class_id}:{top.label}" for one in found for top in one.top[: wanted.classes]
         ]
     elif wanted.name == "LABEL":
-        values = [one.label for one in found]
+        values = [one.label or "" for one in found]  # a BYTES tensor has no null: an empty text is "not sure enough"
     else:
         values = [one.confidence for one in found]
     kind = "BYTES" if wanted.classes else OUTPUTS[wanted.name]

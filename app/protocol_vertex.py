@@ -22,8 +22,8 @@ from starlette.types import Scope
 
 from app.disconnect import unless_gone
 from app.errors import ErrorBody, ServiceError, responses
-from app.json_photos import json_object, parameters_of, photo_of, shown, top_k_of
-from app.routes import PHOTO_ERRORS, TimeoutMs, answers, ready
+from app.json_photos import PARAMETERS, json_object, min_confidence_of, parameters_of, photo_of, shown, top_k_of
+from app.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, answers, ready
 from app.schemas import Health, Prediction
 from app.service import Service
 from contract.errors import ContractError
@@ -49,10 +49,7 @@ BODY: dict[str, Any] = {
                     "required": ["instances"],
                     "properties": {
                         "instances": {"type": "array", "items": {"type": "object"}},
-                        "parameters": {
-                            "type": "object",
-                            "properties": {"top_k": {"type": "integer", "minimum": 1, "maximum": 100}},
-                        },
+                        "parameters": PARAMETERS,
                     },
                 },
                 "example": {"instances": [{"b64": "/9j/4AAQSkZJRg…"}], "parameters": {"top_k": 3}},
@@ -100,14 +97,16 @@ def _path(environ: Mapping[str, str], name: str) -> str | None:
     return path
 
 
-async def predict(request: Request, timeout_ms: TimeoutMs = None) -> VertexAnswer:
+async def predict(request: Request, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None) -> VertexAnswer:
     """Name the food on the photos of JSON `instances`: an answer or an error for each, in order."""
     service: Service = request.app.state.service
     body = json_object(await request.body(), "The body")
     photos = _photos(body, service.settings.max_images)
-    top_k = top_k_of(parameters_of(body), service.settings.top_k)
+    parameters = parameters_of(body)
+    top_k = top_k_of(parameters, service.settings.top_k)
+    min_confidence = min_confidence_of(parameters, min_confidence)
     service.check_serving()  # what concerns every photo is no matter of one entry
-    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms))
+    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence))
     return VertexAnswer(predictions=answers(found))
 
 

@@ -24,6 +24,7 @@ class Record:
     error: str | None = None
     bytes_in: int = 0
     timings_ms: list[Mapping[str, float]] = field(default_factory=list)  # one entry for each photo answered
+    abstained: int = 0  # photos whose best label was not sure enough
     refused: list[str] = field(default_factory=list)  # a slug for each photo refused in an answer that is 200
 
     @property
@@ -50,6 +51,12 @@ def note_timings(timings_ms: Mapping[str, float]) -> None:
     """A photo of the request was answered; milliseconds by stage, `total` among them."""
     if (record := current.get()) is not None:
         record.timings_ms.append(timings_ms)
+
+
+def note_abstained() -> None:
+    """A photo of the request was looked at, but its best label was not sure enough."""
+    if (record := current.get()) is not None:
+        record.abstained += 1
 
 
 def note_refused(slug: str) -> None:

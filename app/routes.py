@@ -9,13 +9,19 @@ from fastapi import APIRouter, Header, Query, Request
 from app.disconnect import unless_gone
 from app.errors import ErrorBody, ServiceError, body_of, log, responses
 from app.images import read_photo, read_photos
+from app.lean_route import LeanRoute
 from app.schemas import BatchAnswer, Caption, Health, Labels, Prediction
 from app.service import Service
 from contract.errors import PhotoError
 
 router = APIRouter()
+photo_router = APIRouter(route_class=LeanRoute)
 
 TopK = Annotated[int | None, Query(ge=1, le=100, description="how many labels `top` holds")]
+MinConfidence = Annotated[
+    float | None,
+    Query(ge=0, le=1, description="least probability of an answer, else `prediction` is null; setting abstain_below"),
+]
 TimeoutMs = Annotated[
     int | None,
     Header(
@@ -68,23 +74,29 @@ def _service(request: Request) -> Service:
     return service
 
 
-@router.post("/predict", response_model=Prediction, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
-async def predict(request: Request, top_k: TopK = None, timeout_ms: TimeoutMs = None) -> Prediction:
+@photo_router.post("/predict", response_model=Prediction, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
+async def predict(
+    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+) -> Prediction:
     """Name the food on one photo: multipart field `image`, or the photo's bytes as the body."""
     service = _service(request)
     photo = await read_photo(request)
-    return await unless_gone(request, service.predict(photo, top_k or service.settings.top_k, timeout_ms))
+    top_k = top_k or service.settings.top_k
+    return await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence))
 
 
-@router.post(
+@photo_router.post(
     "/predict/batch", response_model=BatchAnswer, responses=responses(*PHOTO_ERRORS), openapi_extra=SEVERAL_PHOTOS
 )
-async def predict_batch(request: Request, top_k: TopK = None, timeout_ms: TimeoutMs = None) -> BatchAnswer:
+async def predict_batch(
+    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+) -> BatchAnswer:
     """Name the food on several photos: an answer or an error for each, in order. One bad photo fails alone."""
     service = _service(request)
     photos = await read_photos(request, service.settings.max_images)
     service.check_serving()  # what concerns every photo is no matter of one entry
-    found = await unless_gone(request, service.predict_all(photos, top_k or service.settings.top_k, timeout_ms))
+    top_k = top_k or service.settings.top_k
+    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence))
     return BatchAnswer(results=answers(found))
 
 
@@ -101,7 +113,7 @@ def _logged(error: BaseException) -> Exception:
     return error
 
 
-@router.post("/caption", response_model=Caption, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
+@photo_router.post("/caption", response_model=Caption, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
 async def caption(request: Request, timeout_ms: TimeoutMs = None) -> Caption:
     """Describe one photo freely with the model's own words."""
     photo = await read_photo(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -28,18 +28,37 @@ class Model(BaseModel):
     version: str = Field(examples=["ad197e481c04"])
 
 
-class Prediction(BaseModel):
-    """The best label of one photo. `prediction` and `raw_output` are the original contract."""
+class Abstention(BaseModel):
+    """Why a photo was left without an answer."""
 
-    prediction: str = Field(description="name for people", examples=["Beignets"])
-    raw_output: str = Field(description="the caption of the best label", examples=["a photo of delicious 6"])
-    class_id: int = Field(examples=[6])
-    label: str = Field(examples=["beignets"])
+    reason: Literal["low_confidence"] = Field(description="a slug for programs")
+    message: str = Field(
+        description="a sentence for people", examples=["The best label has a probability of 0.41, below 0.6."]
+    )
+    min_confidence: float = Field(
+        description="what was asked for by the request, else by the setting abstain_below", examples=[0.6]
+    )
+
+
+class Prediction(BaseModel):
+    """The best label of one photo, or none where the model is not sure enough (`abstained`).
+
+    `prediction` and `raw_output` are the original contract.
+    """
+
+    prediction: str | None = Field(description="name for people; null: abstained", examples=["Beignets"])
+    raw_output: str = Field(
+        description="the caption of the best label, also where it is not sure", examples=["a photo of delicious 6"]
+    )
+    class_id: int | None = Field(description="null: abstained", examples=[6])
+    label: str | None = Field(description="null: abstained", examples=["beignets"])
     confidence: float = Field(
-        description="probability among the labels, 0 to 1; as calibrated as the bundle's temperature (1: not fitted)",
+        description="probability of the best label among the labels, 0 to 1; as calibrated as the bundle's temperature "
+        "(1: not fitted)",
         examples=[0.94],
     )
-    top: list[Candidate] = Field(description="the best labels, best first")
+    abstained: Abstention | None = Field(description="null where there is an answer")
+    top: list[Candidate] = Field(description="the best labels, best first, however sure")
     model: Model
     timings_ms: dict[str, float] = Field(
         description="milliseconds of each stage: decode, queue, encode, score, and total",

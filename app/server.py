@@ -28,7 +28,7 @@ from app.page import install_pages
 from app.protocol_hf import router as hf_router
 from app.protocol_oip import router as oip_router
 from app.protocol_vertex import install_vertex
-from app.routes import router
+from app.routes import photo_router, router
 from app.service import Service
 from app.settings import Settings
 from app.tracing import make_tracer
@@ -113,6 +113,7 @@ def create_app(
     app.state.origins = settings.origins
     app.state.metrics = Metrics(lambda: service.now(app.version))
     service.on_batch = app.state.metrics.batch
+    app.include_router(photo_router)
     app.include_router(router)
     app.include_router(metrics_router)
     app.include_router(hf_router)

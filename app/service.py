@@ -146,35 +146,47 @@ class Service:
     def info(self) -> dict[str, Any]:
         """What is served, on what, with which limits: for operators."""
         limits = self.settings.model_dump(include={"max_batch", "max_queue", "max_body_bytes", "max_pixels"})
-        return {**self._model.info(), "state": self.state, "last_reload": self.last_reload, "limits": limits}
+        return {
+            **self._model.info(),
+            "abstain_below": self.settings.abstain_below,
+            "state": self.state,
+            "last_reload": self.last_reload,
+            "limits": limits,
+        }
 
     # -- requests -------------------------------------------------------------------------------------------------------
 
-    async def predict(self, photo: bytes, top_k: int, timeout_ms: int | None = None) -> Prediction:
+    async def predict(
+        self, photo: bytes, top_k: int, timeout_ms: int | None = None, min_confidence: float | None = None
+    ) -> Prediction:
         """The best labels of one photo, within `timeout_ms` or the setting's, whichever is less.
 
-        Raises `PhotoError` or `ServiceError`.
+        It abstains below `min_confidence`, 0 to 1 (None: the setting's). Raises `PhotoError` or `ServiceError`.
         """
         self.check_serving()
-        return await self._model.predict(photo, top_k, asyncio.Semaphore(1), self._deadline(timeout_ms))
+        least, deadline = self._least(min_confidence), self._deadline(timeout_ms)
+        return await self._model.predict(photo, top_k, least, asyncio.Semaphore(1), deadline)
 
     async def predict_all(
-        self, photos: list[bytes], top_k: int, timeout_ms: int | None = None
+        self, photos: list[bytes], top_k: int, timeout_ms: int | None = None, min_confidence: float | None = None
     ) -> list[Prediction | BaseException]:
-        """An answer or an exception for each photo, in order, all from one model.
+        """An answer or an exception for each photo, in order, all from one model; parameters as for `predict`.
 
         One request decodes only a few photos at a time, so that a long list does not fill the decode pool by itself.
         """
         self.check_serving()
-        model, deadline = self._model, self._deadline(timeout_ms)
+        model, deadline, least = self._model, self._deadline(timeout_ms), self._least(min_confidence)
         turns = asyncio.Semaphore(2 * self.settings.decoders)
-        calls = (model.predict(photo, top_k, turns, deadline) for photo in photos)
+        calls = (model.predict(photo, top_k, least, turns, deadline) for photo in photos)
         return await asyncio.gather(*calls, return_exceptions=True)
 
     async def caption(self, photo: bytes, timeout_ms: int | None = None) -> Caption:
         """A free caption of one photo, within `timeout_ms` as in `predict`. Raises `PhotoError` or `ServiceError`."""
         self.check_serving()
         return await self._model.caption(photo, self._deadline(timeout_ms))
+
+    def _least(self, min_confidence: float | None) -> float:
+        return self.settings.abstain_below if min_confidence is None else min_confidence
 
     def _deadline(self, timeout_ms: int | None) -> float:
         """When a request that begins now is too late, by the clock of `time.perf_counter`; a client may only shorten it."""

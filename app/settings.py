@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(default=32, ge=1, le=1024, description="most photos in one /predict/batch; then 413")
     top_k: int = Field(default=5, ge=1, le=100, description="labels in `top` when the request does not say")
+    abstain_below: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="least confidence of an answer when the request does not say; below it `prediction` is null",
+    )
     max_caption_tokens: int = Field(
         default=20, ge=1, le=63, description="longest caption in tokens; at most 32 on a GPU"
     )

@@ -22,7 +22,7 @@ from contract.errors import ContractError
 from contract.pixels import Pixels
 
 FORMAT = 1
-SQUARE = {"base": 2048, "tiny": 256}  # side of the yardstick's square product
+SQUARE = {"base": 2048, "small": 512, "tiny": 256}  # side of the yardstick's square product
 BUSY = 0.5  # load average before the run above which a warning is due
 LEAST_PICTURES = 4  # so that a batch of 1 is not always the same picture
 

@@ -18,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import BlipProcessor
+from transformers.models.blip import BlipImageProcessorPil
 from transformers.utils.logging import disable_progress_bar
 
 from contract.bundle import MANIFEST_FILE, Bundle, read_bundle
 from contract.caption import CaptionFormat
+from contract.checkpoint import LABELS_FILE
 from contract.files import new_folder
 from contract.labels import FOOD101
 from contract.pixels import Pixels
@@ -38,6 +41,10 @@ SHAPES = {
     "base": [
         "model.image_size=384", "model.patch_size=16", "model.vision_layers=12", "model.vision_width=768",
         "model.text_layers=12", "model.text_width=768", "model.heads=12",
+    ],
+    "small": [  # between the two: an engine call that is long beside HTTP and decoding, and short enough for many of them
+        "model.image_size=160", "model.patch_size=16", "model.vision_layers=6", "model.vision_width=384",
+        "model.text_layers=2", "model.text_width=384", "model.heads=6",
     ],
     "tiny": [
         "model.image_size=32", "model.patch_size=8", "model.vision_layers=1", "model.vision_width=64",
@@ -91,7 +98,7 @@ class RandomModel:
 
 
 def random_model(shapes: str, work: Path, seed: int = 0) -> RandomModel:
-    """The model of `shapes` (`base` or `tiny`), the same weights for the same seed, from `work` if it is there."""
+    """The model of `shapes` (a key of `SHAPES`), the same weights for the same seed, from `work` if it is there."""
     disable_progress_bar()
     path = work / f"checkpoint-{_key(shapes, seed, 'checkpoint')}"
     if not (path / "config.json").is_file():
@@ -110,8 +117,12 @@ def _make(shapes: str, seed: int, path: Path, work: Path) -> None:
             if parameter.ndim == 2 and "embeddings" not in name and "predictions.decoder" not in name:
                 parameter.mul_(GAIN / 0.02 / parameter.shape[1] ** 0.5)
     with new_folder(path, marker="config.json") as folder:
+        size = {"height": blip.image_size, "width": blip.image_size}
         blip.model.save_pretrained(folder)
-        blip.tokenizer.save_pretrained(folder)
+        BlipProcessor(image_processor=BlipImageProcessorPil(size=size), tokenizer=blip.tokenizer).save_pretrained(
+            folder
+        )
+        FOOD101.save(folder / LABELS_FILE)
 
 
 def _pieces() -> list[str]:
@@ -136,7 +147,12 @@ def _key(shapes: str, seed: int, part: str) -> str:
 @functools.cache
 def _sources() -> str:
     digest = hashlib.sha256()
-    files = [*(ROOT / "export").glob("*.py"), *(ROOT / "contract").glob("*.py"), ROOT / "training" / "model.py"]
+    files = [
+        *(ROOT / "export").glob("*.py"),
+        *(ROOT / "contract").glob("*.py"),
+        ROOT / "training" / "model.py",
+        Path(__file__),
+    ]
     for path in sorted(files):
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()

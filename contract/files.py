@@ -29,9 +29,14 @@ def _fsync(path: Path) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 `text` so that `path` holds the old or the new content, never a part."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds the old or the new content, never a part."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         _fsync(temporary)
         os.replace(temporary, path)
     finally:

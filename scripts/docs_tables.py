@@ -76,7 +76,7 @@ def _allowed(setting: FieldInfo) -> str:
         return ", ".join(f"`{one}`" for one in get_args(kind))
     if kind is bool:
         return "`true`, `false`"
-    if kind is int:
+    if kind in (int, float):
         least, most = (next((getattr(m, b) for m in setting.metadata if hasattr(m, b)), None) for b in ("ge", "le"))
         return f"{least} to {most}" if most is not None else f"{least} or more"
     return {Path: "path", str: "text"}.get(kind, str(kind))

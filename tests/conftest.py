@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in a test may reach for the hub
 
@@ -46,29 +47,38 @@ def run_module(
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BLIP trained for a few seconds on drawn pictures, by the command a user types.
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny model: one for all processes of a run (pytest-xdist).
 
-    FOOD_VISION_TEST_MODEL names a folder that keeps it and its bundle from run to run, for quick runs while developing.
+    FOOD_VISION_TEST_MODEL names one that stays from run to run, for quick runs while developing.
     """
-    if KEPT and (KEPT / "tiny" / "training.json").is_file():
-        return KEPT / "tiny"
-    path = (KEPT or tmp_path_factory.mktemp("checkpoint")) / "tiny"
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    return KEPT or (tmp_path_factory.getbasetemp().parent if parallel else tmp_path_factory.getbasetemp()) / "kept"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(kept: Path) -> Path:
+    """A tiny BLIP trained for a few seconds on drawn pictures, by the command a user types."""
+    path = kept / "tiny"
     overrides = [part for value in SMALL for part in ("--set", value)]
-    done = run_module("training", "--recipe", "drawn", "--out", path, *overrides)
-    assert done.returncode == 0, done.stderr
+    _made_once(path, "training.json", "training", "--recipe", "drawn", "--out", path, *overrides)
     return path
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(kept: Path, checkpoint: Path) -> Path:
     """The bundle of `checkpoint`, by the command a user types."""
-    if KEPT and (KEPT / "bundle" / "manifest.json").is_file():
-        return KEPT / "bundle"
-    path = KEPT / "bundle" if KEPT else tmp_path_factory.mktemp("bundle") / "tiny"
-    done = run_module("export", checkpoint, path)
-    assert done.returncode == 0, done.stderr
+    path = kept / "bundle"
+    _made_once(path, "manifest.json", "export", checkpoint, path)
     return path
+
+
+def _made_once(path: Path, marker: str, *command: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not (path / marker).is_file():
+            done = run_module(*command)
+            assert done.returncode == 0, done.stderr
 
 
 @contextmanager

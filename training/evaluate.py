@@ -2,6 +2,7 @@
 
 python -m training.evaluate checkpoints/drawn
 python -m training.evaluate checkpoints/drawn --report reports/drawn
+python -m training.evaluate checkpoints/drawn --no-base --max-risk 0.05
 python -m training.evaluate checkpoints/drawn --photo dinner.jpg
 """
 
@@ -33,6 +34,7 @@ from contract.errors import CheckpointError, ContractError
 from contract.files import check_can_write, write_text_atomic
 from contract.labels import LabelSet
 from contract.pixels import photo_to_pixels
+from training.abstention import advice, threshold_for_risk
 from training.captions import label_tree
 from training.data import open_source
 from training.html_report import MARKER, gain, headline_rows, write_report
@@ -59,6 +61,8 @@ def side_by_side(report: dict[str, Any]) -> str:
         lines.append(gain(report["difference"]))
     if same := after["shares"].get("constrained_equals_scored"):
         lines.append(f"Label scoring answers as constrained decoding on {same['count']} of {same['photos']} photos.")
+    if "abstention" in report:
+        lines.append(advice(report["abstention"]))
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -70,8 +74,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--limit must be 1 or more, not {args.limit}")
     if args.constrained is not None and args.constrained < 0:
         parser.error(f"--constrained must be 0 or more, not {args.constrained}")
-    if args.photo is not None and (args.report or args.json):
-        parser.error("--photo prints to the terminal only; leave out --report and --json")
+    if args.max_risk is not None and not 0 < args.max_risk < 1:
+        parser.error(f"--max-risk must lie between 0 and 1, not {args.max_risk:g}")
+    if args.photo is not None and (args.report or args.json or args.max_risk):
+        parser.error("--photo prints to the terminal only; leave out --report, --json and --max-risk")
     return run("evaluate", lambda: _evaluate(args))
 
 
@@ -90,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace an existing report folder (default: refuse)")
     parser.add_argument("--json", type=Path, help="also write everything measured to this file (default: do not)")
+    parser.add_argument(
+        "--max-risk", type=float, metavar="SHARE",
+        help="also find the confidence from which at most this share of the answers is wrong, for the service's "
+        "FOOD_VISION_ABSTAIN_BELOW: 0.05 is one in twenty (default: do not)",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, help="at most this many held-out photos (default: all)")
     parser.add_argument(
         "--constrained", type=int, metavar="N",
@@ -164,6 +175,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         report["before"] = before.as_json(labels)
         if np.array_equal(before.wanted, after.wanted):
             report["difference"] = Difference.of(before.right, after.right).as_json()
+    if args.max_risk is not None:
+        confidence = after.confidence(record.temperature)
+        report["abstention"] = threshold_for_risk(confidence, after.right, args.max_risk)
     print(side_by_side(report))
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -5,51 +5,20 @@ The page is made from the JSON alone, so that the two cannot differ.
 
 from __future__ import annotations
 
-import base64
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from contract.files import new_folder, write_text_atomic
+from training.abstention import advice
+from training.html_parts import STYLE, html_figure, html_table
 from training.measure import Report
 from training.metrics import percent, risk_curve
 from training.plots import confusion_png, reliability_png, risk_coverage_png
 
 MARKER = "report.json"
-STYLE = """
-:root { color-scheme: light dark; --text: #1d2126; --soft: #5b6470; --page: #fbfbfa; --line: #d9dde2; --band: #eef1f4; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e4e7eb; --soft: #a3acb8; --page: #16181c; --line: #363c45; --band: #20242a; }
-}
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 60rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
-p { max-width: 44rem; margin: .5rem 0; overflow-wrap: anywhere; }
-.soft, caption { color: var(--soft); }
-.wide { overflow-x: auto; margin: .75rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-size: .9rem; padding-bottom: .35rem; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td.text { text-align: left; }
-tbody th { font-weight: 400; white-space: normal; overflow-wrap: break-word; min-width: 7rem; }
-tbody tr:hover { background: var(--band); }
-figure { margin: 1rem 0; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-img.large { max-width: none; }
-td span { white-space: nowrap; color: var(--soft); }
-figcaption { color: var(--soft); font-size: .9rem; margin-top: .35rem; }
-li { margin: .15rem 0; overflow-wrap: anywhere; }
-details { margin: .75rem 0; } summary { cursor: pointer; }
-td.text { white-space: normal; overflow-wrap: anywhere; }
-@media (max-width: 40rem) {
-  table { font-size: .85rem; } td, thead th { white-space: normal; padding-right: .6rem; } tbody th { min-width: 5rem; }
-  img { max-width: none; width: 40rem; } img.large { width: auto; }
-}
-"""
 SHARES = (
     ("right by free caption", "free"),
     ("right by constrained decoding", "constrained"),
@@ -146,7 +115,7 @@ def _headline(report: dict[str, Any]) -> str:
     )
     rows = headline_rows(before, after)
     heads = ["", "base", "tuned"] if before else ["", "tuned"]
-    text += _table(
+    text += html_table(
         "In brackets: 95 % intervals (Wilson; macro-F1: bootstrap over photos)",
         heads,
         [row if before else (row[0], row[2]) for row in rows],
@@ -177,24 +146,39 @@ def _calibration(report: dict[str, Any], figure: bytes) -> str:
     rows = [(name, f"{100 * s['ece']:.1f} %", f"{s['nll']:.3f}", f"{s['brier']:.3f}") for name, s in scores]
     return (
         f"<h2>Calibration</h2>\n<p>{text}</p>\n"
-        + _table("Lower is better: expected calibration error (15 bins), negative log-likelihood in nats, Brier score",
+        + html_table("Lower is better: expected calibration error (15 bins), negative log-likelihood in nats, Brier score",
                  ["", "ECE", "NLL", "Brier"], rows)
-        + _figure(figure, "Reliability diagram: share right against confidence, with the number of photos below",
+        + html_figure(figure, "Reliability diagram: share right against confidence, with the number of photos below",
                   "Points below the dashed line are too confident, points above it too careful.")
     )  # fmt: skip
 
 
 def _risk(report: dict[str, Any], figure: bytes) -> str:
-    rows = [
-        (f"{100 * r['coverage']:.0f} %", f"{r['threshold']:.3f}", percent(r["risk"], r["interval_95"]), r["answered"])
-        for r in report["after"]["risk_at_coverage"]
+    after = report["after"]
+    thresholds = [
+        (
+            f"{row['threshold']:g}",
+            percent(row["coverage"]["value"], row["coverage"]["interval_95"]),
+            percent(row["risk"]["value"], row["risk"]["interval_95"]) if row["risk"] else "none answered",
+            row["coverage"]["count"],
+        )
+        for row in after["risk_at_threshold"]
     ]
+    coverages = [
+        (f"{100 * r['coverage']:.0f} %", f"{r['threshold']:.3f}", percent(r["risk"], r["interval_95"]), r["answered"])
+        for r in after["risk_at_coverage"]
+    ]
+    chosen = f"<p>{escape(advice(report['abstention']))}</p>\n" if "abstention" in report else ""
     return (
-        "<h2>Risk and coverage</h2>\n<p>To answer only that share of photos and leave the rest open, answer when the "
-        "confidence is at least the threshold.</p>\n"
-        + _table("Tuned model, confidence as served", ["coverage", "threshold", "wrong among answered", "answered"], rows)
-        + _figure(figure, "Risk against coverage: share wrong among the answered photos, most confident first",
-                  "Lower is better; the right end is the error on all photos.")
+        "<h2>Risk and coverage</h2>\n<p>The service leaves a photo without an answer when its confidence is below "
+        "<code>FOOD_VISION_ABSTAIN_BELOW</code> (or a request's <code>min_confidence</code>). Each threshold trades "
+        "answers for errors; in brackets: 95 % intervals (Wilson).</p>\n" + chosen
+        + html_table("What each threshold does; tuned model, confidence as served",
+                     ["threshold", "answered", "wrong among answered", "photos answered"], thresholds)
+        + html_table("What it takes to answer a share of the photos",
+                     ["answered", "threshold", "wrong among answered", "photos answered"], coverages)
+        + html_figure(figure, "Risk against coverage: share wrong among the answered photos, most confident first",
+                      "Lower is better; the right end is the error on all photos.")
     )  # fmt: skip
 
 
@@ -210,7 +194,7 @@ def _classes(after: dict[str, Any]) -> str:
         )
         for row in ordered
     ]
-    return "<h2>Classes, worst first</h2>\n" + _table(
+    return "<h2>Classes, worst first</h2>\n" + html_table(
         "Recall: share of the class's photos that get its label, with 95 % interval",
         ["class", "photos", "recall", "precision", "F1"],
         rows,
@@ -223,7 +207,7 @@ def _confusion(after: dict[str, Any], figure: bytes) -> str:
         for pair in after["most_confused"]
     ]
     found = f"<p>Most often:</p>\n<ol>{''.join(pairs)}</ol>" if pairs else "<p>No photo was confused.</p>"
-    return "<h2>Confusion</h2>\n" + found + _figure(
+    return "<h2>Confusion</h2>\n" + found + html_figure(
         figure, "Confusion matrix: true labels down, answers across",
         "Row: true label. Column: answer. The colour scale is a square root.",
         large=after["classes"] > 40,
@@ -242,13 +226,13 @@ def _origin(report: dict[str, Any]) -> str:
         *((f"evaluated: {key}", value) for key, value in report["evaluation"].items()),
         *((f"data: {key}", value) for key, value in report["data"].items()),
     ]
-    text = "<h2>Where this comes from</h2>\n" + _table("", ["", ""], facts, kind="text")
+    text = "<h2>Where this comes from</h2>\n" + html_table("", ["", ""], facts, kind="text")
     for title, values in (
         ("Recipe", training["recipe"]),
         ("Data", training["data"]),
         ("Versions", training["versions"]),
     ):
-        table = _table("", ["", ""], list(_flat(values)), kind="text")
+        table = html_table("", ["", ""], list(_flat(values)), kind="text")
         text += f"<details><summary>{title} of the training</summary>{table}</details>\n"
     return text
 
@@ -259,33 +243,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, objec
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", "none" if value is None else value
-
-
-def _table(caption: str, heads: list[str], rows: Sequence[Sequence[object]], kind: str = "") -> str:
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in heads)
-    start = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
-    cell = '<td class="text">{}</td>'.format if kind == "text" else "<td>{}</td>".format
-    body = "\n".join(
-        f'<tr><th scope="row">{escape(str(row[0]))}</th>{"".join(cell(_number(value)) for value in row[1:])}</tr>'
-        for row in rows
-    )
-    label = escape(caption or "facts")
-    return (
-        f'<div class="wide" role="region" aria-label="{label}" tabindex="0">'
-        f"<table>{title}{start}\n<tbody>\n{body}\n</tbody></table></div>\n"
-    )
-
-
-def _number(value: object) -> str:
-    """Escaped; a share may break before its interval only."""
-    text = escape(str(value)).replace(" %", "&nbsp;%")
-    return re.sub(r" (\([\d. -]+\))$", r" <span>\1</span>", text)
-
-
-def _figure(image: bytes, alt: str, caption: str, *, large: bool = False) -> str:
-    data, kind = base64.b64encode(image).decode(), ' class="large"' if large else ""
-    return (
-        f'<figure><div class="wide"><img{kind} alt="{escape(alt)}" src="data:image/png;base64,{data}"></div>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
-    )

@@ -15,6 +15,7 @@ from contract.caption import CaptionFormat
 from contract.errors import ContractError
 from contract.label_tree import LabelTree, split_captions
 from contract.labels import LabelSet
+from training.abstention import risk_at_threshold
 from training.calibration import at_temperature
 from training.data import Item
 from training.loading import BadPhotos, batches
@@ -136,7 +137,7 @@ class Report:
     def as_json(self, labels: LabelSet, temperature: float = 1.0) -> dict[str, Any]:
         """Everything, for JSON: shares with intervals, per-class table, confusion, calibration, risk against coverage.
 
-        `calibration_error` and `risk_at_coverage` are at `temperature`; `calibration` holds both sides of it.
+        `calibration_error` and the risks are at `temperature`; `calibration` holds both sides of it.
         """
         confusion = self.confusion
         table = class_table(confusion, self.wanted)
@@ -163,6 +164,7 @@ class Report:
                 "after": reliability(self.confidence(temperature), self.right),
             },
             "risk_at_coverage": risk_at_coverage(self.confidence(temperature), self.right),
+            "risk_at_threshold": risk_at_threshold(self.confidence(temperature), self.right),
             "per_class": [
                 {"label": label.name, **row, "recall_interval_95": _recall_interval(confusion, label.id, row)}
                 for label, row in zip(labels, table, strict=True)

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=_whole, help=f"{fields['max_batch'].description} (default: the setting)")
     add("--shard", type=_whole, default=SHARD, help=f"most photos in one output file (default: {SHARD})")
     add("--top-k", type=_whole, help="labels in `top` (default: the setting)")
+    add("--min-confidence", type=float, help=f"{fields['abstain_below'].description} (default: the setting)")
     add("--column", help="column of the tables that holds the photos (default: the only one that can)")
     add("--all-files", action="store_true", help="take files of any suffix; else those of image formats")
     add(

@@ -48,7 +48,8 @@ def label(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace) -> Settings:
     given = {
         "bundle": args.bundle, "provider": args.provider, "max_batch": args.batch_size, "top_k": args.top_k,
-        "engine_cache": args.engine_cache, "threads": args.threads, "device": 0,  # Ray shows each worker its own GPUs
+        "abstain_below": args.min_confidence, "engine_cache": args.engine_cache, "threads": args.threads,
+        "device": 0,  # Ray shows each worker its own GPUs
     }  # fmt: skip
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     if settings.provider == "cpu" and args.gpus_per_worker:
@@ -62,7 +63,8 @@ def _label(args: argparse.Namespace, settings: Settings, bundle: Bundle, inputs:
     manifest = bundle.manifest
     parameters = Parameters(
         model=manifest.name, model_digest=manifest.digest, inputs=inputs, shard=args.shard, column=args.column,
-        top_k=settings.top_k, max_body_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels,
+        top_k=settings.top_k, abstain_below=settings.abstain_below, max_body_bytes=settings.max_body_bytes,
+        max_pixels=settings.max_pixels,
     )  # fmt: skip
     output = Output(out, parameters)
     listing = _listing(args, output, inputs)
@@ -190,6 +192,7 @@ class Progress:
         return {
             "photos": self.counts.photos,
             "labelled": self.counts.labels.total(),
+            "abstained": self.counts.abstained,
             "labels": dict(self.counts.labels.most_common()),
             "errors": dict(self.counts.errors.most_common()),
             "shards": self.shards,
@@ -207,11 +210,12 @@ class Progress:
         run, labels = found["this_run"], list(found["labels"].items())
         shown = ", ".join(f"{name} {count:,}" for name, count in labels[:MOST_LABELS])
         more = f", {len(labels) - MOST_LABELS} others" if len(labels) > MOST_LABELS else ""
+        abstained = f", abstained on {found['abstained']:,}" if found["abstained"] else ""
         errors = ", ".join(f"{slug} {count:,}" for slug, count in found["errors"].items()) or "none"
         rate = f", {run['photos_per_second']:,.0f} photos/s" if run["photos"] else ""
         return (
             f"output   {out}\n"
-            f"photos   {found['photos']:,}, labelled {found['labelled']:,}\n"
+            f"photos   {found['photos']:,}, labelled {found['labelled']:,}{abstained}\n"
             f"labels   {shown or 'none'}{more}\n"
             f"errors   {errors}\n"
             f"this run {run['photos']:,} photos in {run['shards']:,} of {self.shards:,} shards, {run['seconds']:.1f} s{rate}"

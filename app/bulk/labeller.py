@@ -26,8 +26,8 @@ CANDIDATE = pa.struct(
 )
 ANSWER = {
     "prediction": pa.string(), "raw_output": pa.string(), "class_id": pa.int32(), "label": pa.string(),
-    "confidence": pa.float64(), "top": pa.list_(CANDIDATE), "decode_ms": pa.float32(), "encode_ms": pa.float32(),
-    "score_ms": pa.float32(),
+    "confidence": pa.float64(), "abstained": pa.string(), "top": pa.list_(CANDIDATE),
+    "decode_ms": pa.float32(), "encode_ms": pa.float32(), "score_ms": pa.float32(),
 }  # fmt: skip
 PLACE = {"path": pa.string(), "row": pa.int64(), "photo": pa.string()}
 ERROR = {"error_type": pa.string(), "error": pa.string()}
@@ -94,7 +94,7 @@ def answers(pixels: Sequence[Pixels], engine: Engine, settings: Settings) -> lis
 
 def _answer(row: np.ndarray, bundle: Bundle, settings: Settings, seconds: dict[str, float]) -> Prediction:
     model = Model(name=bundle.manifest.name, version=bundle.manifest.version)
-    return prediction(bundle, model, row, settings.top_k, seconds)
+    return prediction(bundle, model, row, settings.top_k, seconds, settings.abstain_below)
 
 
 def _scores(pixels: Sequence[Pixels], engine: Engine) -> Scores:
@@ -107,5 +107,6 @@ def _scores(pixels: Sequence[Pixels], engine: Engine) -> Scores:
 
 
 def _columns(found: Prediction) -> dict[str, Any]:
-    answer = found.model_dump(exclude={"model", "timings_ms"})
+    answer = found.model_dump(exclude={"model", "timings_ms", "abstained"})
+    answer["abstained"] = found.abstained.reason if found.abstained is not None else None
     return answer | {f"{stage}_ms": value for stage, value in found.timings_ms.items()}

@@ -50,26 +50,34 @@ class Parameters:
     shard: int
     column: str | None
     top_k: int
+    abstain_below: float
     max_body_bytes: int
     max_pixels: int
 
 
 @dataclass
 class Counts:
-    """Photos, the labelled among them by label, and the others by slug."""
+    """Photos: the labelled by label, those that the model abstained on, and the bad ones by slug."""
 
     labels: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
+    abstained: int = 0
 
     @property
     def photos(self) -> int:
         """All of them."""
-        return self.labels.total() + self.errors.total()
+        return self.answered + self.errors.total()
+
+    @property
+    def answered(self) -> int:
+        """Rows of `labels`."""
+        return self.labels.total() + self.abstained
 
     def add(self, other: Counts) -> None:
         """Count the other's too."""
         self.labels.update(other.labels)
         self.errors.update(other.errors)
+        self.abstained += other.abstained
 
 
 class Output:
@@ -174,21 +182,22 @@ class Output:
         try:
             footer = pq.read_metadata(path, filesystem=system)
             stored = json.loads((footer.metadata or {})[KEY])
-            counts = Counts(Counter(stored["labels"]), Counter(stored["errors"]))
+            counts = Counts(Counter(stored["labels"]), Counter(stored["errors"]), stored["abstained"])
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
             return None
-        whole = counts.photos == pc.sum(pieces["photos"]).as_py() and footer.num_rows == counts.labels.total()
+        whole = counts.photos == pc.sum(pieces["photos"]).as_py() and footer.num_rows == counts.answered
         return counts if whole else None
 
     def write(self, pieces: Any, rows: Any) -> Counts:
         """Write a shard's rows (`labeller.ANSWERED`, one for each photo, in order) and count them."""
         bad = pc.is_valid(rows["error_type"])
         labels, errors = rows.filter(pc.invert(bad)), rows.filter(bad)
-        counts = Counts(Counter(labels["label"].to_pylist()), Counter(errors["error_type"].to_pylist()))
+        named = labels["label"].drop_null().to_pylist()
+        counts = Counts(Counter(named), Counter(errors["error_type"].to_pylist()), len(labels) - len(named))
         name = self.name(pieces)
         if len(errors):
             write_whole(join(self.place, ERRORS, name), self._parquet(errors, ERRORS_SCHEMA, {}))
-        said = {KEY: json.dumps({"labels": counts.labels, "errors": counts.errors})}
+        said = {KEY: json.dumps(vars(counts))}
         write_whole(join(self.place, LABELS, name), self._parquet(labels, LABELS_SCHEMA, said))
         return counts
 

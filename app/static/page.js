@@ -100,12 +100,17 @@ function begin() {
 }
 
 function showAnswer(answer, roundTrip) {
-  const named = answer.prediction ?? "No label of this model";
+  const unsure = answer.abstained ?? null; // the service was told to be surer than this
+  const named = unsure ? "Not sure" : (answer.prediction ?? "No label of this model");
   $("status").className = "hidden"; // read aloud only: the eye has the big line
-  $("status").textContent = answer.top ? `${named}, ${percent(answer.confidence)}` : answer.caption;
+  const said = unsure ? `${named}. ${unsure.message}` : `${named}, ${percent(answer.confidence)}`;
+  $("status").textContent = answer.top ? said : answer.caption;
   $("result").hidden = false;
   $("result").removeAttribute("aria-busy");
   $("label").textContent = named;
+  $("unsure").hidden = !unsure;
+  $("unsure").textContent = unsure?.message ?? "";
+  $("caption-part").hidden = unsure !== null; // it names the best label as if it were the answer
   $("caption").textContent = answer.raw_output ?? answer.caption;
   $("top-part").hidden = !answer.top;
   $("top").replaceChildren(...(answer.top ?? []).map(bar));
@@ -168,6 +173,7 @@ async function showInfo() {
       Provider: WORDS[info.provider] ?? info.provider ?? "none yet",
       Precision: info.precision,
       Labels: captionsOnly ? "none: captions only" : info.labels,
+      "Abstains below": info.abstain_below ? percent(info.abstain_below) : null,
       State: info.state,
     };
     $("info").replaceChildren(...Object.entries(rows).filter(([, value]) => value != null).map(([name, value]) => {

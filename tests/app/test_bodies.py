@@ -185,9 +185,13 @@ def test_a_slow_sender_that_keeps_going_is_served(strict: str) -> None:
 
 def test_waiting_for_the_answer_is_no_silence(bundle: Path) -> None:
     with serving(bundle, "--body-timeout-ms", 1) as url:
-        found = [httpx.post(f"{url}/predict", content=GOOD) for _ in range(5)]
-        assert [one.status_code for one in found if one.status_code not in (200, 408)] == []
-        assert 200 in [one.status_code for one in found], "the answer takes longer than a millisecond"
+        found = set()
+        for _ in range(50):  # on a busy machine the body itself may take a millisecond
+            found.add(httpx.post(f"{url}/predict", content=GOOD).status_code)
+            if 200 in found:
+                break
+        assert found <= {200, 408}
+        assert 200 in found, "the answer takes longer than a millisecond"
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /predict HT", b"POST /predict HTTP/1.1\r\nHost: t\r\nX-A: "])

@@ -40,6 +40,27 @@ def test_a_photo_is_labelled(page: Page, server: str) -> None:
     assert not watched.complaints, "the policy, or the script"
 
 
+def test_a_photo_that_is_not_sure_enough(bundle: Path, chromium: Browser) -> None:
+    with running(bundle, abstain_below=1) as (url, app):
+        page = chromium.new_page()
+        page.goto(url)
+        expect(page.locator("#info div", has_text="Abstains below").locator("dd")).to_have_text("100.0 %")
+        choose(page, "dinner.png", GOOD)
+        answer = labelled(page, url)
+        sentence = answer["abstained"]["message"]  # type: ignore[index]
+        expect(page.locator("#label")).to_have_text("Not sure")
+        expect(page.locator("#unsure")).to_have_text(sentence)
+        expect(page.locator("[role=status]")).to_have_text(f"Not sure. {sentence}")
+        expect(page.locator("#caption-part")).to_be_hidden()
+        expect(page.locator("#top li")).to_have_count(5)
+        app.state.service.settings = app.state.service.settings.model_copy(update={"abstain_below": 0.0})
+        choose(page, "dinner.png", GOOD)
+        expect(page.locator("#unsure")).to_be_hidden()
+        expect(page.locator("#caption-part")).to_be_visible()
+        expect(page.locator("#label")).to_have_text(labelled(page, url)["prediction"])  # type: ignore[arg-type]
+        page.close()
+
+
 def test_the_model_is_described(page: Page, server: str) -> None:
     info = httpx.get(f"{server}/info").json()
     page.goto("/")

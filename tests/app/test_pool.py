@@ -117,6 +117,6 @@ def test_a_service_with_two_engines_answers_like_one(bundle: Path) -> None:
         assert service.info()["engines"] == in_flight
         found = await asyncio.gather(*(service.predict(drawn_png(i), 1) for i in range(24)))
         await service.stop()
-        return [one.label for one in found]
+        return [one.raw_output for one in found]
 
     assert asyncio.run(answers(2)) == asyncio.run(answers(1))

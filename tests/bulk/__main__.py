@@ -30,6 +30,7 @@ from contract.pixels import photo_to_pixels
 from tests.bulk.photos import command, fill, finished, killed_when, rows
 from tests.conftest import ROOT
 
+SLOW = 1200  # seconds that no run may take
 COMPARED = 500  # photos whose labels are computed once more, each alone
 
 
@@ -75,7 +76,7 @@ def check(bundle: Path, folder: Path, photos: int, shard: int, *, kill_worker: b
     )
     if kill_worker:
         print(f"killed {kill_engine(process, lambda: len(finished(out)) > len(before))}", flush=True)
-    summary, errors = process.communicate()
+    summary, errors = process.communicate(timeout=SLOW)
     print(f"finished by a second run in {time.monotonic() - began:.1f} s:\n{summary}", end="", flush=True)
     if process.returncode:
         return [f"the second run ended with exit code {process.returncode}: {errors}"]

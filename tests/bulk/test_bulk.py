@@ -49,7 +49,18 @@ def test_the_answers_and_errors_are_those_of_the_service(bundle: Path, server: s
         (tmp_path / "in" / name).write_bytes(data)
     cells = [{"bytes": photos[name], "path": name} for name in ("7.png", "bad_image.png", "8.png")]
     pq.write_table(pa.table({"image": cells, "label": [0, 0, 0]}), tmp_path / "in" / "table.parquet")
-    done = run_module("app.bulk", tmp_path / "in", "--bundle", bundle, "--out", tmp_path / "out", "--batch-size", 7)
+    done = run_module(
+        "app.bulk",
+        tmp_path / "in",
+        "--bundle",
+        bundle,
+        "--out",
+        tmp_path / "out",
+        "--batch-size",
+        7,
+        "--min-confidence",
+        0.3,
+    )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     found: dict[tuple[str, int | None], dict[str, Any]] = {
         (Path(row["path"]).name, row["row"]): row
@@ -60,7 +71,7 @@ def test_the_answers_and_errors_are_those_of_the_service(bundle: Path, server: s
     with httpx.Client(base_url=server, timeout=60) as client:
         for (name, place), row in found.items():
             photo = row["photo"] if place is not None else name
-            answer = client.post("/predict", content=photos[photo]).json()
+            answer = client.post("/predict", content=photos[photo], params={"min_confidence": 0.3}).json()
             if "error_type" in answer:
                 assert row["error_type"] == answer["error_type"], photo
                 assert row["error"] == answer["error"] or row["error_type"] == "body_too_large"
@@ -68,6 +79,7 @@ def test_the_answers_and_errors_are_those_of_the_service(bundle: Path, server: s
             assert {key: row[key] for key in ("prediction", "raw_output", "class_id", "label")} == {
                 key: answer[key] for key in ("prediction", "raw_output", "class_id", "label")
             }, photo
+            assert row["abstained"] == (answer["abstained"] or {"reason": None})["reason"]
             assert row["confidence"] == pytest.approx(answer["confidence"], abs=1e-5)
             assert [one["class_id"] for one in row["top"]] == [one["class_id"] for one in answer["top"]]
             assert (row["model"], row["model_digest"][:12]) == (model["name"], model["version"])
@@ -136,7 +148,7 @@ def test_an_interrupt_is_one_line_and_keeps_finished_shards(bundle: Path, tmp_pa
     said = f"bulk: Another run is at work on {out}; wait for it, or choose another --out."
     assert (busy.returncode, busy.stderr.strip()) == (1, said)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (130, "")
     assert errors.splitlines()[-1] == "bulk: interrupted."
     assert "Traceback" not in errors

@@ -65,6 +65,19 @@ def test_answers_are_the_engines_and_bad_photos_keep_their_place(settings: Setti
     )
 
 
+def test_it_abstains_as_the_service_does(settings: Settings) -> None:
+    sure = labeller(settings)(decoded(8)).to_pylist()
+    least = sorted(row["confidence"] for row in sure)[4]
+    rows = labeller(settings.model_copy(update={"abstain_below": least}))(decoded(8)).to_pylist()
+    assert sum(row["abstained"] is None for row in rows) == 4
+    for row, before in zip(rows, sure, strict=True):
+        assert (row["abstained"] is None) is (row["confidence"] >= least)
+        if row["abstained"] is not None:
+            assert row["abstained"] == "low_confidence"
+            assert row["label"] is row["class_id"] is row["prediction"] is None
+        assert [one["label"] for one in row["top"]] == [one["label"] for one in before["top"]]
+
+
 def test_a_photo_without_finite_numbers_fails_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     made = labeller(settings)
     real = Engine.score

@@ -28,6 +28,7 @@ PARAMETERS = Parameters(
     shard=3,
     column=None,
     top_k=5,
+    abstain_below=0.0,
     max_body_bytes=100,
     max_pixels=100,
 )
@@ -109,6 +110,7 @@ def test_a_file_that_is_not_whole_is_not_finished(tmp_path: Path, listing: Listi
 @pytest.mark.parametrize(
     ("name", "value"),
     [("model_digest", "e" * 64), ("inputs", ["/photos", "/more"]), ("shard", 4), ("column", "image"), ("top_k", 3),
+     ("abstain_below", 0.5),
      ("max_body_bytes", 99), ("max_pixels", 101)],
 )  # fmt: skip
 def test_two_runs_that_differ_do_not_share_a_folder(tmp_path: Path, listing: Listing, name: str, value: Any) -> None:

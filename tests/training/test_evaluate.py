@@ -180,6 +180,10 @@ def test_one_photo_before_and_after(checkpoint: Path, tmp_path: Path) -> None:
         (["--limit", "0"], "--limit must be 1 or more"),
         (["--base", "a", "--no-base"], "not allowed with"),
         (["--photo", "a.jpg", "--report", "b"], "--photo prints to the terminal only"),
+        (["--photo", "a.jpg", "--max-risk", "0.1"], "--photo prints to the terminal only"),
+        (["--max-risk", "0"], "--max-risk must lie between 0 and 1, not 0"),
+        (["--max-risk", "5"], "--max-risk must lie between 0 and 1, not 5"),
+        (["--max-risk", "nan"], "--max-risk must lie between 0 and 1, not nan"),
     ],
 )
 def test_wrong_usage(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path) -> None:
     assert all(image["alt"] for image in images)
     heads = [attributes for tag, attributes in page.tags if tag == "th"]
     assert all(attributes.get("scope") in ("row", "col") for attributes in heads)
-    assert sum(tag == "caption" for tag, _ in page.tags) == 4
+    assert sum(tag == "caption" for tag, _ in page.tags) == 5
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
     assert "prefers-color-scheme: dark" in html
 
@@ -114,6 +114,10 @@ def test_page_and_json_say_the_same(tmp_path: Path) -> None:
     for row in report["after"]["risk_at_coverage"]:
         assert percent(row["risk"], row["interval_95"]) in shown
         assert f"{row['threshold']:.3f}" in shown
+    for row in report["after"]["risk_at_threshold"]:
+        answered = percent(row["coverage"]["value"], row["coverage"]["interval_95"])
+        wrong = percent(row["risk"]["value"], row["risk"]["interval_95"]) if row["risk"] else "none answered"
+        assert f"{row['threshold']:g}{answered}{wrong}{row['coverage']['count']}" in shown.replace("\n", "")
     for scores in report["after"]["calibration"].values():
         assert f"{100 * scores['ece']:.1f} %{scores['nll']:.3f}{scores['brier']:.3f}" in shown
     pair = report["after"]["most_confused"][0]

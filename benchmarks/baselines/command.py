@@ -1,0 +1,21 @@
+"""The command line that the baselines share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def options(module: str) -> argparse.Namespace:
+    """`bundle`, `checkpoint`, `port`, `threads` (of the engine, or of torch), `max_batch`, `wait_ms` and `new_tokens`."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.baselines.{module}")
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="what the engine loads")
+    parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="what torch loads (the original)")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=0, help="default: one per core")
+    parser.add_argument("--max-batch", type=int, default=16, help="of LitServe (default: 16)")
+    parser.add_argument("--wait-ms", type=float, default=0.0, help="LitServe's batch_timeout (default: 0)")
+    parser.add_argument(
+        "--new-tokens", type=int, default=0, help="of the original: exactly so many, as random weights end no caption"
+    )
+    return parser.parse_args()

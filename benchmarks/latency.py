@@ -1,0 +1,200 @@
+"""The latency benchmark: load on a running server, and figures one can believe.
+
+python -m benchmarks.latency http://127.0.0.1:8000                                  # 1, 4, 16 callers, drawn pictures
+python -m benchmarks.latency URL --concurrency 1,8,32 --rates 50,100 --photos FOLDER --out results/monday
+python -m benchmarks.latency URL --find-capacity --slo-ms 50                        # the highest rate that keeps 50 ms
+python -m benchmarks.latency --compare monday.json tuesday.json                     # what changed beyond noise
+
+How to read it: docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks.load.compare import comparison, load_result
+from benchmarks.load.connection import server_of
+from benchmarks.load.output import save_all
+from benchmarks.load.phase import Plan, Target
+from benchmarks.load.photographs import DRAWN_SIDES, drawn, from_folder
+from benchmarks.load.report import markdown
+from benchmarks.load.routes import ROUTES, Route, parse_headers
+from benchmarks.load.run import check, find_capacity, interruptible, measure, new_result
+from benchmarks.load.server_side import info
+from contract.cli import run
+from contract.errors import ContractError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.compare is not None:
+        if args.url is not None:
+            parser.error("argument --compare: it compares two files, so leave the URL out")
+        return run("benchmarks.latency", lambda: _compare(*args.compare))
+    if args.url is None:
+        parser.error("the URL of a running server is missing, such as http://127.0.0.1:8000")
+    if args.find_capacity and args.slo_ms is None:
+        parser.error("argument --find-capacity: say by --slo-ms which latency is to be kept")
+    return run("benchmarks.latency", lambda: _measure(args, sys.argv[1:] if argv is None else argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.latency",
+        description="Put load on a running server and measure latency and throughput.",
+        epilog="Exit code 0 when all was measured, 1 when the server gave no usable answer, 2 for wrong usage, 130 after "
+        "Ctrl-C (what was measured until then is written and marked).",
+    )
+    parser.add_argument("url", nargs="?", metavar="URL", help="server, such as http://127.0.0.1:8000")
+    parser.add_argument("--route", choices=ROUTES, default="predict", help="face of the server (default: predict)")
+    parser.add_argument("--model", metavar="NAME", help="model name for --route oip (default: what /info says)")
+    parser.add_argument(
+        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="sent with every request"
+    )
+    parser.add_argument(
+        "--concurrency", type=_numbers(int, 1, 10_000), metavar="N,N",
+        help="callers of the closed loop (default: 1,4,16; with --rates none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rates", type=_numbers(float, 1e-3, 1e6), default=(), metavar="R,R", help="arrivals/s, open loop"
+    )
+    parser.add_argument("--seconds", type=_number(0.5, 86_400), default=10.0, help="of each load (default: 10)")
+    parser.add_argument("--warm-up", type=_number(0, 3600), default=2.0, help="seconds before each load (default: 2)")
+    parser.add_argument("--rounds", type=_whole(1, 1000), default=1, help="times that all loads are run (default: 1)")
+    parser.add_argument(
+        "--timeout", type=_number(0.01, 3600), default=30.0, help="seconds for one answer (default: 30)"
+    )
+    parser.add_argument("--slo-ms", type=_number(0.01, 3.6e6), help="latency that counts as good, for goodput")
+    parser.add_argument(
+        "--find-capacity", action="store_true", help="search the highest rate that keeps --slo-ms at p99"
+    )
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to send (default: drawn pictures)")
+    parser.add_argument("--count", type=_whole(1, 100_000), default=64, help="photographs at most (default: 64)")
+    parser.add_argument(
+        "--sizes", type=_numbers(int, 16, 1024), default=DRAWN_SIDES, metavar="PX,PX",
+        help=f"sides of drawn pictures (default: {','.join(map(str, DRAWN_SIDES))})",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of pictures, order and arrivals (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH", help="write PATH.json, PATH.md, PATH.html and plots PATH-*.png"
+    )
+    parser.add_argument(
+        "--compare", type=Path, nargs=2, metavar="JSON", help="say what changed from the first to the second"
+    )
+    return parser
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+        return value
+
+    return parse
+
+
+def _numbers(kind: Callable[[str], Any], least: float, most: float) -> Callable[[str], tuple[Any, ...]]:
+    def parse(text: str) -> tuple[Any, ...]:
+        try:
+            found = tuple(dict.fromkeys(kind(part) for part in text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,8") from None
+        for value in found:
+            if not least <= value <= most:
+                raise argparse.ArgumentTypeError(f"{value} is not from {least:g} to {most:g}")
+        return found
+
+    return parse
+
+
+def _compare(before: Path, after: Path) -> int:
+    print(comparison(load_result(before), load_result(after)))
+    return 0
+
+
+def _target(args: argparse.Namespace) -> Target:
+    server, headers = server_of(args.url), parse_headers(args.header)
+    model = args.model or ""
+    if args.route == "oip" and not model:
+        model = ((info(server, headers) or {}).get("model") or {}).get("name", "")
+        if not model:
+            raise ContractError(
+                "--route oip needs the model's name, and the server's /info does not say it; use --model."
+            )
+    if args.photos is not None:
+        photographs = from_folder(args.photos, args.count, args.seed)
+    else:
+        photographs = drawn(args.sizes, max(1, min(args.count, 24) // len(args.sizes)), args.seed)
+    return Target(Route(args.route, server, model, headers), photographs, timeout=args.timeout)
+
+
+def _measure(args: argparse.Namespace, argv: list[str]) -> int:
+    """Measure; whatever ends the run, what was measured is written, marked as complete or not."""
+    target = _target(args)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told before the work
+    uvloop.run(check(target))
+    result = new_result(target, _command(argv))
+
+    def save() -> None:
+        if args.out is not None:
+            save_all(result, args.out)
+
+    common: dict[str, Any] = {"warm_up": args.warm_up, "save": save}
+    if args.find_capacity:
+        work = find_capacity(target, result, slo_ms=args.slo_ms, seconds=args.seconds, seed=args.seed, **common)
+    else:
+        callers = args.concurrency if args.concurrency is not None else () if args.rates else (1, 4, 16)
+        made: dict[str, Any] = {"slo_ms": args.slo_ms, "seed": args.seed}
+        plans = [Plan(args.seconds, concurrency=count, **made) for count in callers]
+        plans += [Plan(args.seconds, rate=rate, **made) for rate in args.rates]
+        work = measure(target, plans, result, rounds=args.rounds, **common)
+    try:
+        uvloop.run(interruptible(work))
+        result["complete"] = True
+    except KeyboardInterrupt:
+        result["stopped"] = "interrupted"
+        raise
+    except Exception as error:
+        result["stopped"] = " ".join(str(error).split())[:500] or type(error).__name__
+        raise
+    finally:
+        save()
+        print(markdown(result), flush=True)
+    failed = bool(result["phases"]) and not any(phase["answers"] for phase in result["phases"])
+    return 1 if failed else 0
+
+
+def _command(argv: list[str]) -> str:
+    """What was typed, without the values of headers."""
+    shown = list(argv)
+    for place, word in enumerate(argv):
+        if word == "--header" and place + 1 < len(argv):
+            shown[place + 1] = f"{argv[place + 1].partition(':')[0]}: ..."
+        elif word.startswith("--header="):
+            shown[place] = f"{word.partition(':')[0]}: ..."
+    return "python -m benchmarks.latency " + shlex.join(shown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

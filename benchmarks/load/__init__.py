@@ -1,0 +1,1 @@
+"""The load generator behind `python -m benchmarks.latency`: arrivals, connections, figures and reports."""

@@ -1,0 +1,197 @@
+"""HTTP/1.1 over kept connections, for a client that costs little beside the server it measures.
+
+httptools parses; a general client (httpx, aiohttp) takes several times the processor for each request, which on a machine
+that runs client and server is taken from the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from contract.errors import ContractError
+
+
+class NoAnswer(Exception):
+    """A request got no HTTP answer; `kind` is `timeout`, `refused`, `closed`, `network` or `not_http`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: status, body, the Server-Timing header if any, and when its last byte came (`time.perf_counter`)."""
+
+    status: int
+    body: bytes
+    server_timing: bytes | None
+    done: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where to connect."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    path: str  # what the URL says behind the host, without a slash at its end
+
+    @property
+    def authority(self) -> str:
+        """The Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def server_of(url: str) -> Server:
+    """The server of `http://host:port/prefix` or https. Raises `ContractError` when it is not such a URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ContractError(f"The URL {url!r} is wrong: {error}.") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ContractError(f"The URL {url!r} is wrong: write http://HOST:PORT or https://HOST.")
+    if parts.query or parts.fragment:
+        raise ContractError(f"The URL {url!r} has a query or a fragment; give the server, and the face by --route.")
+    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    return Server(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+
+class Connection(asyncio.Protocol):
+    """One connection; one request at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[Reply] | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self._timing: bytes | None = None
+        self.received = False  # anything of the answer that is awaited
+        self.open = True
+
+    def ask(self, request: bytes) -> asyncio.Future[Reply]:
+        """Send a whole request; the future is its answer, or `NoAnswer`."""
+        assert self._transport is not None
+        self._waiter = asyncio.get_running_loop().create_future()
+        self.received = False
+        self._transport.write(request)
+        return self._waiter
+
+    def close(self) -> None:
+        """Cut the connection."""
+        self.open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own type is not a subclass
+
+    def data_received(self, data: bytes) -> None:
+        self.received = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._fail("not_http")
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        self._fail("closed")
+
+    # -- httptools ----------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._body, self._timing = [], None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"server-timing":
+            self._timing = value
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if not self._parser.should_keep_alive():
+            self.open = False
+            assert self._transport is not None
+            self._transport.close()
+        if self._waiter is not None and not self._waiter.done():
+            reply = Reply(self._parser.get_status_code(), b"".join(self._body), self._timing, time.perf_counter())
+            self._waiter.set_result(reply)
+
+    def _fail(self, kind: str) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(NoAnswer(kind))
+
+
+class Client:
+    """Connections to one server: the last used one first, new ones as needed, at most `most` at a time."""
+
+    def __init__(self, server: Server, *, timeout: float, most: int = 4096) -> None:
+        self._server = server
+        self._timeout = timeout
+        self._free: deque[Connection] = deque()
+        self._places = asyncio.Semaphore(most)
+
+    async def ask(self, request: bytes) -> Reply:
+        """Send a request and wait for its answer, at most `timeout` seconds. Raises `NoAnswer`."""
+        async with self._places:
+            connection: Connection | None = None
+            try:
+                async with asyncio.timeout(self._timeout):
+                    connection, fresh = await self._connection()
+                    try:
+                        reply = await connection.ask(request)
+                    except NoAnswer:
+                        if fresh or connection.received:
+                            raise
+                        # a server may close an idle connection at the moment when we write to it
+                        connection = await self._connect()
+                        reply = await connection.ask(request)
+            except TimeoutError:
+                if connection is not None:
+                    connection.close()
+                raise NoAnswer("timeout") from None
+            except BaseException:
+                if connection is not None:
+                    connection.close()
+                raise
+            if connection.open:
+                self._free.append(connection)
+            return reply
+
+    async def _connection(self) -> tuple[Connection, bool]:
+        while self._free:
+            connection = self._free.pop()
+            if connection.open:
+                return connection, False
+        return await self._connect(), True
+
+    async def _connect(self) -> Connection:
+        server = self._server
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(Connection, server.host, server.port, ssl=server.tls)
+        except ConnectionRefusedError:
+            raise NoAnswer("refused") from None
+        except OSError:
+            raise NoAnswer("network") from None
+        return connection
+
+    def close(self) -> None:
+        """Cut all kept connections."""
+        while self._free:
+            self._free.pop().close()

@@ -1,0 +1,168 @@
+"""The servers that are compared: started, paused and stopped as whole process trees.
+
+All stay loaded, and only the one that is measured runs: the others are stopped by SIGSTOP meanwhile, since some of them
+poll (LitServe's idle processes take a whole core here) and would take cores from the one that is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import uvloop
+
+from benchmarks.hardware import ROOT
+from benchmarks.load.connection import server_of
+from benchmarks.load.phase import Target
+from benchmarks.load.photographs import Photograph
+from benchmarks.load.routes import Route
+from benchmarks.load.run import check
+from contract.errors import ContractError
+
+OURS, PLAIN, LITSERVE, ORIGINAL = "food-vision", "plain FastAPI", "LitServe", "the original (Flask)"
+START_SECONDS = 180.0
+NEW_TOKENS = 6  # of a tuned caption: a photo of delicious 6 [SEP]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A server to compare: its name, what it is, and its command for a bundle, a checkpoint and a number of threads."""
+
+    name: str
+    what: str
+    command: Callable[[Path, Path, int], list[str]]
+    scraped: bool = False
+
+
+def _baseline(module: str, *more: str) -> Callable[[Path, Path, int], list[str]]:
+    def command(bundle: Path, checkpoint: Path, threads: int) -> list[str]:
+        paths = ["--bundle", str(bundle), "--checkpoint", str(checkpoint), "--threads", str(threads)]
+        return ["-m", f"benchmarks.baselines.{module}", *paths, *more]
+
+    return command
+
+
+def _ours(bundle: Path, checkpoint: Path, threads: int) -> list[str]:
+    return ["-m", "app", "--bundle", str(bundle), "--threads", str(threads), "--log-level", "warning"]
+
+
+ENTRIES = (
+    Entry(OURS, "this project's service as it is installed", _ours, scraped=True),
+    Entry(PLAIN, "FastAPI, one photo at a time, the same engine function", _baseline("plain_fastapi")),
+    Entry(LITSERVE, "LitServe, batches of up to 16, the same engine function", _baseline("litserve_server")),
+    Entry(
+        ORIGINAL,
+        "Flask's development server around transformers' generate",
+        _baseline("flask_original", "--new-tokens", str(NEW_TOKENS)),
+    ),
+)
+
+
+@dataclass
+class Running:
+    """A server that answers, paused unless `awake`."""
+
+    entry: Entry
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+    _tree: list[psutil.Process] = field(default_factory=list)
+
+    def target(self, photographs: Sequence[Photograph], timeout: float = 60.0) -> Target:
+        """Where to send photographs: all servers speak the original contract, so all get the same requests."""
+        return Target(Route("multipart", server_of(self.url)), photographs, timeout, scraped=self.entry.scraped)
+
+    def signal(self, number: int) -> None:
+        """To every process of the tree."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it run within the block."""
+        self.signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGSTOP)
+
+    def usage(self) -> tuple[float, int]:
+        """Processor seconds so far, and memory in bytes (shared pages counted once, Linux' PSS), of the whole tree."""
+        seconds, memory = 0.0, 0
+        for one in self._processes():
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                seconds += times.user + times.system
+                memory += one.memory_full_info().pss
+        return seconds, memory
+
+    def _processes(self) -> list[psutil.Process]:
+        if not self._tree:
+            with contextlib.suppress(psutil.Error):
+                parent = psutil.Process(self.process.pid)
+                self._tree = [parent, *parent.children(recursive=True)]
+        return self._tree
+
+    def stop(self) -> None:
+        """End the tree, politely first."""
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=10)
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def started(
+    entries: Sequence[Entry],
+    bundle: Path,
+    checkpoint: Path,
+    threads: int,
+    work: Path,
+    photographs: Sequence[Photograph],
+) -> Iterator[list[Running]]:
+    """The servers, each started alone, asked once and paused. Raises `ContractError` when one does not come up."""
+    running: list[Running] = []
+    try:
+        for entry in entries:
+            running.append(_start(entry, bundle, checkpoint, threads, work))
+            _wait(running[-1], photographs)
+            running[-1].signal(signal.SIGSTOP)
+        yield running
+    finally:
+        for one in running:
+            one.stop()
+
+
+def _start(entry: Entry, bundle: Path, checkpoint: Path, threads: int, work: Path) -> Running:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = work / f"{entry.command(bundle, checkpoint, threads)[1]}.log"
+    command = [sys.executable, *entry.command(bundle, checkpoint, threads), "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+    return Running(entry, process, f"http://127.0.0.1:{port}", log)
+
+
+def _wait(one: Running, photographs: Sequence[Photograph]) -> None:
+    ends, reason = time.monotonic() + START_SECONDS, ""
+    while time.monotonic() < ends and one.process.poll() is None:
+        try:
+            uvloop.run(check(one.target(photographs[:1], timeout=START_SECONDS)))
+            return
+        except ContractError as error:
+            reason = str(error)
+            time.sleep(0.3)
+    tail = one.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    raise ContractError(f"{one.entry.name} did not come up: {reason} It last said: {' '.join(tail)[:300] or 'nothing'}")

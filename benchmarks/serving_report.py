@@ -1,0 +1,203 @@
+"""The comparison of servers as tables, plots and one page. Ratios are taken within a round, then their median."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load.page import page
+from benchmarks.load.plots import histogram, latency_against_load, throughput_bars
+from benchmarks.load.report import table
+from benchmarks.servers import OURS
+from contract.files import write_bytes_atomic, write_text_atomic
+
+Servers = Mapping[str, Any]
+
+
+def at(servers: Servers, name: str, load: int) -> list[dict[str, Any]]:
+    """A server's phases at `load` callers, by round."""
+    found = [phase for phase in servers[name]["phases"] if phase["concurrency"] == load and phase["latency_ms"]]
+    return sorted(found, key=lambda phase: phase["round"])
+
+
+def ratios(servers: Servers, name: str, load: int) -> list[float]:
+    """Our answers a second over the other server's, round by round."""
+    ours = {phase["round"]: phase["throughput"]["value"] for phase in at(servers, OURS, load)}
+    theirs = {phase["round"]: phase["throughput"]["value"] for phase in at(servers, name, load)}
+    return [ours[key] / theirs[key] for key in ours if theirs.get(key)]
+
+
+def best(servers: Servers, name: str, loads: list[int]) -> float:
+    """A server's most answers a second: the best load's median over the rounds."""
+    found = [
+        statistics.median(p["throughput"]["value"] for p in phases)
+        for load in loads
+        if (phases := at(servers, name, load))
+    ]
+    return max(found, default=0.0)
+
+
+def at_equal_p99(servers: Servers, name: str, loads: list[int]) -> float | None:
+    """Our best throughput with a p99 no longer than the other's at its own best throughput, over that throughput.
+
+    Between two of our loads it is interpolated; None where even one caller alone takes us longer.
+    """
+    theirs = _curve(servers, name, loads)
+    ours = sorted(_curve(servers, OURS, loads), key=lambda point: point[1])
+    if not theirs or not ours:
+        return None
+    throughput, limit = max(theirs)
+    under = [point for point in ours if point[1] <= limit]
+    if not under:
+        return None
+    reached = max(point[0] for point in under)
+    after = next((point for point in ours if point[1] > limit), None)
+    if after is not None and after[0] > reached:
+        low = max(under, key=lambda point: point[1])
+        share = (limit - low[1]) / (after[1] - low[1])
+        reached = max(reached, low[0] + share * (after[0] - low[0]))
+    return reached / throughput
+
+
+def _curve(servers: Servers, name: str, loads: list[int]) -> list[tuple[float, float]]:
+    return [
+        (
+            statistics.median(phase["throughput"]["value"] for phase in phases),
+            statistics.median(phase["latency_ms"]["p99"]["value"] for phase in phases),
+        )
+        for load in loads
+        if (phases := at(servers, name, load))
+    ]
+
+
+def agreement(servers: Servers) -> dict[str, float | None]:
+    """Share of the photographs that get the label that our service gives; of random weights, so near ties are common."""
+    labels: dict[str, dict[str, str]] = {}
+    for name, server in servers.items():
+        for phase in server["phases"]:
+            labels.setdefault(name, {}).update(phase["by_photo"])
+    ours = labels.get(OURS, {})
+    found: dict[str, float | None] = {}
+    for name, theirs in labels.items():
+        both = [photo for photo in theirs if photo in ours]
+        found[name] = sum(theirs[photo] == ours[photo] for photo in both) / len(both) if both else None
+    return found
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The whole comparison for people."""
+    hardware, photographs = result["hardware"], result["photographs"]
+    parts = [
+        "# Serving the same model: ours beside others",
+        f"{result['date']}, commit {(result['commit'] or 'unknown')[:12]}{' with changes' if result['dirty'] else ''}, "
+        f"{hardware['cpu']}, {hardware['cores']} cores for servers and client together, load {hardware['load']} before. "
+        f"`{result['command']}`",
+        f"{photographs['count']} photographs of {photographs['bytes'] / 1000:.0f} kB on average "
+        f"({', '.join(photographs['sizes'])} px), as multipart, to every server. Random weights.",
+    ]
+    if not result["complete"]:
+        parts.append(f"**Not complete**: {result['stopped'] or 'stopped'}.")
+    for shape, model in result["models"].items():
+        parts += _model(shape, model)
+    return "\n\n".join(parts) + "\n"
+
+
+def _model(shape: str, model: dict[str, Any]) -> list[str]:
+    servers, loads = model["servers"], model["loads"]
+    rows = []
+    for name in servers:
+        for load in loads:
+            if phases := at(servers, name, load):
+                rows.append(_row(servers, name, load, phases))
+    title = "BLIP-base shapes" if shape == "base" else "The tiny model"
+    parts = [f"## {title}, engine threads: {model['threads']}"]
+    parts.append(table(("server, callers", "answers/s", "p50 ms", "p99 ms", "processor ms an answer", "ours is"), rows))
+    other = [name for name in servers if name != OURS]
+    if OURS in servers and other:
+        most = best(servers, OURS, loads)
+        summary = []
+        for name in other:
+            theirs, equal = best(servers, name, loads), at_equal_p99(servers, name, loads)
+            memory = servers[name]["memory_bytes"] / 1e6
+            summary.append(
+                [name, f"{theirs:,.1f}", f"{most / theirs:.2f}x" if theirs else "-", f"{equal:.2f}x" if equal else "-",
+                 f"{memory:,.0f}"]
+            )  # fmt: skip
+        summary.append([OURS, f"{most:,.1f}", "", "", f"{servers[OURS]['memory_bytes'] / 1e6:,.0f}"])
+        head = ("server", "most answers/s", "ours at its best", "ours at no longer p99", "memory MB")
+        parts.append(table(head, summary))
+    if same := model.get("same_labels"):
+        text = ", ".join(
+            f"{name} {100 * share:.0f} %" for name, share in same.items() if share is not None and name != OURS
+        )
+        parts.append(f"Photographs with the label that ours gives: {text}.")
+    return parts
+
+
+def _row(servers: Servers, name: str, load: int, phases: list[dict[str, Any]]) -> list[str]:
+    middle = {
+        key: statistics.median(phase["latency_ms"][key]["value"] for phase in phases) for key in ("p50", "p99")
+    }  # fmt: skip
+    rates = [phase["throughput"]["value"] for phase in phases]
+    found = ratios(servers, name, load) if name != OURS and OURS in servers else []
+    ratio = f"{statistics.median(found):.2f}x ({min(found):.2f}-{max(found):.2f})" if found else ""
+    return [
+        f"{name}, {load}",
+        f"{statistics.median(rates):,.1f} ({min(rates):,.1f}-{max(rates):,.1f})",
+        f"{middle['p50']:,.1f}",
+        f"{middle['p99']:,.1f}",
+        f"{statistics.median(phase['cpu_ms_per_answer'] for phase in phases):.2f}",
+        ratio,
+    ]
+
+
+def write_report(result: dict[str, Any], out: Path) -> None:
+    """`out`.md, .html and its plots."""
+    text = markdown(result)
+    write_text_atomic(out.with_name(out.name + ".md"), text)
+    pictures: dict[str, bytes] = {}
+    for shape, model in result["models"].items():
+        servers, loads = model["servers"], model["loads"]
+        phases = {name: _medians(servers, name, loads) for name in servers if servers[name]["phases"]}
+        if not any(phases.values()):
+            continue
+        drawn = {
+            "throughput": (f"{shape}: most answers a second.", _bars(servers, loads, shape)),
+            "load": (
+                f"{shape}: latency against load; filled: median, hollow: 99th percentile.",
+                latency_against_load(phases),
+            ),
+            "histogram": (
+                f"{shape}: how latency spreads at {loads[-1]} callers.",
+                histogram({name: server["phases"] for name, server in servers.items()}, f"{loads[-1]} callers"),
+            ),
+        }
+        for name, (caption, data) in drawn.items():
+            write_bytes_atomic(out.with_name(f"{out.name}-{shape}-{name}.png"), data)
+            pictures[caption] = data
+    write_text_atomic(out.with_name(out.name + ".html"), page("Serving: ours beside others", text, pictures))
+
+
+def _bars(servers: Servers, loads: list[int], shape: str) -> bytes:
+    values, spread = {}, {}
+    for name in servers:
+        load = max(loads, key=lambda one: _median_rate(servers, name, one))
+        rates = [phase["throughput"]["value"] for phase in at(servers, name, load)] or [0.0]
+        values[name], spread[name] = statistics.median(rates), (min(rates), max(rates))
+    return throughput_bars(values, spread, f"Most answers a second, {shape} model")
+
+
+def _median_rate(servers: Servers, name: str, load: int) -> float:
+    return statistics.median([phase["throughput"]["value"] for phase in at(servers, name, load)] or [0.0])
+
+
+def _medians(servers: Servers, name: str, loads: list[int]) -> list[dict[str, Any]]:
+    """One phase for each load, the one in the middle by throughput."""
+    found = []
+    for load in loads:
+        phases = sorted(at(servers, name, load), key=lambda phase: phase["throughput"]["value"])
+        if phases:
+            found.append(phases[len(phases) // 2])
+    return found

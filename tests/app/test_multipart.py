@@ -1,0 +1,56 @@
+"""Forms: the photo arrives whole however it is cut, and what is wrong with a form is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.app.photos import assert_error, drawn, encoded, predict, scores
+
+GOOD = encoded(drawn(3), "PNG")
+HEADERS = {"content-type": "multipart/form-data; boundary=cut"}
+IMAGE = (
+    b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n' + GOOD
+)
+TEXT = b'--cut\r\nContent-Disposition: form-data; name="t"\r\n\r\n'
+END = b"\r\n--cut--\r\n"
+
+
+def post(server: str, body: bytes | Iterator[bytes], **headers: str) -> httpx.Response:
+    return httpx.post(f"{server}/predict", content=body, headers=HEADERS | headers, timeout=30)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_a_photo_in_pieces_of_any_size_is_the_same_photo(server: str, size: int) -> None:
+    body = TEXT + b"x\r\n" + IMAGE + END
+    pieces = (body[start : start + size] for start in range(0, len(body), size))
+    assert scores(post(server, pieces).json()) == scores(predict(server, GOOD))
+
+
+def test_a_photo_that_holds_the_boundary_almost_is_whole(server: str) -> None:
+    tricky = GOOD + b"\r\n--cu" + b"\r\n-" * 10 + b"\r\n--cuttings"[:6]  # PNG ignores what follows its end
+    body = IMAGE.replace(GOOD, tricky) + END
+    assert scores(post(server, body).json()) == scores(predict(server, GOOD))
+
+
+def test_texts_may_be_in_any_codec(server: str) -> None:
+    answer = post(server, IMAGE + END, **{"content-type": HEADERS["content-type"] + "; charset=undefined"})
+    assert answer.status_code == 200, answer.text
+
+
+def test_what_is_wrong_with_a_form_is_said(server: str) -> None:
+    whole = "its last boundary is missing"
+    for body, words in (
+        (IMAGE, whole),
+        (IMAGE + b"\r\n--cu", whole),
+        (IMAGE[:40], whole),
+        (TEXT + b"x" * (1 << 20) + b"x\r\n" + IMAGE + END, "1024 KB"),
+        ((TEXT + b"x\r\n") * 17 + IMAGE + END, "at most 16"),
+        (IMAGE.replace(b' name="image";', b"") + END, "name"),
+    ):
+        assert words in assert_error(post(server, body), "bad_request"), body[:80]
+    assert "'t'" in assert_error(post(server, TEXT + b"x" + END), "missing_image")
+    without = post(server, IMAGE + END, **{"content-type": "multipart/form-data"})
+    assert "boundary" in assert_error(without, "bad_request")
