@@ -10,7 +10,7 @@ GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv clean
+.PHONY: demo test lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -47,6 +47,9 @@ serve: $(VENV)/.installed  ## make serve BUNDLE=path
 
 chaos: $(VENV)/.installed  ## hostile requests and overload; make chaos CHAOS='--requests 300 --seconds 10' BUNDLE=path
 	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) $(CHAOS)
+
+bulk-check: $(VENV)/.installed  ## 10,000 drawn photos labelled, with a kill in the middle; make bulk-check BUNDLE=path
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bulk --bundle $(BUNDLE)
 
 gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime-gpu beside the CPU one (256 MB), for tests that need no GPU
 
@@ -109,7 +112,7 @@ $(CHART_VENV)/.installed: tests/helm/engine.txt tests/helm/tools.txt
 $(VENV)/.installed: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; run make PYTHON=python3 with Python 3.11 or newer" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[training,export,cpu,test]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[training,export,cpu,bulk,test]'
 	touch $@
 
 clean:

@@ -23,11 +23,11 @@ from app.engine import Captions, Engine, EngineError
 from app.errors import ServiceError
 from app.images import DecodePool
 from app.pool import EnginePool
+from app.ready import ready_engine
 from app.schemas import Caption, Model, Prediction
-from app.self_check import REMEDY, SelfCheckReport, run_self_check
+from app.self_check import SelfCheckReport
 from app.settings import Settings
 from contract.bundle import Bundle
-from contract.errors import ContractError
 from contract.pixels import Pixels
 
 log = logging.getLogger("food_vision")
@@ -111,37 +111,13 @@ class ServedModel:
     def _load(self, number: int) -> Engine:
         """Engine `number` of the pool, warm and checked. Runs in its thread."""
         started = time.perf_counter()
-        settings = self._settings
-        engine = Engine(
-            self.bundle,
-            provider=settings.provider,
-            threads=settings.threads,
-            max_batch=settings.max_batch,
-            cuda_graphs=settings.cuda_graphs,
-            engine_cache=settings.engine_cache,
-            device=settings.device,
-            progress=self._progress,
-        )
-        try:
-            engine.warm_up()
-            self._progress("comparing the model with its stored answers")
-            self._check(engine)
-        except EngineError as error:
-            raise ContractError(f"The provider {engine.provider!r} computes wrongly: {error}. {REMEDY}") from None
+        engine, self.self_check = ready_engine(self.bundle, self._settings, self._progress)
         log.info(
             "model %s ready on %s in %.1f s, engine %d of %d, batches of up to %d",
-            self._name.version, engine.provider, time.perf_counter() - started, number + 1, settings.engines,
+            self._name.version, engine.provider, time.perf_counter() - started, number + 1, self._settings.engines,
             engine.max_batch,
         )  # fmt: skip
         return engine
-
-    def _check(self, engine: Engine) -> None:
-        if self.bundle.check is None:
-            log.warning("no self-check: %s was exported before there was one; export again", self.bundle.path)
-            return
-        # after the warm-up: the engines that it built or chose are those that will serve
-        found = self.self_check = run_self_check(engine, self.bundle.check)
-        log.info("self-check: within %.1e of PyTorch in %.2f s", found.largest_difference, found.seconds)
 
     @property
     def busy_seconds(self) -> float:
