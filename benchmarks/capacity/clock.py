@@ -1,4 +1,4 @@
-"""An event loop whose time jumps to the next timer: hours of traffic pass in seconds, and the code that runs is the real one."""
+"""An event loop whose time jumps to the next timer: hours of traffic pass in seconds, through the real code."""
 
 from __future__ import annotations
 
