@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from benchmarks.load.arguments import number, numbers, whole
 from benchmarks.load.compare import comparison, load_result
 from benchmarks.load.connection import server_of
 from benchmarks.load.output import save_all
@@ -61,29 +61,27 @@ def _parser() -> argparse.ArgumentParser:
         "--header", action="append", default=[], metavar="'NAME: VALUE'", help="sent with every request"
     )
     parser.add_argument(
-        "--concurrency", type=_numbers(int, 1, 10_000), metavar="N,N",
+        "--concurrency", type=numbers(int, 1, 10_000), metavar="N,N",
         help="callers of the closed loop (default: 1,4,16; with --rates none)",
     )  # fmt: skip
     parser.add_argument(
-        "--rates", type=_numbers(float, 1e-3, 1e6), default=(), metavar="R,R", help="arrivals/s, open loop"
+        "--rates", type=numbers(float, 1e-3, 1e6), default=(), metavar="R,R", help="arrivals/s, open loop"
     )
-    parser.add_argument("--seconds", type=_number(0.5, 86_400), default=10.0, help="of each load (default: 10)")
-    parser.add_argument("--warm-up", type=_number(0, 3600), default=2.0, help="seconds before each load (default: 2)")
-    parser.add_argument("--rounds", type=_whole(1, 1000), default=1, help="times that all loads are run (default: 1)")
-    parser.add_argument(
-        "--timeout", type=_number(0.01, 3600), default=30.0, help="seconds for one answer (default: 30)"
-    )
-    parser.add_argument("--slo-ms", type=_number(0.01, 3.6e6), help="latency that counts as good, for goodput")
+    parser.add_argument("--seconds", type=number(0.5, 86_400), default=10.0, help="of each load (default: 10)")
+    parser.add_argument("--warm-up", type=number(0, 3600), default=2.0, help="seconds before each load (default: 2)")
+    parser.add_argument("--rounds", type=whole(1, 1000), default=1, help="times that all loads are run (default: 1)")
+    parser.add_argument("--timeout", type=number(0.01, 3600), default=30.0, help="seconds for one answer (default: 30)")
+    parser.add_argument("--slo-ms", type=number(0.01, 3.6e6), help="latency that counts as good, for goodput")
     parser.add_argument(
         "--find-capacity", action="store_true", help="search the highest rate that keeps --slo-ms at p99"
     )
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to send (default: drawn pictures)")
-    parser.add_argument("--count", type=_whole(1, 100_000), default=64, help="photographs at most (default: 64)")
+    parser.add_argument("--count", type=whole(1, 100_000), default=64, help="photographs at most (default: 64)")
     parser.add_argument(
-        "--sizes", type=_numbers(int, 16, 1024), default=DRAWN_SIDES, metavar="PX,PX",
+        "--sizes", type=numbers(int, 16, 1024), default=DRAWN_SIDES, metavar="PX,PX",
         help=f"sides of drawn pictures (default: {','.join(map(str, DRAWN_SIDES))})",
     )  # fmt: skip
-    parser.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of pictures, order and arrivals (default: 0)")
+    parser.add_argument("--seed", type=whole(0, 2**31), default=0, help="of pictures, order and arrivals (default: 0)")
     parser.add_argument(
         "--out", type=Path, metavar="PATH", help="write PATH.json, PATH.md, PATH.html and plots PATH-*.png"
     )
@@ -91,40 +89,6 @@ def _parser() -> argparse.ArgumentParser:
         "--compare", type=Path, nargs=2, metavar="JSON", help="say what changed from the first to the second"
     )
     return parser
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
-        return value
-
-    return parse
-
-
-def _numbers(kind: Callable[[str], Any], least: float, most: float) -> Callable[[str], tuple[Any, ...]]:
-    def parse(text: str) -> tuple[Any, ...]:
-        try:
-            found = tuple(dict.fromkeys(kind(part) for part in text.split(",")))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,8") from None
-        for value in found:
-            if not least <= value <= most:
-                raise argparse.ArgumentTypeError(f"{value} is not from {least:g} to {most:g}")
-        return found
-
-    return parse
 
 
 def _compare(before: Path, after: Path) -> int:

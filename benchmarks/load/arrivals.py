@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.load.connection import Client, NoAnswer
 from benchmarks.load.routes import Route, WrongAnswer, outcome_of
@@ -96,10 +97,16 @@ async def closed_loop(ask: Asker, sample: Sample, concurrency: int, seconds: flo
         sample.seconds = min(seconds, time.perf_counter() - sample.began)
 
 
-async def open_loop(ask: Asker, sample: Sample, rate: float, seconds: float, seed: int) -> None:
-    """Poisson arrivals at `rate` a second for `seconds`; then what is under way is waited for."""
+def poisson(rate: float, seconds: float, seed: int) -> npt.NDArray[np.float64]:
+    """Arrivals of a Poisson process within `seconds`, in seconds, the same for the same seed."""
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds + 10 * (rate * seconds) ** 0.5 + 10))
     arrivals = np.cumsum(gaps)
+    return arrivals[arrivals < seconds]
+
+
+async def open_loop(ask: Asker, sample: Sample, rate: float, seconds: float, seed: int) -> None:
+    """Poisson arrivals at `rate` a second for `seconds`; then what is under way is waited for."""
+    arrivals = poisson(rate, seconds, seed)
     loop, tasks, stop = asyncio.get_running_loop(), set[asyncio.Task[None]](), threading.Event()
     sample.began = time.perf_counter()
 
@@ -109,7 +116,7 @@ async def open_loop(ask: Asker, sample: Sample, rate: float, seconds: float, see
         task.add_done_callback(tasks.discard)
 
     def clock() -> None:  # a thread, since the timers of event loops count in whole milliseconds
-        for at in arrivals[arrivals < seconds].tolist():
+        for at in arrivals.tolist():
             due = sample.began + at
             if stop.wait(max(0.0, due - time.perf_counter())):
                 return
