@@ -20,8 +20,11 @@ import numpy as np
 
 from benchmarks.load.connection import Client, NoAnswer
 from benchmarks.load.routes import Route, WrongAnswer, outcome_of
+from contract.errors import ContractError
 
 OK = "ok"
+DOWN = {"refused", "network", "tls", "closed", "no_sockets"}
+LARGEST = 5_000_000  # arrivals of one stretch: what is noted of each is kept in memory
 
 
 @dataclass
@@ -40,7 +43,8 @@ class Sample:
     outcome: list[str] = field(default_factory=list)
     photo: list[int] = field(default_factory=list)
     label: list[str] = field(default_factory=list)
-    timing: list[bytes | None] = field(default_factory=list)
+    timing: list[bytes | None] = field(default_factory=list)  # of answers alone
+    errors: int = 0  # outcomes that are no answer
 
 
 class Asker:
@@ -61,15 +65,16 @@ class Asker:
         label, timing = "", None
         try:
             reply = await self._client.ask(self._requests[photo])
-            done, timing = reply.done, reply.server_timing
+            done = reply.done
             if reply.status == 200:
-                label, outcome = self._route.label(reply.body), OK
+                label, timing, outcome = self._route.label(reply.body), reply.server_timing, OK
             else:
                 outcome = outcome_of(reply.status, reply.body)
         except NoAnswer as error:
             done, outcome = time.perf_counter(), error.kind
         except WrongAnswer:
             outcome = "wrong_answer"
+        sample.errors += outcome != OK
         sample.due.append((sent if due is None else due) - sample.began)
         sample.sent.append(sent - sample.began)
         sample.done.append(done - sample.began)
@@ -87,7 +92,7 @@ async def closed_loop(ask: Asker, sample: Sample, concurrency: int, seconds: flo
     async def caller() -> None:
         while time.perf_counter() < ends:
             await ask.ask(sample)
-            if sample.outcome[-1] in ("refused", "network"):
+            if sample.outcome[-1] in DOWN:
                 await asyncio.sleep(0.05)  # a server that is down is not to be hammered
 
     try:
@@ -97,16 +102,30 @@ async def closed_loop(ask: Asker, sample: Sample, concurrency: int, seconds: flo
 
 
 async def open_loop(ask: Asker, sample: Sample, rate: float, seconds: float, seed: int) -> None:
-    """Poisson arrivals at `rate` a second for `seconds`; then what is under way is waited for."""
+    """Poisson arrivals at `rate` a second for `seconds`; then what is under way is waited for.
+
+    Raises `ContractError` for more arrivals than are kept in memory.
+    """
+    if rate * seconds > LARGEST:
+        raise ContractError(
+            f"{rate:g} requests/s for {seconds:g} s are {rate * seconds:,.0f} arrivals, more than {LARGEST:,}: "
+            "shorten --seconds."
+        )
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds + 10 * (rate * seconds) ** 0.5 + 10))
     arrivals = np.cumsum(gaps)
     loop, tasks, stop = asyncio.get_running_loop(), set[asyncio.Task[None]](), threading.Event()
+    broken: list[BaseException] = []
     sample.began = time.perf_counter()
 
     def start(due: float) -> None:
         task = loop.create_task(ask.ask(sample, due))
         tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        task.add_done_callback(ended)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            broken.append(error)
 
     def clock() -> None:  # a thread, since the timers of event loops count in whole milliseconds
         for at in arrivals[arrivals < seconds].tolist():
@@ -121,6 +140,8 @@ async def open_loop(ask: Asker, sample: Sample, rate: float, seconds: float, see
         await asyncio.sleep(0)  # what the thread handed over last has begun
         while tasks:
             await asyncio.wait(tasks)
+        if broken:
+            raise broken[0]
     finally:
         stop.set()
         sample.seconds = min(seconds, time.perf_counter() - sample.began)
