@@ -20,8 +20,9 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.load.client import MOST, allow_sockets
 from benchmarks.load.compare import comparison, load_result
-from benchmarks.load.connection import MOST, allow_sockets, server_of
+from benchmarks.load.connection import server_of
 from benchmarks.load.output import save_all
 from benchmarks.load.phase import Plan, Target
 from benchmarks.load.photographs import DRAWN_SIDES, drawn, from_folder

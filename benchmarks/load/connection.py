@@ -1,4 +1,4 @@
-"""HTTP/1.1 over kept connections, for a client that costs little beside the server it measures.
+"""A server's address and one HTTP/1.1 connection to it, for a client that costs little beside the server it measures.
 
 httptools parses; a general client (httpx, aiohttp) takes several times the processor for each request, which on a machine
 that runs client and server is taken from the server.
@@ -7,11 +7,9 @@ that runs client and server is taken from the server.
 from __future__ import annotations
 
 import asyncio
-import errno
-import resource
+import math
 import ssl
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import quote, urlsplit
@@ -19,8 +17,6 @@ from urllib.parse import quote, urlsplit
 import httptools
 
 from contract.errors import ContractError
-
-MOST = 4096  # connections at a time
 
 
 class NoAnswer(Exception):
@@ -86,14 +82,6 @@ def _shown(url: str) -> str:
     return url.rpartition("@")[2]
 
 
-def allow_sockets() -> None:
-    """Lift this process' limit of open files to what it may be: each connection is one (often 1024 at first)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MOST if hard == resource.RLIM_INFINITY else min(2 * MOST, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 class Connection(asyncio.Protocol):
     """One connection; one request at a time."""
 
@@ -108,14 +96,20 @@ class Connection(asyncio.Protocol):
         )
         self.received = False  # anything of the answer that is awaited
         self.open = True
+        self.ends = math.inf  # when what is awaited comes too late (`time.perf_counter`)
 
-    def ask(self, request: bytes) -> asyncio.Future[Reply]:
+    def ask(self, request: bytes, ends: float) -> asyncio.Future[Reply]:
         """Send a whole request; the future is its answer, or `NoAnswer`."""
         assert self._transport is not None
         self._waiter = asyncio.get_running_loop().create_future()
-        self.received = False
+        self.received, self.ends = False, ends
         self._transport.write(request)
         return self._waiter
+
+    def give_up(self) -> None:
+        """What is awaited has come too late."""
+        self._fail("timeout")
+        self.close()
 
     def close(self) -> None:
         """Cut the connection."""
@@ -171,6 +165,7 @@ class Connection(asyncio.Protocol):
         self._answer()
 
     def _answer(self) -> None:
+        self.ends = math.inf
         if self._waiter is not None and not self._waiter.done():
             reply = Reply(self._parser.get_status_code(), b"".join(self._body), self._timing, time.perf_counter())
             self._waiter.set_result(reply)
@@ -178,67 +173,3 @@ class Connection(asyncio.Protocol):
     def _fail(self, kind: str) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(NoAnswer(kind))
-
-
-class Client:
-    """Connections to one server: the last used one first, new ones as needed, at most `most` at a time."""
-
-    def __init__(self, server: Server, *, timeout: float, most: int = MOST) -> None:
-        self.repeated = 0  # requests sent again since the server closed a kept connection
-        self._server = server
-        self._timeout = timeout
-        self._free: deque[Connection] = deque()
-        self._places = asyncio.Semaphore(most)
-
-    async def ask(self, request: bytes) -> Reply:
-        """Send a request and wait for its answer, at most `timeout` seconds. Raises `NoAnswer`."""
-        connection: Connection | None = None
-        try:
-            async with asyncio.timeout(self._timeout), self._places:  # waiting for a place counts as well
-                connection, fresh = await self._connection()
-                try:
-                    reply = await connection.ask(request)
-                except NoAnswer:
-                    if fresh or connection.received:
-                        raise
-                    # a server may close an idle connection at the moment when we write to it
-                    self.repeated += 1
-                    connection = await self._connect()
-                    reply = await connection.ask(request)
-        except TimeoutError:
-            if connection is not None:
-                connection.close()
-            raise NoAnswer("timeout") from None
-        except BaseException:
-            if connection is not None:
-                connection.close()
-            raise
-        if connection.open:
-            self._free.append(connection)
-        return reply
-
-    async def _connection(self) -> tuple[Connection, bool]:
-        while self._free:
-            connection = self._free.pop()
-            if connection.open:
-                return connection, False
-        return await self._connect(), True
-
-    async def _connect(self) -> Connection:
-        server = self._server
-        loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.create_connection(Connection, server.host, server.port, ssl=server.tls)
-        except ConnectionRefusedError:
-            raise NoAnswer("refused") from None
-        except ssl.SSLError as error:
-            raise NoAnswer("tls", error.reason or str(error)) from None
-        except OSError as error:
-            kind = "no_sockets" if error.errno in (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL) else "network"
-            raise NoAnswer(kind, error.strerror or str(error)) from None
-        return connection
-
-    def close(self) -> None:
-        """Cut all kept connections."""
-        while self._free:
-            self._free.pop().close()

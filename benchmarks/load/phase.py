@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load.arrivals import OK, Asker, Sample, closed_loop, open_loop
-from benchmarks.load.connection import Client
+from benchmarks.load.client import Client
 from benchmarks.load.photographs import Photograph
 from benchmarks.load.routes import Route
 from benchmarks.load.server_side import Series, between, scrape
@@ -83,6 +83,7 @@ async def run_phase(
         async with watch:
             await _load(ask, sample, plan, plan.seconds, plan.seed)
     except asyncio.CancelledError:
+        ask.read()
         if sample.outcome:
             cut = {"client": asdict(watch.seen()), "complete": False, "warnings": ["Cut off."]}
             raise Interrupted(figures(sample, plan, target) | cut) from None
@@ -91,6 +92,7 @@ async def run_phase(
         if told is not None:
             told.cancel()
         client.close()
+    ask.read()
     after = await _scrape(target) if before is not None else None
     seen = watch.seen()
     found = figures(sample, plan, target) | {

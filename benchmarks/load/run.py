@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks.hardware import provenance
 from benchmarks.load.arrivals import DOWN, Sample
-from benchmarks.load.connection import Client, NoAnswer
+from benchmarks.load.client import Client
+from benchmarks.load.connection import NoAnswer
 from benchmarks.load.phase import Interrupted, Plan, Target, run_phase
 from benchmarks.load.routes import WrongAnswer, outcome_of
 from benchmarks.load.server_side import info
