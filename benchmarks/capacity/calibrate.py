@@ -22,7 +22,7 @@ import uvloop
 from benchmarks.baselines.shared_engine import EngineFunction
 from benchmarks.capacity.replica import COLD_AFTER, Replica
 from benchmarks.load.arrivals import OK, Asker, Sample, closed_loop, open_loop
-from benchmarks.load.connection import Client
+from benchmarks.load.client import Client
 from benchmarks.load.phase import STAGE
 from benchmarks.load.photographs import Photograph
 from benchmarks.load.server_side import info

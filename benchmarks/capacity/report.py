@@ -156,9 +156,9 @@ def plot(result: dict[str, Any]) -> bytes | None:
     """PNG: predicted median and p99 over the rate, and what was measured with its interval; None without a curve."""
     if not result["curve"]:
         return None
-    from benchmarks.load.plots import COLOURS, SIZE, png  # needs matplotlib, which sizing does not
-
     import matplotlib.pyplot as plt
+
+    from benchmarks.load.plots import COLOURS, SIZE, png  # needs matplotlib, which sizing does not
 
     figure, axes = plt.subplots(figsize=SIZE)
     for (name, label), colour in zip((("p50_ms", "median"), ("p99_ms", "99th percentile")), COLOURS, strict=False):

@@ -72,12 +72,11 @@ def stages(phases: Sequence[dict[str, Any]]) -> bytes | None:
     rows = {
         name: np.array([seen[load]["stages_ms"].get(name, {"mean": 0})["mean"] for load in loads]) for name in names
     }
-    rows["HTTP and the rest"] = np.array([seen[load]["latency_ms"]["mean"]["value"] for load in loads]) - sum(
-        rows.values()
-    )
+    mean = np.array([seen[load]["latency_ms"]["mean"]["value"] for load in loads])
+    rows["HTTP and the rest"] = np.maximum(mean - sum(rows.values()), 0)
     for place, (name, values) in enumerate(rows.items()):
         axes.bar(loads, values, bottom=bottom, color=COLOURS[place % len(COLOURS)], label=name, width=0.6)
-        bottom += np.maximum(values, 0)
+        bottom += values
     axes.set(ylabel="mean, ms", title="Where the time goes")
     axes.tick_params(axis="x", rotation=20)
     _finish(axes)
