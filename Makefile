@@ -115,5 +115,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[training,export,cpu,bulk,test]'
 	touch $@
 
-clean:
+clean: containers-clean
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
