@@ -12,12 +12,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from app.logs import configure_logs
+from app.observe import refused_unread
 from app.server import create_app
 from app.settings import ENV_PREFIX, Settings, load_settings
 from app.slow_heads import limited_heads
@@ -78,7 +80,7 @@ def _serve(args: dict[str, Any]) -> int:
             port=settings.port,
             log_level=settings.log_level,
             log_config=None,  # one form for all lines: `configure_logs`
-            http=limited_heads(settings.body_timeout_ms / 1000),
+            http=limited_heads(settings.body_timeout_ms / 1000, partial(refused_unread, app.state.metrics)),
             access_log=False,  # `app.observe` writes a line with more in it
             proxy_headers=False,  # nothing here asks who the client is
             timeout_graceful_shutdown=settings.drain_seconds,

@@ -13,7 +13,6 @@ from app.errors import ServiceError, error_response
 ENCODINGS = ("gzip", "x-gzip", "deflate")
 LARGEST_HEAD = 64 << 10  # bytes of all header names and values; a browser with many cookies sends some thousand
 SLOWEST = 16 << 10  # bytes that a body must bring in each `timeout`, on average: a byte now and then holds a connection
-OWN_ENCODING = "/v2/"  # the Open Inference Protocol decompresses by its own rules
 _ZLIB_OR_GZIP, _RAW = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
@@ -87,7 +86,7 @@ class BodyLimit:
             return
         encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
         body = _Body(receive, self)
-        if encoding not in ("", "identity") and not scope["path"].startswith(OWN_ENCODING):
+        if encoding not in ("", "identity"):
             if encoding not in ENCODINGS:
                 sentence = f"The Content-Encoding {ascii(encoding)[:60]} is not supported. Use gzip, deflate or none."
                 await error_response("unsupported_encoding", sentence)(scope, receive, send)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from fastapi.routing import APIRoute
 
 from app.examples import ANSWERS, CURL, MODEL
+from app.keys import is_open
 
 ADDRESS = "http://127.0.0.1:8000"
 IN_PATHS = {"{name}": MODEL.name, "{version}": MODEL.version}  # what stands for a parameter of the path in examples
 GROUPS = {"predict": "Photos", "caption": "Photos", "health": "Operation", "metrics": "Operation"}
+
+
+# Either will do; Swagger UI has an Authorize button where there are such schemes.
+SCHEMES: dict[str, dict[str, str]] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key as `Authorization: Bearer KEY`"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": "or as `X-Api-Key: KEY`"},
+}
 
 
 def operation_id(route: APIRoute) -> str:
@@ -27,8 +36,11 @@ def operation_id(route: APIRoute) -> str:
     return "root" if {"GET", "HEAD"} & set(methods) else f"{methods[0].lower()}_root"
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document with our examples, without what is not so: 422 (`app.errors` answers 400), null parameters."""
+def complete(document: dict[str, Any], *, keys: bool = False, probed: Collection[str] = ()) -> dict[str, Any]:
+    """FastAPI's document with our examples, without what is not so: 422 (`app.errors` answers 400), null parameters.
+
+    With `keys` it says which operations need one (`probed`: as in `app.keys`), and `/docs` asks for it.
+    """
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             operation["responses"].pop("422", None)
@@ -36,7 +48,11 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
             operation.setdefault("tags", [GROUPS.get(path.split("/")[1], "Model and page")])
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
+            if keys and not is_open(method.upper(), path, probed):
+                operation["security"] = [{name: []} for name in SCHEMES]
             _add_examples(operation, method, path)
+    if keys:
+        document.setdefault("components", {})["securitySchemes"] = SCHEMES
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
     return document

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -79,15 +79,16 @@ class KeyFile:
 class ApiKeys:
     """ASGI middleware: a request without a known key is answered 401 before anything of it is read.
 
-    A key comes as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Health, metrics and the pages stay open.
+    A key comes as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Health, metrics and the pages stay open, and
+    `probed`: further paths of health.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyFile) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyFile, probed: Collection[str] = ()) -> None:
         self.app = app
-        self._keys = keys
+        self._keys, self._probed = keys, probed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not is_open(scope["method"], scope["path"]):
+        if scope["type"] == "http" and not is_open(scope["method"], scope["path"], self._probed):
             given = list(_given(scope["headers"]))
             if not any(self._keys.accepts(key) for key in given[:2]):
                 sentence = "The API key is not known." if given else "An API key is needed."
@@ -97,9 +98,9 @@ class ApiKeys:
         await self.app(scope, receive, send)
 
 
-def is_open(method: str, path: str) -> bool:
-    """Whether a request is answered without a key."""
-    return method in ("GET", "HEAD") and (path in OPEN_TO_READ or path.startswith("/static/"))
+def is_open(method: str, path: str, probed: Collection[str] = ()) -> bool:
+    """Whether a request is answered without a key; `probed` are paths of health beyond the service's own."""
+    return method in ("GET", "HEAD") and (path in OPEN_TO_READ or path in probed or path.startswith("/static/"))
 
 
 def _given(headers: list[tuple[bytes, bytes]]) -> Iterator[str]:

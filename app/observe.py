@@ -11,6 +11,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, Mount, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import ERRORS
 from app.logs import request_line
 from app.metrics import Metrics
 from app.record import Record, current
@@ -63,6 +64,8 @@ class RouteTable:
 class Observe:
     """ASGI application around another. `routes` is called at the first request, when all routes are there.
 
+    `probed` are paths of health beyond `OPEN_PATHS`, as quiet as these.
+
     It is not installed with `add_middleware`: it must stand outside of the handler of unforeseen faults to see its answer.
     """
 
@@ -72,8 +75,10 @@ class Observe:
         routes: Callable[[], Iterable[BaseRoute]],
         metrics: Metrics,
         tracer: Tracer | None = None,
+        probed: frozenset[str] = frozenset(),
     ) -> None:
         self.app = app
+        self._quiet = OPEN_PATHS | probed
         self._routes = routes
         self._table: RouteTable | None = None
         self._metrics = metrics
@@ -98,7 +103,7 @@ class Observe:
                 message = {**message, "headers": [*message.get("headers", ()), *_headers(record)]}
             await send(message)
 
-        quiet = scope["path"] in OPEN_PATHS
+        quiet = scope["method"] in ("GET", "HEAD") and scope["path"] in self._quiet
         token = current.set(record)
         if not quiet:
             self._metrics.in_flight.inc()
@@ -118,6 +123,17 @@ class Observe:
             if self._tracer is not None:
                 self._tracer.ended(record, scope["headers"])
             current.reset(token)
+
+
+def refused_unread(metrics: Metrics, slug: str, began: float, bytes_in: int) -> str:
+    """Count and log a request that was refused before its head was whole; gives it an id.
+
+    `began` by `time.perf_counter`. What it asked for is not known: method and route stay open.
+    """
+    record = Record(request_id(()), "-", OTHER, began, ERRORS[slug].status, slug, bytes_in)
+    metrics.ended(record)
+    request_line(record, quiet=False)
+    return record.id
 
 
 def _headers(record: Record) -> list[tuple[bytes, bytes]]:

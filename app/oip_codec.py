@@ -1,4 +1,4 @@
-"""The bytes of the Open Inference Protocol: compressed bodies, a JSON head before binary tensors, BYTES tensors.
+"""The bytes of the Open Inference Protocol: a JSON head before binary tensors, BYTES tensors.
 
 Source: Triton's `protocol/extension_binary_data.md`. A BYTES tensor is its elements one after the other, each as its
 length in bytes (4 bytes, little-endian) and its bytes.
@@ -7,37 +7,12 @@ length in bytes (4 bytes, little-endian) and its bytes.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable
 
 from app.errors import ServiceError
 from app.json_photos import shown
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
-ANY_WRAPPER = 32 + zlib.MAX_WBITS  # gzip or zlib, whichever the data begins with
-
-
-def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body under its `Content-Encoding`: gzip or deflate. At most `limit` bytes and one more are ever produced.
-
-    Raises `ServiceError` with slug `body_too_large` for more than `limit` bytes, or `bad_request`.
-    """
-    kind = encoding.strip().lower()
-    if kind in ("", "identity"):
-        return body
-    if kind not in ("gzip", "x-gzip", "deflate"):
-        raise ServiceError("bad_request", f"The Content-Encoding {shown(encoding)} is unknown. Use gzip or deflate.")
-    stream = zlib.decompressobj(ANY_WRAPPER)
-    try:
-        found = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise ServiceError("bad_request", f"The body is no {kind} data: {error}.") from None
-    if len(found) > limit:
-        raise ServiceError("body_too_large", f"The decompressed body is larger than {limit} bytes. Send less at once.")
-    if not stream.eof or stream.unused_data:
-        wrong = "has bytes after its end" if stream.eof else "is cut off"
-        raise ServiceError("bad_request", f"The {kind} data of the body {wrong}.")
-    return found
 
 
 def split_body(body: bytes, header: str | None) -> tuple[bytes, bytes]:

@@ -11,7 +11,6 @@ photo of several: one that is bad fails the request, with its index.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.disconnect import unless_gone
 from app.errors import ServiceError, responses
-from app.oip_codec import HEAD_LENGTH, decompressed, pack_bytes, pack_floats
+from app.oip_codec import HEAD_LENGTH, pack_bytes, pack_floats
 from app.oip_examples import CONFIG, INFER_BODY, METADATA, SERVER, STATS, example, infer_example
 from app.oip_request import IMAGE, OUTPUTS, InferRequest, Wanted, parse_request
 from app.oip_stats import ModelStats, Statistics
@@ -187,12 +186,9 @@ async def _infer(
 
 
 async def _read(request: Request) -> InferRequest:
-    settings = _service(request).settings
-    body, encoding = await request.body(), request.headers.get("content-encoding")
-    if encoding is not None:  # in a thread: a small body may grow to the limit
-        body = await asyncio.to_thread(decompressed, body, encoding, settings.max_body_bytes)
+    body, most = await request.body(), _service(request).settings.max_images
     binary = "application/json" not in request.headers.get("accept", "")  # for people with curl; no client sends it
-    return parse_request(body, request.headers.get(HEAD_LENGTH), settings.max_images, raw_answer_binary=binary)
+    return parse_request(body, request.headers.get(HEAD_LENGTH), most, raw_answer_binary=binary)
 
 
 def _good(found: Prediction | BaseException, index: int) -> Prediction:

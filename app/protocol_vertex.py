@@ -83,16 +83,18 @@ class _JsonRoute(APIRoute):
         return super().matches(scope) if b"json" in kind.lower() else (Match.NONE, {})
 
 
-def install_vertex(app: FastAPI, environ: Mapping[str, str]) -> None:
+def install_vertex(app: FastAPI, environ: Mapping[str, str]) -> frozenset[str]:
     """Add the routes that Vertex names in `environ`, after all others are there; without its variables, none.
 
-    Raises `ContractError` for a route that is no path.
+    Gives the path of health if it is a new one: Vertex probes it without a key. Raises `ContractError` for a route that
+    is no path.
     """
     own = {route.path for route in iter_route_contexts(app.routes)}
     health, path = _path(environ, HEALTH), _path(environ, PREDICT)
-    if health is not None and health not in own:
+    probed = frozenset({health} if health is not None and health not in own else ())
+    for new in probed:
         app.add_api_route(
-            health, ready, response_model=Health, responses=responses("not_ready", "engine_stuck"), tags=[*TAGS],
+            new, ready, response_model=Health, responses=responses("not_ready", "engine_stuck"), tags=[*TAGS],
             operation_id="vertex_health",
         )  # fmt: skip
     if path is not None:
@@ -102,6 +104,7 @@ def install_vertex(app: FastAPI, environ: Mapping[str, str]) -> None:
             route_class_override=_JsonRoute if path in own else APIRoute,
         )  # fmt: skip
         app.router.routes.insert(0, app.router.routes.pop())  # it is asked first
+    return probed
 
 
 def _path(environ: Mapping[str, str], name: str) -> str | None:

@@ -64,14 +64,15 @@ class _App(FastAPI):
     """FastAPI, with an API description that tells the truth."""
 
     def openapi(self) -> dict[str, Any]:
-        return complete(super().openapi())
+        return complete(super().openapi(), keys=self.state.keys, probed=self.state.probed)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette's layers, and around them those that must see the answer to an unforeseen fault too."""
         inner = super().build_middleware_stack()
         if self.state.origins:
             inner = Cors(inner, self.state.origins)
-        return Observe(inner, lambda: self.routes, self.state.metrics, make_tracer(self.title, self.version))
+        tracer = make_tracer(self.title, self.version)
+        return Observe(inner, lambda: self.routes, self.state.metrics, tracer, self.state.probed)
 
 
 def create_app(
@@ -120,10 +121,11 @@ def create_app(
     app.state.oip_statistics = Statistics()
     app.include_router(oip_router)
     install_pages(app)
-    install_vertex(app, os.environ)
+    app.state.probed = install_vertex(app, os.environ)
+    app.state.keys = keys is not None
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, timeout=settings.body_timeout_ms / 1000)
     if keys is not None:
-        app.add_middleware(ApiKeys, keys=keys)
+        app.add_middleware(ApiKeys, keys=keys, probed=app.state.probed)
     app.add_middleware(Goodbye)
     install_handlers(app)
     return app

@@ -183,14 +183,32 @@ async function showInfo() {
     }));
     $("info").hidden = false;
     $("info-error").hidden = true;
+    $("labels-part").hidden = captionsOnly;
     if (info.state === "starting") setTimeout(showInfo, 1000);
   } catch (error) {
-    $("info").hidden = true;
+    $("info").hidden = $("labels-part").hidden = true;
     $("info-error").hidden = false;
     $("info-error").textContent = error.message;
     if (error.status === 401 || error.status === 403) $("key-part").open = true;
   }
 }
+
+/** With the key, which a link could not send. */
+async function showLabels() {
+  try {
+    const { labels } = await ask("labels");
+    $("labels").replaceChildren(...labels.map((label) => element("li", "", label.display)));
+    $("labels-error").hidden = true;
+  } catch (error) {
+    $("labels").replaceChildren();
+    $("labels-error").hidden = false;
+    $("labels-error").textContent = error.message;
+  }
+}
+
+$("labels-part").addEventListener("toggle", () => {
+  if ($("labels-part").open) showLabels();
+});
 
 // -- the ways in ----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from app.description import ADDRESS, complete, operation_id
 from app.errors import ERRORS, Kind
 from app.examples import MODEL
 from scripts import openapi
+from tests.app.inside import running
 from tests.conftest import ROOT, drawn_png, run_module
 
 DOCUMENT: dict[str, Any] = openapi.description()
@@ -76,6 +77,18 @@ def test_completing_twice_changes_nothing() -> None:
 
 def test_the_served_description_is_the_committed_one(server: str) -> None:
     assert httpx.get(f"{server}/openapi.json").json() == json.loads(openapi.DESCRIPTION.read_text(encoding="utf-8"))
+
+
+def test_where_keys_are_asked_for_it_says_so(bundle: Path, tmp_path: Path) -> None:
+    assert "securitySchemes" not in DOCUMENT["components"]
+    (tmp_path / "keys").write_text("secret-1\n", encoding="utf-8")
+    with running(bundle, api_keys_file=tmp_path / "keys") as (url, _):
+        document = httpx.get(f"{url}/openapi.json").json()
+        assert set(document["components"]["securitySchemes"]) == {"bearer", "api_key"}
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                refused = httpx.request(method, url + path).status_code == 401
+                assert ("security" in operation) == refused, f"{method} {path}"
 
 
 def test_every_slug_is_listed() -> None:

@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from fastapi import APIRouter, FastAPI
 from starlette.staticfiles import StaticFiles
 
 from app.logs import JsonLines, TextLines, request_line
-from app.observe import RouteTable
+from app.metrics import Metrics, State
+from app.observe import RouteTable, refused_unread
 from app.record import Record, current
 from tests.app.inside import running, until
 from tests.app.photos import assert_error
@@ -118,6 +120,18 @@ def test_a_route_is_its_template_and_nothing_else() -> None:
         "/v2/models/food": "/v2/models/{name}", "/models/food": "other", "/static/a/b.js": "/static/{path}",
         "/docs": "/docs", "/x": "other",
     }  # fmt: skip
+
+
+def test_what_was_refused_unread_has_a_line_and_an_id(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    metrics = Metrics(lambda: State(True, {}, 0.0, {}))
+    name = refused_unread(metrics, "headers_too_large", time.perf_counter() - 1, 70_000)
+    (line,) = caplog.records
+    fields = json.loads(JsonLines().format(line))
+    assert fields["id"] == name
+    assert (fields["method"], fields["route"], fields["status"]) == ("-", "other", 431)
+    assert (fields["outcome"], fields["bytes_in"]) == ("headers_too_large", 70_000)
+    assert 1000 <= fields["milliseconds"] < 60_000
 
 
 def test_text_lines_name_the_request(caplog: pytest.LogCaptureFixture) -> None:

@@ -68,6 +68,19 @@ def test_the_model_is_described(page: Page, server: str) -> None:
         expect(page.locator("#info div", has_text=name).locator("dd")).to_have_text(value)
 
 
+def test_the_labels_are_listed(page: Page, server: str) -> None:
+    page.goto("/")
+    page.get_by_text("Labels", exact=True).last.click()
+    expect(page.locator("#labels li")).to_have_text(
+        [one["display"] for one in httpx.get(f"{server}/labels").json()["labels"]]
+    )
+    page.route("**/labels", lambda route: route.fulfill(status=503, json={"error": "The service is stopping."}))
+    page.locator("#labels-part summary").click()
+    page.locator("#labels-part summary").click()
+    expect(page.locator("#labels-error")).to_have_text("The service is stopping.")
+    expect(page.locator("#labels li")).to_have_count(0)
+
+
 @pytest.mark.parametrize("way", ["drop", "paste", "camera"])
 def test_other_ways_in(page: Page, server: str, way: str) -> None:
     page.goto("/")
@@ -95,7 +108,7 @@ def test_the_keyboard_alone(page: Page, server: str) -> None:
     for _ in range(5):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.textContent.trim()"))
-    assert seen[:4] == ["API key", "API", "labels", "health"]
+    assert seen[:4] == ["Labels", "API key", "API", "health"]
 
 
 def pressed(page: Page) -> FileChooser:
@@ -110,7 +123,7 @@ def pressed(page: Page) -> FileChooser:
 
 def test_every_field_has_a_name(page: Page) -> None:
     page.goto("/")
-    page.locator("summary").click()
+    page.locator("#key-part summary").click()
     assert page.get_by_label("Choose a photo").count() == 1
     assert page.get_by_label("Take a photo").count() == 1
     assert page.get_by_label("Only if this service asks for one").count() == 1
@@ -151,7 +164,7 @@ def test_an_answer_of_a_proxy_and_no_answer_at_all(page: Page) -> None:
 
 def test_the_key_is_sent_and_stays_in_the_tab(page: Page, server: str) -> None:
     page.goto("/")
-    page.locator("summary").click()
+    page.locator("#key-part summary").click()
     page.locator("#key").fill("secret-1")
     page.locator("#key").press("Tab")
     page.reload()
@@ -172,6 +185,9 @@ def test_a_service_that_asks_for_a_key(bundle: Path, chromium: Browser, tmp_path
         page = chromium.new_page()
         page.goto(url)
         expect(page.locator("#info-error")).to_contain_text("An API key is needed.")
+        expect(page.locator("#labels-part")).to_be_hidden()
+        for link in page.locator("footer a").evaluate_all("all => all.map((one) => one.href)"):
+            assert httpx.get(link).status_code == 200, "no link leads to a bare refusal"
         choose(page, "dinner.png", GOOD)
         expect(page.locator("#error")).to_contain_text("An API key is needed.")
         expect(page.locator("#key")).to_be_focused()
@@ -184,6 +200,8 @@ def test_a_service_that_asks_for_a_key(bundle: Path, chromium: Browser, tmp_path
         expect(page.locator("#info-error")).to_be_hidden()
         choose(page, "dinner.png", GOOD)
         expect(page.locator("#top li")).to_have_count(5)
+        page.locator("#labels-part summary").click()
+        expect(page.locator("#labels li")).to_have_count(16)
         page.close()
 
 
@@ -192,6 +210,7 @@ def test_a_model_without_labels_captions(page: Page, server: str) -> None:
     page.route("**/info", lambda route: route.fulfill(json=info))
     page.goto("/")
     expect(page.locator("#info")).to_contain_text("captions only")
+    expect(page.locator("#labels-part")).to_be_hidden()
     choose(page, "dinner.png", GOOD)
     expect(page.locator("#caption")).to_contain_text("a photo of")
     expect(page.locator("#top-part")).to_be_hidden()

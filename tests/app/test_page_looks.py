@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.app.browser import GOOD, TEXT, Watched, choose, labelled
+from tests.app.inside import running
 from tests.conftest import drawn_png
 
 READABLE = 4.5  # contrast of text to its ground that WCAG AA asks for
@@ -30,7 +32,9 @@ DARK_AND_LIGHT = [{"color_scheme": "dark"}, {"color_scheme": "light"}]
 @pytest.mark.parametrize("page", DARK_AND_LIGHT, indirect=True, ids=["dark", "light"])
 def test_text_is_readable(page: Page, server: str, request: pytest.FixtureRequest) -> None:
     page.goto("/")
-    page.locator("summary").click()
+    for summary in ("#key-part", "#labels-part"):
+        page.locator(f"{summary} summary").click()
+    expect(page.locator("#labels li")).to_have_count(16)
     choose(page, "dinner.png", GOOD)
     labelled(page, server)
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -52,7 +56,8 @@ def test_a_narrow_phone(page: Page, server: str) -> None:
     expect(page.locator("label.camera")).to_be_visible()
     choose(page, "x" * 200 + ".png", GOOD)
     labelled(page, server)
-    page.locator("summary").click()
+    for summary in ("#key-part", "#labels-part"):
+        page.locator(f"{summary} summary").click()
     assert page.evaluate("[document.documentElement.scrollWidth, visualViewport.scale]") == [360, 1]
 
 
@@ -77,6 +82,27 @@ def test_below_a_prefix_of_a_proxy(chromium: Browser, server: str) -> None:
     page.goto(f"{server}/food/")
     choose(page, "dinner.png", GOOD)
     labelled(page, server)
+    page.close()
+
+
+def test_docs_take_a_key_where_one_is_asked_for(bundle: Path, chromium: Browser, server: str, tmp_path: Path) -> None:
+    page = chromium.new_page()
+    page.goto(f"{server}/docs")
+    expect(page.locator("[id$=-predict]").first).to_be_visible()
+    expect(page.locator("button.authorize")).to_have_count(0)
+    (tmp_path / "keys").write_text("secret-1\n", encoding="utf-8")
+    with running(bundle, api_keys_file=tmp_path / "keys") as (url, _):
+        page.goto(f"{url}/docs")
+        page.locator("[id$=-info] .opblock-summary-control").first.click()
+        page.get_by_role("button", name="Try it out").click()
+        page.get_by_role("button", name="Execute").click()
+        expect(page.locator(".opblock.is-open .live-responses-table")).to_contain_text("An API key is needed")
+        page.locator("button.authorize").first.click()
+        page.locator(".auth-container input").first.fill("secret-1")
+        page.locator(".auth-container button[type=submit]").first.click()
+        page.locator(".btn-done").first.click()
+        page.get_by_role("button", name="Execute").click()
+        expect(page.locator(".opblock.is-open .live-responses-table")).to_contain_text("image_size")
     page.close()
 
 

@@ -41,6 +41,32 @@ def test_health(vertex: str) -> None:
     assert answer(httpx.get(vertex + PATH)) == {"status": "ok"}
 
 
+def test_the_probe_needs_no_key(bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "keys").write_text("secret-1\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("AIP_HEALTH_ROUTE", PATH)
+        patch.setenv("AIP_PREDICT_ROUTE", PATH)  # the same path, another method
+        caplog.set_level("INFO")
+        url, app = stack.enter_context(running(bundle, api_keys_file=tmp_path / "keys"))
+        assert answer(httpx.get(url + PATH)) == {"status": "ok"}
+        assert_error(ask(url, PATH, instances=[{"b64": TEXTS[0]}]), "unauthorized")
+        lines = [one.getMessage() for one in caplog.records if one.name == "food_vision.requests"]
+        assert [line.split(" ")[0] for line in lines if PATH in line] == ["POST"], "a probe is quiet"
+        document = httpx.get(f"{url}/openapi.json").json()["paths"][PATH]
+        assert ("security" in document["get"], "security" in document["post"]) == (False, True)
+        app.state.service.state = "draining"
+        assert_error(httpx.get(url + PATH), "not_ready")
+        app.state.service.state = "ready"
+
+
+def test_a_probe_of_a_route_that_needs_a_key_still_does(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("secret-1\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("AIP_HEALTH_ROUTE", "/info")
+        url, _ = stack.enter_context(running(bundle, api_keys_file=tmp_path / "keys"))
+        assert_error(httpx.get(f"{url}/info"), "unauthorized")
+
+
 def test_instances_in_every_form(vertex: str) -> None:
     forms: list[dict[str, Any]] = [
         {"b64": TEXTS[0]}, {"image_bytes": {"b64": TEXTS[1]}}, {"image": TEXTS[2]}, {"image": {"b64": TEXTS[0]}},
