@@ -101,6 +101,17 @@ def test_alerts_and_runbook_hold_together() -> None:
 
 
 @needs_engine
+def test_the_label_that_alerts_ask_for_is_the_one_that_pods_give() -> None:
+    """`release` in every expression: PodMonitoring takes it from a label of the pods."""
+    found = objects(LEAST, name="dinner")
+    pod = one(found, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    given = {it["to"]: pod[it["from"]] for it in one(found, "PodMonitoring")["spec"]["targetLabels"]["fromPod"]}
+    assert given == {"release": "dinner"}
+    expressions = [rule["expr"] for rule in one(found, "Rules")["spec"]["groups"][0]["rules"]]
+    assert all('release="dinner"' in text for text in expressions)
+
+
+@needs_engine
 def test_alerts_link_to_their_page() -> None:
     for rule in rules({"monitoring.alerts.runbookUrl": "https://wiki/food"}):
         assert rule["annotations"]["runbook_url"] == f"https://wiki/food#{rule['alert'].lower()}"
