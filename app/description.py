@@ -28,16 +28,24 @@ def operation_id(route: APIRoute) -> str:
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document with our examples, without the 422 that `app.errors` answers as 400 in the one error shape."""
+    """FastAPI's document with our examples, without what is not so: 422 (`app.errors` answers 400), null parameters."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             operation["responses"].pop("422", None)
             operation["summary"] = _first_sentence(operation.get("description", operation["operationId"]))
             operation.setdefault("tags", [GROUPS.get(path.split("/")[1], "Model and page")])
+            for parameter in operation.get("parameters", ()):
+                parameter["schema"] = _without_null(parameter["schema"])
             _add_examples(operation, method, path)
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
     return document
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that may be left out cannot be null: no URL or header can say that."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    return {**kinds[0], **{key: value for key, value in schema.items() if key != "anyOf"}} if kinds else schema
 
 
 def _first_sentence(text: str) -> str:

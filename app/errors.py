@@ -6,14 +6,17 @@ Every answer that is not 2xx has the body `{"error": "<sentence>", "error_type":
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, compile_path
 
 from app.record import note_error
 from contract.errors import PhotoError
@@ -119,7 +122,8 @@ def install_handlers(app: FastAPI) -> None:
             answer = error_response(
                 "method_not_allowed", f"The route {request.url.path} does not answer {request.method}; see /docs."
             )
-            answer.headers.update(error.headers or {})  # Allow
+            answer.headers.update(error.headers or {})
+            answer.headers["Allow"] = allowed_methods(request.app.routes, request.scope["path"])
             return answer
         return error_response("bad_request", str(error.detail))
 
@@ -132,6 +136,15 @@ def install_handlers(app: FastAPI) -> None:
         log.error("request failed: %s %s", request.method, request.url.path, exc_info=error)
         body = body_of(error)
         return error_response(body.error_type, body.error)
+
+
+def allowed_methods(routes: Iterable[BaseRoute], path: str) -> str:
+    """The methods that are answered at a path, for `Allow`: Starlette names those of the first of several routes only."""
+    found: set[str] = set()
+    for route in iter_route_contexts(list(routes)):
+        if route.path is not None and compile_path(route.path)[0].match(path):
+            found |= set(route.methods or ())
+    return ", ".join(sorted(found))
 
 
 def responses(*slugs: str) -> dict[int | str, dict[str, object]]:

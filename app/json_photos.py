@@ -9,12 +9,16 @@ from typing import Any
 from app.errors import ServiceError
 
 LARGEST_TOP_K = 100  # as `?top_k=` of /predict
+# For the API description: a PNG of 8 by 8 pixels, so that its requests can be sent as they stand.
+EXAMPLE_PHOTO = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mO8Ns2DARtgYsABBqcEAFjdAcQyQ2pSAAAAAElFTkSuQmCC"
+)
 # For the API description: the object `parameters` of the protocols that know these two.
 PARAMETERS: dict[str, Any] = {
-    "type": "object",
+    "type": ["object", "null"],
     "properties": {
-        "top_k": {"type": "integer", "minimum": 1, "maximum": LARGEST_TOP_K},
-        "min_confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": LARGEST_TOP_K},
+        "min_confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
     },
 }
 
@@ -67,12 +71,13 @@ def top_k_of(parameters: dict[str, Any], default: int) -> int:
     found = parameters.get("top_k")
     if found is None:
         return default
-    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= LARGEST_TOP_K:
+    top_k = whole_number(found)
+    if top_k is None or not 1 <= top_k <= LARGEST_TOP_K:
         raise ServiceError(
             "invalid_parameter",
             f"The parameter top_k must be a whole number from 1 to {LARGEST_TOP_K}, not {shown(found)}.",
         )
-    return found
+    return top_k
 
 
 def min_confidence_of(parameters: dict[str, Any], default: float | None) -> float | None:
@@ -85,6 +90,13 @@ def min_confidence_of(parameters: dict[str, Any], default: float | None) -> floa
             "invalid_parameter", f"The parameter min_confidence must be a number from 0 to 1, not {shown(found)}."
         )
     return float(found)
+
+
+def whole_number(value: object) -> int | None:
+    """An integer as JSON Schema means it, 3.0 among them; None for all else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def shown(value: object) -> str:

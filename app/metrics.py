@@ -67,7 +67,10 @@ METRICS: dict[str, Kind] = {
         "or generate of the batch it ran in.",
     ),
     "batch_size": Kind("histogram", ("queue",), "Photos in each engine call."),
-    "queue_depth": Kind("gauge", ("queue",), "Photos waiting for the engine now; the signal to scale on."),
+    "queue_depth": Kind("gauge", ("queue",), "Photos waiting for the engine now, by what is asked of it."),
+    "photos_waiting": Kind(
+        "gauge", (), "Photos waiting for the engine now, for whatever: one series a pod, the signal to scale on."
+    ),
     "queue_oldest_seconds": Kind("gauge", (), "How long the oldest waiting photo has been waiting; 0 when none is."),
     "ready": Kind("gauge", (), "1 while the model is loaded and checked and the service takes work, else 0."),
     "info": Kind(
@@ -98,6 +101,9 @@ class _Now(Collector):
         for queue, waiting in state.queued.items():
             depth.add_metric([queue], waiting)
         yield depth
+        # Autoscalers take one number of a pod; some cannot add up series.
+        waiting = sum(state.queued.values())
+        yield GaugeMetricFamily(PREFIX + "photos_waiting", METRICS["photos_waiting"].meaning, value=waiting)
         meaning = METRICS["queue_oldest_seconds"].meaning
         yield GaugeMetricFamily(PREFIX + "queue_oldest_seconds", meaning, value=state.oldest_seconds)
         labels = METRICS["info"].labels

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.json_photos import EXAMPLE_PHOTO, PARAMETERS
+
 SERVER = {
     "name": "food-vision",
     "version": "0.1.0",
@@ -61,23 +63,91 @@ INFER = {
         {"name": "SCORE", "datatype": "FP32", "shape": [1, 1], "data": [0.94]},
     ],
 }
+_FLAG = {"type": "boolean"}
+INFER_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": ["string", "null"]},
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "datatype", "shape"],
+                "properties": {
+                    "name": {"const": "IMAGE"},
+                    "datatype": {"const": "BYTES"},
+                    "shape": {
+                        "description": "[n, 1] for n photos",
+                        "type": "array",
+                        "minItems": 2,
+                        "maxItems": 2,
+                        "items": {"type": "integer", "minimum": 1},
+                    },
+                    "data": {
+                        "description": "n photos in base64; left out where their bytes follow the JSON",
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "byte"},
+                    },
+                    "parameters": {
+                        "type": ["object", "null"],
+                        "properties": {"binary_data_size": {"type": ["integer", "null"], "minimum": 0}},
+                    },
+                },
+            },
+        },
+        "outputs": {
+            "type": ["array", "null"],
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {
+                    "name": {"enum": ["LABEL", "SCORE"]},
+                    "parameters": {
+                        "type": ["object", "null"],
+                        "properties": {"classification": {"type": "integer", "minimum": 0}, "binary_data": _FLAG},
+                    },
+                },
+            },
+        },
+        "parameters": {
+            "type": ["object", "null"],
+            "properties": {
+                "binary_data_output": _FLAG,
+                "min_confidence": PARAMETERS["properties"]["min_confidence"],
+                "timeout": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "maximum": 1 << 53,
+                    "description": "microseconds; 0: none",
+                },
+            },
+        },
+    },
+}
+TENSORS = {
+    "type": "string",
+    "format": "binary",
+    "description": "JSON of as many bytes as the header `Inference-Header-Content-Length` says, then the tensors",
+}
 INFER_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"type": "object", "required": ["inputs"]},
+                "schema": INFER_SCHEMA,
                 "example": {
                     "id": "42",
-                    "inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1, 1], "data": ["/9j/4AAQSkZJRg…"]}],
+                    "inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1, 1], "data": [EXAMPLE_PHOTO]}],
                 },
             },
             "application/octet-stream": {
                 "schema": {
-                    "type": "string",
-                    "format": "binary",
-                    "description": "JSON of as many bytes as the header `Inference-Header-Content-Length` says, then "
-                    "the tensors; with a length of 0 the bytes of one photo",
+                    **TENSORS,
+                    "description": f"{TENSORS['description']}; with a length of 0 the bytes of one photo",
                 }
             },
         },
@@ -88,3 +158,10 @@ INFER_BODY: dict[str, Any] = {
 def example(body: object) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entry of a 200 answer with this example."""
     return {200: {"description": "Successful Response", "content": {"application/json": {"example": body}}}}
+
+
+def infer_example() -> dict[int | str, dict[str, Any]]:
+    """The same for an inference, which may be answered with binary tensors."""
+    found = example(INFER)
+    found[200]["content"]["application/octet-stream"] = {"schema": TENSORS}
+    return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import ServiceError
-from app.json_photos import json_object, min_confidence_of, parameters_of, photo_of, shown
+from app.json_photos import json_object, min_confidence_of, parameters_of, photo_of, shown, whole_number
 from app.oip_codec import split_body, unpack_bytes
 
 IMAGE = "IMAGE"
@@ -87,20 +87,19 @@ def _photos(found: dict[str, Any], rest: bytes, max_images: int) -> list[bytes]:
 
 def _count(shape: object, max_images: int) -> int:
     """n of the shape [n, 1]."""
-    if not isinstance(shape, list) or len(shape) != 2 or not all(type(size) is int for size in shape):
-        raise ServiceError("bad_request", f"The shape of {IMAGE} must be [n, 1] for n photos, not {shown(shape)}.")
-    count, width = shape
-    if count < 1 or width != 1:
+    sizes = [whole_number(size) for size in shape] if isinstance(shape, list) else []
+    count = sizes[0] if len(sizes) == 2 and sizes[1] == 1 else None
+    if count is None or count < 1:
         raise ServiceError("bad_request", f"The shape of {IMAGE} must be [n, 1] for n photos, not {shown(shape)}.")
     if count > max_images:
         raise ServiceError(
             "too_many_images", f"The request has {shown(count)} photos, more than {max_images}. Send fewer at once."
         )
-    return int(count)
+    return count
 
 
 def _check_size(size: object, rest: int) -> None:
-    if type(size) is not int or size != rest:
+    if whole_number(size) != rest:
         raise ServiceError(
             "bad_request", f"The binary_data_size of {IMAGE} is {shown(size)}, but {rest} bytes follow the JSON."
         )
@@ -118,7 +117,8 @@ def _from_text(data: object, count: int) -> list[bytes]:
 def _wanted(found: dict[str, Any], parameters: dict[str, Any]) -> list[Wanted]:
     """Whether an output is binary is said by its `binary_data`, else by the request's `binary_data_output`."""
     usual = _flag(parameters, "binary_data_output", False)
-    asked = _objects(found, "outputs") if found.get("outputs") else [{"name": name} for name in OUTPUTS]
+    given = [] if found.get("outputs") is None else _objects(found, "outputs")
+    asked = given or [{"name": name} for name in OUTPUTS]
     wanted = [_one_wanted(one, usual) for one in asked]
     names = [one.name for one in wanted]
     if len(set(names)) < len(names):
@@ -131,11 +131,12 @@ def _one_wanted(output: dict[str, Any], usual: bool) -> Wanted:
     if not isinstance(name, str) or name not in OUTPUTS:
         raise ServiceError("bad_request", f"There is no output {shown(name)}. Ask for {' or '.join(OUTPUTS)}.")
     parameters = parameters_of(output, f"parameters of {name}")
-    classes = parameters.get("classification", 0)
-    if type(classes) is not int or classes < 0:
+    given = parameters.get("classification", 0)
+    classes = whole_number(given)
+    if classes is None or classes < 0:
         raise ServiceError(
             "invalid_parameter",
-            f"The parameter classification of {name} must be a number of labels, not {shown(classes)}.",
+            f"The parameter classification of {name} must be a number of labels, not {shown(given)}.",
         )
     return Wanted(name, classes, _flag(parameters, "binary_data", usual))
 
@@ -157,11 +158,12 @@ def _id(found: dict[str, Any]) -> str | None:
 def _timeout_ms(parameters: dict[str, Any]) -> int | None:
     """`timeout` is in microseconds, 0 for none; rounded up to milliseconds."""
     found = parameters.get("timeout", 0)
-    if type(found) is not int or not 0 <= found <= LONGEST_TIMEOUT_US:
+    microseconds = whole_number(found)
+    if microseconds is None or not 0 <= microseconds <= LONGEST_TIMEOUT_US:
         raise ServiceError(
             "invalid_parameter", f"The parameter timeout must be a number of microseconds, not {shown(found)}."
         )
-    return -(-found // 1000) or None
+    return -(-microseconds // 1000) or None
 
 
 def _objects(found: dict[str, Any], field: str) -> list[dict[str, Any]]:

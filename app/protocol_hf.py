@@ -18,7 +18,16 @@ from pydantic import BaseModel, Field
 from app.disconnect import unless_gone
 from app.errors import ServiceError, responses
 from app.images import read_photo
-from app.json_photos import PARAMETERS, json_object, min_confidence_of, parameters_of, photo_of, shown, top_k_of
+from app.json_photos import (
+    EXAMPLE_PHOTO,
+    PARAMETERS,
+    json_object,
+    min_confidence_of,
+    parameters_of,
+    photo_of,
+    shown,
+    top_k_of,
+)
 from app.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs
 from app.schemas import Abstention, Prediction
 from app.service import Service
@@ -44,7 +53,7 @@ JSON_BODY: dict[str, Any] = {
             "parameters": PARAMETERS,
         },
     },
-    "example": {"inputs": "/9j/4AAQSkZJRg…", "parameters": {"top_k": 3}},
+    "example": {"inputs": EXAMPLE_PHOTO, "parameters": {"top_k": 3}},
 }
 PHOTO_KINDS: dict[str, Any] = ONE_PHOTO["requestBody"]["content"]
 BODY = {"requestBody": {"required": True, "content": PHOTO_KINDS | {"application/json": JSON_BODY}}}

@@ -16,14 +16,14 @@ import json
 import time
 from collections.abc import Sequence
 from importlib.metadata import version as installed
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from app.disconnect import unless_gone
 from app.errors import ServiceError, responses
 from app.oip_codec import HEAD_LENGTH, decompressed, pack_bytes, pack_floats
-from app.oip_examples import CONFIG, INFER, INFER_BODY, METADATA, SERVER, STATS, example
+from app.oip_examples import CONFIG, INFER_BODY, METADATA, SERVER, STATS, example, infer_example
 from app.oip_request import IMAGE, OUTPUTS, InferRequest, Wanted, parse_request
 from app.oip_stats import ModelStats, Statistics
 from app.record import forget_refused
@@ -40,7 +40,7 @@ UNREADY = ("not_ready", "engine_stuck")
 UNKNOWN = responses("unauthorized", "unknown_model")
 OF_SERVER_READY = example({"ready": True}) | responses(*UNREADY)
 OF_READY = example({"name": "food101", "ready": True}) | responses("unauthorized", "unknown_model", *UNREADY)
-OF_INFER = example(INFER) | responses("unknown_model", *PHOTO_ERRORS)
+OF_INFER = infer_example() | responses("unknown_model", *PHOTO_ERRORS)
 
 
 def _service(request: Request) -> Service:
@@ -48,17 +48,25 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _known(request: Request, name: str, version: str | None) -> Manifest:
-    """The manifest of the model that is served. Raises `ServiceError` with slug `unknown_model` for another."""
-    manifest = _service(request).bundle.manifest
+async def _version(version: str) -> None:
+    """Declares the parameter of those paths that have one; `_known` reads it."""
+
+
+async def _known(request: Request, name: str) -> Manifest:
+    """The manifest of the model that the path names. Raises `ServiceError` with slug `unknown_model` for another."""
+    manifest, version = _service(request).bundle.manifest, request.path_params.get("version")
     if name != manifest.name:
         raise ServiceError("unknown_model", f"There is no model {name[:80]!a}; {manifest.name!r} is served.")
     if version not in (None, manifest.version):
         raise ServiceError(
             "unknown_model",
-            f"There is no version {(version or '')[:80]!a} of {name!r}; {manifest.version!r} is served. Or leave it out.",
+            f"There is no version {version[:80]!a} of {name!r}; {manifest.version!r} is served. Or leave it out.",
         )
     return manifest
+
+
+Known = Annotated[Manifest, Depends(_known)]
+OF_VERSION = [Depends(_version)]
 
 
 @router.get("", responses=example(SERVER) | responses("unauthorized"))
@@ -89,10 +97,9 @@ async def all_statistics(request: Request) -> dict[str, object]:
 
 
 @router.get(MODEL, responses=example(METADATA) | UNKNOWN)
-@router.get(VERSION, responses=example(METADATA) | UNKNOWN)
-async def model_metadata(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+@router.get(VERSION, responses=example(METADATA) | UNKNOWN, dependencies=OF_VERSION)
+async def model_metadata(manifest: Known) -> dict[str, Any]:
     """Inputs and outputs of the model."""
-    manifest = _known(request, name, version)
     return {
         "name": manifest.name,
         "versions": [manifest.version],
@@ -103,21 +110,20 @@ async def model_metadata(request: Request, name: str, version: str | None = None
 
 
 @router.get(MODEL + "/ready", responses=OF_READY)
-@router.get(VERSION + "/ready", responses=OF_READY)
-async def model_ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+@router.get(VERSION + "/ready", responses=OF_READY, dependencies=OF_VERSION)
+async def model_ready(request: Request, manifest: Known) -> dict[str, Any]:
     """The model is loaded and warm."""
-    _known(request, name, version)
     _service(request).check_ready()
-    return {"name": name, "ready": True}
+    return {"name": manifest.name, "ready": True}
 
 
 @router.get(MODEL + "/config", responses=example(CONFIG) | UNKNOWN)
-@router.get(VERSION + "/config", responses=example(CONFIG) | UNKNOWN)
-async def model_config(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+@router.get(VERSION + "/config", responses=example(CONFIG) | UNKNOWN, dependencies=OF_VERSION)
+async def model_config(request: Request, manifest: Known) -> dict[str, Any]:
     """The model's configuration in Triton's words. `max_batch_size`: the most photos in one request."""
     types = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
     return {
-        "name": _known(request, name, version).name,
+        "name": manifest.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
         "max_batch_size": _service(request).settings.max_images,
@@ -129,10 +135,10 @@ async def model_config(request: Request, name: str, version: str | None = None) 
 
 
 @router.get(MODEL + "/stats", responses=example(STATS) | UNKNOWN)
-@router.get(VERSION + "/stats", responses=example(STATS) | UNKNOWN)
-async def model_statistics(request: Request, name: str, version: str | None = None) -> dict[str, object]:
+@router.get(VERSION + "/stats", responses=example(STATS) | UNKNOWN, dependencies=OF_VERSION)
+async def model_statistics(request: Request, manifest: Known) -> dict[str, object]:
     """Counts and nanoseconds of this protocol's requests since the service started."""
-    return _answered(request, _known(request, name, version))
+    return _answered(request, manifest)
 
 
 def _statistics(request: Request) -> Statistics:
@@ -146,17 +152,14 @@ def _answered(request: Request, manifest: Manifest) -> dict[str, object]:
 
 
 @router.post(MODEL + "/infer", response_class=Response, responses=OF_INFER, openapi_extra=INFER_BODY)
-@router.post(VERSION + "/infer", response_class=Response, responses=OF_INFER, openapi_extra=INFER_BODY)
+@router.post(
+    VERSION + "/infer", response_class=Response, responses=OF_INFER, openapi_extra=INFER_BODY, dependencies=OF_VERSION
+)
 async def model_infer(
-    request: Request,
-    name: str,
-    version: str | None = None,
-    min_confidence: MinConfidence = None,
-    timeout_ms: TimeoutMs = None,
+    request: Request, manifest: Known, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> Response:
     """Name the food on one or several photos: JSON with base64 text, or JSON followed by binary tensors."""
     began = time.perf_counter_ns()
-    manifest = _known(request, name, version)
     stats = _statistics(request).of(manifest.name, manifest.version)
     try:
         return await _infer(request, stats, began, timeout_ms, min_confidence)

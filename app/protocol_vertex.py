@@ -22,7 +22,16 @@ from starlette.types import Scope
 
 from app.disconnect import unless_gone
 from app.errors import ErrorBody, ServiceError, responses
-from app.json_photos import PARAMETERS, json_object, min_confidence_of, parameters_of, photo_of, shown, top_k_of
+from app.json_photos import (
+    EXAMPLE_PHOTO,
+    PARAMETERS,
+    json_object,
+    min_confidence_of,
+    parameters_of,
+    photo_of,
+    shown,
+    top_k_of,
+)
 from app.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, answers, ready
 from app.schemas import Health, Prediction
 from app.service import Service
@@ -31,6 +40,13 @@ from contract.errors import ContractError
 HEALTH, PREDICT = "AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"
 KEYS = ("b64", "image_bytes", "image")  # of an instance; each holds base64 text, or an object with the first of them
 TAGS = ["Vertex AI"]
+
+
+INSTANCE: dict[str, Any] = {
+    "type": "object",
+    "properties": {KEYS[0]: {"type": "string", "format": "byte", "description": "the photo in base64"}},
+    "anyOf": [{"required": [key]} for key in KEYS],
+}
 
 
 class VertexAnswer(BaseModel):
@@ -48,11 +64,11 @@ BODY: dict[str, Any] = {
                     "type": "object",
                     "required": ["instances"],
                     "properties": {
-                        "instances": {"type": "array", "items": {"type": "object"}},
+                        "instances": {"type": "array", "minItems": 1, "items": INSTANCE},
                         "parameters": PARAMETERS,
                     },
                 },
-                "example": {"instances": [{"b64": "/9j/4AAQSkZJRg…"}], "parameters": {"top_k": 3}},
+                "example": {"instances": [{"b64": EXAMPLE_PHOTO}], "parameters": {"top_k": 3}},
             }
         },
     }

@@ -61,7 +61,7 @@ SEVERAL_PHOTOS = {
                 "schema": {
                     "type": "object",
                     "required": ["images"],
-                    "properties": {"images": {"type": "array", "items": _binary("a photo")}},
+                    "properties": {"images": {"type": "array", "minItems": 1, "items": _binary("a photo")}},
                 }
             }
         },

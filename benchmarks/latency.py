@@ -11,14 +11,16 @@ How to read it: docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from benchmarks.load.arguments import number, numbers, whole
+from benchmarks.load.client import MOST, allow_sockets
 from benchmarks.load.compare import comparison, load_result
 from benchmarks.load.connection import server_of
 from benchmarks.load.output import save_all
@@ -26,7 +28,8 @@ from benchmarks.load.phase import Plan, Target
 from benchmarks.load.photographs import DRAWN_SIDES, drawn, from_folder
 from benchmarks.load.report import markdown
 from benchmarks.load.routes import ROUTES, Route, parse_headers
-from benchmarks.load.run import check, find_capacity, interruptible, measure, new_result
+from benchmarks.load.run import check, interruptible, measure, new_result
+from benchmarks.load.search import find_capacity
 from benchmarks.load.server_side import info
 from contract.cli import run
 from contract.errors import ContractError
@@ -44,6 +47,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("the URL of a running server is missing, such as http://127.0.0.1:8000")
     if args.find_capacity and args.slo_ms is None:
         parser.error("argument --find-capacity: say by --slo-ms which latency is to be kept")
+    if args.find_capacity and (args.concurrency or args.rates or args.rounds != 1):
+        parser.error(
+            "argument --find-capacity: it chooses the rates itself; leave out --concurrency, --rates, --rounds"
+        )
+    if args.model is not None and args.route != "oip":
+        parser.error("argument --model: only --route oip names a model")
+    if args.out is not None and not args.out.name:
+        parser.error(
+            f"argument --out: {args.out} names a folder; add the beginning of the files' names, such as latency"
+        )
     return run("benchmarks.latency", lambda: _measure(args, sys.argv[1:] if argv is None else argv))
 
 
@@ -52,79 +65,63 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.latency",
         description="Put load on a running server and measure latency and throughput.",
         epilog="Exit code 0 when all was measured, 1 when the server gave no usable answer, 2 for wrong usage, 130 after "
-        "Ctrl-C (what was measured until then is written and marked).",
+        "Ctrl-C or SIGTERM (what was measured until then is written and marked).",
+        allow_abbrev=False,  # --head for --header would put a key into the result
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="server, such as http://127.0.0.1:8000")
     parser.add_argument("--route", choices=ROUTES, default="predict", help="face of the server (default: predict)")
     parser.add_argument("--model", metavar="NAME", help="model name for --route oip (default: what /info says)")
     parser.add_argument(
-        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="sent with every request"
-    )
+        "--header", action="append", default=[], metavar="'NAME: VALUE'",
+        help="sent with every request, never written to results (default: none)",
+    )  # fmt: skip
     parser.add_argument(
-        "--concurrency", type=_numbers(int, 1, 10_000), metavar="N,N",
+        "--concurrency", type=numbers(int, 1, MOST), metavar="N,N",
         help="callers of the closed loop (default: 1,4,16; with --rates none)",
     )  # fmt: skip
     parser.add_argument(
-        "--rates", type=_numbers(float, 1e-3, 1e6), default=(), metavar="R,R", help="arrivals/s, open loop"
-    )
-    parser.add_argument("--seconds", type=_number(0.5, 86_400), default=10.0, help="of each load (default: 10)")
-    parser.add_argument("--warm-up", type=_number(0, 3600), default=2.0, help="seconds before each load (default: 2)")
-    parser.add_argument("--rounds", type=_whole(1, 1000), default=1, help="times that all loads are run (default: 1)")
+        "--rates", type=numbers(float, 1e-3, 1e5), default=(), metavar="R,R",
+        help="arrivals/s of the open loop (default: none)",
+    )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=_number(0.01, 3600), default=30.0, help="seconds for one answer (default: 30)"
+        "--seconds", type=number(0.5, 86_400), default=10.0, metavar="S", help="of each load (default: 10)"
     )
-    parser.add_argument("--slo-ms", type=_number(0.01, 3.6e6), help="latency that counts as good, for goodput")
     parser.add_argument(
-        "--find-capacity", action="store_true", help="search the highest rate that keeps --slo-ms at p99"
+        "--warm-up", type=number(0, 3600), default=2.0, metavar="S", help="seconds before each load (default: 2)"
+    )
+    parser.add_argument(
+        "--rounds", type=whole(1, 1000), default=1, metavar="N", help="times that all loads are run (default: 1)"
+    )
+    parser.add_argument(
+        "--timeout", type=number(0.01, 3600), default=30.0, metavar="S", help="seconds for one answer (default: 30)"
+    )
+    parser.add_argument(
+        "--slo-ms", type=number(0.01, 3.6e6), metavar="MS",
+        help="latency in ms that counts as good, for goodput (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--find-capacity", action="store_true", help="search the highest rate/s that keeps --slo-ms at p99"
     )
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to send (default: drawn pictures)")
-    parser.add_argument("--count", type=_whole(1, 100_000), default=64, help="photographs at most (default: 64)")
     parser.add_argument(
-        "--sizes", type=_numbers(int, 16, 1024), default=DRAWN_SIDES, metavar="PX,PX",
-        help=f"sides of drawn pictures (default: {','.join(map(str, DRAWN_SIDES))})",
+        "--count", type=whole(1, 100_000), default=64, metavar="N",
+        help="photographs at most, of drawn ones 24 (default: 64)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of pictures, order and arrivals (default: 0)")
     parser.add_argument(
-        "--out", type=Path, metavar="PATH", help="write PATH.json, PATH.md, PATH.html and plots PATH-*.png"
+        "--sizes", type=numbers(int, 16, 1024), default=DRAWN_SIDES, metavar="PX,PX",
+        help=f"sides of drawn pictures in px (default: {','.join(map(str, DRAWN_SIDES))})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=whole(0, 2**31), default=0, metavar="N", help="of pictures, order and arrivals (default: 0)"
     )
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH",
+        help="write PATH.json, PATH.md, PATH.html and plots PATH-*.png (default: only print)",
+    )  # fmt: skip
     parser.add_argument(
         "--compare", type=Path, nargs=2, metavar="JSON", help="say what changed from the first to the second"
     )
     return parser
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
-        return value
-
-    return parse
-
-
-def _numbers(kind: Callable[[str], Any], least: float, most: float) -> Callable[[str], tuple[Any, ...]]:
-    def parse(text: str) -> tuple[Any, ...]:
-        try:
-            found = tuple(dict.fromkeys(kind(part) for part in text.split(",")))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,8") from None
-        for value in found:
-            if not least <= value <= most:
-                raise argparse.ArgumentTypeError(f"{value} is not from {least:g} to {most:g}")
-        return found
-
-    return parse
 
 
 def _compare(before: Path, after: Path) -> int:
@@ -139,7 +136,7 @@ def _target(args: argparse.Namespace) -> Target:
         model = ((info(server, headers) or {}).get("model") or {}).get("name", "")
         if not model:
             raise ContractError(
-                "--route oip needs the model's name, and the server's /info does not say it; use --model."
+                "--route oip needs the model's name, and the server does not say it at /info (is it running?); use --model."
             )
     if args.photos is not None:
         photographs = from_folder(args.photos, args.count, args.seed)
@@ -151,8 +148,11 @@ def _target(args: argparse.Namespace) -> Target:
 def _measure(args: argparse.Namespace, argv: list[str]) -> int:
     """Measure; whatever ends the run, what was measured is written, marked as complete or not."""
     target = _target(args)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told before the work
+    if args.out is not None:  # a folder that cannot be written is told before the work
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.out.parent, os.W_OK):
+            raise ContractError(f"The folder {args.out.parent} cannot be written; choose another --out.")
+    allow_sockets()
     uvloop.run(check(target))
     result = new_result(target, _command(argv))
 
@@ -179,10 +179,13 @@ def _measure(args: argparse.Namespace, argv: list[str]) -> int:
         result["stopped"] = " ".join(str(error).split())[:500] or type(error).__name__
         raise
     finally:
-        save()
-        print(markdown(result), flush=True)
-    failed = bool(result["phases"]) and not any(phase["answers"] for phase in result["phases"])
-    return 1 if failed else 0
+        try:
+            save()
+        finally:
+            print(markdown(result), flush=True)
+    if result["phases"] and not any(phase["answers"] for phase in result["phases"]):
+        raise ContractError("no request was answered.")
+    return 0
 
 
 def _command(argv: list[str]) -> str:

@@ -43,7 +43,7 @@ SHAPES = {
         "model.text_layers=12", "model.text_width=768", "model.heads=12",
     ],
     "small": [  # between the two: an engine call that is long beside HTTP and decoding, and short enough for many of them
-        "model.image_size=160", "model.patch_size=16", "model.vision_layers=6", "model.vision_width=384",
+        "model.image_size=96", "model.patch_size=16", "model.vision_layers=6", "model.vision_width=384",
         "model.text_layers=2", "model.text_width=384", "model.heads=6",
     ],
     "tiny": [

@@ -1,7 +1,7 @@
 """The guard against getting slower: ours against plain FastAPI within one run, as CI's machines come in all speeds.
 
-What is expected stands here, with where it was measured. A drop fails when even the best of the rounds' spread is below the
-allowed share of it; one slow round does not.
+What is expected stands here, with where it was measured. A drop fails when the median of the rounds is below the allowed
+share of it and no round reaches it; one slow round does not.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load.page import page
+from benchmarks.load.phase import load_title
 from benchmarks.load.plots import histogram, latency_against_load, throughput_bars
 from benchmarks.load.report import table
 from benchmarks.servers import OURS
@@ -170,8 +171,8 @@ def write_report(result: dict[str, Any], out: Path) -> None:
                 latency_against_load(phases),
             ),
             "histogram": (
-                f"{shape}: how latency spreads at {loads[-1]} callers.",
-                histogram({name: server["phases"] for name, server in servers.items()}, f"{loads[-1]} callers"),
+                f"{shape}: how latency spreads at {load_title(loads[-1], None)}.",
+                histogram({name: server["phases"] for name, server in servers.items()}, load_title(loads[-1], None)),
             ),
         }
         for name, (caption, data) in drawn.items():

@@ -1,4 +1,4 @@
-"""An event loop whose time jumps to the next timer: hours of traffic pass in seconds, with the real code."""
+"""An event loop whose time jumps to the next timer: hours of traffic pass in seconds, through the real code."""
 
 from __future__ import annotations
 

@@ -1,155 +1,187 @@
 """One replica under load, simulated with the service's own batcher on a simulated clock.
 
-A photo passes three stations: the event loop, which does one thing at a time (`loop_seconds` a request), a thread that
-decodes it, and an engine, for which the real `Batcher` forms batches of n that take `engine(n)`. Where engine and host share
-the processor (the CPU provider), what runs at the same time slows down in proportion.
+A request passes: the client (if it shares the host), the event loop, a thread that decodes the photo, the real `Batcher`,
+an engine, the event loop and the client again. The event loop is one thread, so the next batch starts only when it
+has handed out the answers of the last one, as in the service. What runs on the host shares its processors.
 
-Many replicas behind a balancer: Poisson arrivals split at random stay Poisson, so one replica at its share of the rate is
-exactly every replica; taken in turn (round robin of N) a replica's gaps are sums of N gaps, an Erlang distribution.
+Many replicas behind a balancer: Poisson arrivals that are split at random stay Poisson, so one replica at its share of
+the rate stands for all, exactly; taken in turn (round robin of N) a replica's gaps are sums of N gaps, which are Erlang
+distributed. So thousands of replicas cost as much to simulate as one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from app.batcher import Batcher, Expired, QueueFull
 from benchmarks.capacity.clock import simulate
+from benchmarks.capacity.replica import COLD_AFTER, PLACES, Replica
+from benchmarks.capacity.shared import Processors, Thread
 
 Balance = Literal["random", "round_robin"]
-
-
-@dataclass(frozen=True)
-class Replica:
-    """Measured times of one replica, in seconds.
-
-    `batch_seconds[n]`: engine time of a batch of n photos; sizes between are interpolated. `loop_seconds`: event loop time
-    of one request. `decode_seconds`: of several photos, one of which is drawn for each request, on `decoders`
-    threads. `processors`: cores that host and engine
-    share, or 0 when the engine has hardware of its own (a GPU).
-    """
-
-    batch_seconds: dict[int, float]
-    loop_seconds: float
-    decode_seconds: tuple[float, ...]
-    decoders: int
-    engines: int = 1
-    max_batch: int = 16
-    max_queue: int = 256
-    timeout_seconds: float = 10.0
-    processors: int = 0
-
-    def engine(self, size: int) -> float:
-        """Seconds of a batch of `size` photos; more than were measured cost as much each as the largest."""
-        sizes = sorted(self.batch_seconds)
-        if size > sizes[-1]:
-            return self.batch_seconds[sizes[-1]] * size / sizes[-1]
-        return float(np.interp(size, sizes, [self.batch_seconds[one] for one in sizes]))
-
-    def ceiling(self) -> float:
-        """Photos a second that no queueing discipline can exceed."""
-        best = min(self.engine(n) / n for n in range(1, self.max_batch + 1))
-        limits = [1 / self.loop_seconds if self.loop_seconds else math.inf, self.engines / best]
-        decode = float(np.mean(self.decode_seconds))
-        if decode:
-            limits.append(self.decoders / decode)
-        if self.processors:
-            limits.append(self.processors / (self.loop_seconds + decode + best))
-        return min(limits)
+Floats = npt.NDArray[np.float64]
+SETTLING = 0.1  # share of the requests that fill the empty system and are not counted
+SHORTEST = 0.001  # seconds left of a request's time, as in the service
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulated stretch came to: answers a second, latencies [answers] in seconds, refused, expired, mean batch."""
+    """What a stretch of simulated load came to.
+
+    `throughput`: answers a second within it. `latencies` [answers] in seconds, from when a request was due. `refused` for
+    want of room, `expired` after the timeout. `batch`: mean photos a call. `engine_busy`, `host_busy`, `loop_busy`: shares
+    of the engines', the host's processors' and the event loop's time (0 for a host that is never short).
+    """
 
     rate: float
+    requests: int
     throughput: float
-    latencies: np.ndarray
+    latencies: Floats
     refused: int
     expired: int
-    mean_batch: float
+    batch: float
+    engine_busy: float
+    host_busy: float
+    loop_busy: float
 
     def percentile(self, share: float) -> float:
         """Seconds; infinite when nothing was answered."""
         return float(np.percentile(self.latencies, share)) if len(self.latencies) else math.inf
 
-
-class _Host:
-    """Processor time, shared: work takes longer while more threads want to run than there are processors.
-
-    Processor sharing in steps: a piece of work is stretched by the load at its start. With `processors` 0 nothing is.
-    """
-
-    def __init__(self, processors: int) -> None:
-        self._processors, self._running = processors, 0
-
-    async def work(self, seconds: float) -> None:
-        """Take `seconds` of a processor's time."""
-        self._running += 1
-        try:
-            stretch = max(1.0, self._running / self._processors) if self._processors else 1.0
-            await asyncio.sleep(seconds * stretch)
-        finally:
-            self._running -= 1
+    @property
+    def busiest(self) -> float:
+        """Share of its time that the busiest part works."""
+        return max(self.engine_busy, self.host_busy, self.loop_busy)
 
 
 @dataclass
-class _Count:
-    """What happened until now."""
+class _Seen:
+    """What happened until now; `due` and `done` of answers in seconds."""
 
-    latencies: list[float] = field(default_factory=list)
+    due: list[float] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)
     refused: int = 0
     expired: int = 0
     calls: int = 0
-    arrived: float = 0.0  # seconds until the last arrival
+    photos: int = 0
+    engine_seconds: float = 0.0
 
 
-async def _run(replica: Replica, gaps: np.ndarray, seed: int) -> _Count:
-    loop, count = asyncio.get_running_loop(), _Count()
-    host, event_loop = _Host(replica.processors), asyncio.Semaphore(1)
-    decoders, slot = asyncio.Semaphore(replica.decoders), asyncio.Semaphore(replica.engines)
-    decodes = np.random.default_rng(seed).choice(replica.decode_seconds, len(gaps))
+class _Host:
+    """The stations of one replica, and the way of a request through them."""
 
-    async def call(batch: list[int]) -> list[int]:
-        count.calls += 1
-        await host.work(replica.engine(len(batch)))
-        return batch
+    def __init__(self, replica: Replica, requests: int, seed: int) -> None:
+        self.replica, self.seen, self._time = replica, _Seen(), asyncio.get_running_loop().time
+        self.processors = Processors(replica.processors)
+        self._device = Processors(1) if replica.own_device else self.processors
+        self._threads = 1 if replica.own_device else replica.engine_threads
+        self.loop, self._client = Thread(self.processors), Thread(self.processors)
+        self._decoders, self._decoding = asyncio.Semaphore(replica.decoders), 0
+        rng = np.random.default_rng(seed)
+        self._decode = rng.choice(replica.decode_seconds, requests).tolist()
+        self._luck = rng.integers(
+            PLACES, size=requests
+        ).tolist()  # of each engine call; there are no more than requests
+        self._calls = replica.calls().tolist()
+        self._worked = -COLD_AFTER  # when an engine call ended last
+        self.batcher: Batcher[int, None] = Batcher(
+            self._engine, max_batch=replica.max_batch, max_queue=replica.max_queue,
+            slot=asyncio.Semaphore(replica.engines), clock=self._time,
+        )  # fmt: skip
 
-    batcher: Batcher[int, int] = Batcher(
-        call, max_batch=replica.max_batch, max_queue=replica.max_queue, slot=slot, clock=loop.time
-    )
+    async def _engine(self, batch: list[int]) -> list[None]:
+        await self.loop.work(0)  # the answers of the last batch are handed out first
+        seen, began = self.seen, self._time()
+        luck = self._luck[seen.calls % len(self._luck)]
+        seen.calls += 1
+        seen.photos += len(batch)
+        cold = self.replica.cold_seconds * min(1.0, (began - self._worked) / COLD_AFTER)
+        await self._device.work(self._calls[len(batch)][luck] + cold, self._threads)
+        self._worked = self._time()
+        seen.engine_seconds += self._worked - began
+        await self.loop.work(0)
+        return [None] * len(batch)
 
-    async def request(number: int, due: float) -> None:
-        async with event_loop:
-            await host.work(replica.loop_seconds)
+    async def request(self, number: int, due: float) -> None:
+        """A request from when it was due to its answer, which is noted."""
+        replica, seen = self.replica, self.seen
+        await self._client.work(replica.client_seconds / 2)
+        if replica.handover_seconds:
+            await asyncio.sleep(replica.handover_seconds)
+        deadline = self._time() + replica.timeout_seconds
+        await self.loop.work(replica.loop_seconds / 2)
         try:
-            batcher.check_room()
-            async with decoders:
-                await host.work(float(decodes[number]))
-            await batcher.submit(number, max(0.0, due + replica.timeout_seconds - loop.time()))
+            self.batcher.check_room()
+            await self._pixels(number)
+            await self.batcher.submit(number, max(SHORTEST, deadline - self._time()))
         except QueueFull:
-            count.refused += 1
+            seen.refused += 1
+            return
         except Expired:
-            count.expired += 1
-        else:
-            count.latencies.append(loop.time() - due)
+            seen.expired += 1
+            return
+        await self.loop.work(replica.loop_seconds / 2)
+        await self._client.work(replica.client_seconds / 2)
+        seen.due.append(due)
+        seen.done.append(self._time())
 
-    tasks: set[asyncio.Task[None]] = set()
-    for number, gap in enumerate(gaps.tolist()):
-        await asyncio.sleep(gap)
-        task = asyncio.create_task(request(number, loop.time()))
+    async def _pixels(self, number: int) -> None:
+        if self._decoding >= self.replica.max_decoding:
+            raise QueueFull
+        self._decoding += 1
+        try:
+            async with self._decoders:
+                await self.processors.work(self._decode[number])
+        finally:
+            self._decoding -= 1
+
+
+async def _load(host: _Host, arrivals: Floats, ends: float) -> float:
+    """Put the arrivals on, and let all be answered; gives the processor seconds of the host until `ends`."""
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    for number, due in enumerate(arrivals.tolist()):
+        if (wait := due - loop.time()) > 0:
+            await asyncio.sleep(wait)
+        task = loop.create_task(host.request(number, due))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-    count.arrived = loop.time()
+    await asyncio.sleep(max(0.0, ends - loop.time()))
+    busy = host.processors.busy_seconds
     while tasks:
         await asyncio.wait(tasks)
-    await batcher.close()
-    return count
+    await host.batcher.close()
+    return busy
+
+
+def traffic(replica: Replica, arrivals: Floats, seconds: float, *, seed: int = 0, settling: float = 0.0) -> Outcome:
+    """Requests that are due at `arrivals` [n] within `seconds`; those due in the first `settling` seconds do not count."""
+
+    async def run() -> tuple[_Host, float]:
+        host = _Host(replica, len(arrivals), seed)
+        return host, await _load(host, arrivals, seconds)
+
+    host, busy = simulate(run())
+    seen, due, done = host.seen, np.array(host.seen.due), np.array(host.seen.done)
+    counted = due >= settling
+    span = max(seconds, float(done.max(initial=0.0)))
+    return Outcome(
+        rate=len(arrivals) / seconds,
+        requests=len(arrivals),
+        throughput=float(((done >= settling) & (done <= seconds)).sum()) / (seconds - settling),
+        latencies=(done - due)[counted],
+        refused=seen.refused,
+        expired=seen.expired,
+        batch=seen.photos / seen.calls if seen.calls else 0.0,
+        engine_busy=seen.engine_seconds / span / replica.engines,
+        host_busy=busy / seconds / replica.processors if replica.processors else 0.0,
+        loop_busy=host.loop.busy_seconds / span,
+    )
 
 
 def open_loop(
@@ -157,43 +189,15 @@ def open_loop(
     rate: float,
     *,
     replicas: int = 1,
-    requests: int = 5000,
+    requests: int = 10_000,
     balance: Balance = "random",
     seed: int = 0,
 ) -> Outcome:
-    """One of `replicas` that share `rate` arrivals a second, until it has had `requests`."""
+    """One of `replicas` that share `rate` arrivals a second, while it gets about `requests`; the first tenth not counted."""
     rng = np.random.default_rng(seed)
-    if balance == "random":
-        gaps = rng.exponential(replicas / rate, requests)
-    else:
-        gaps = rng.gamma(replicas, 1 / rate, requests)
-    count = simulate(_run(replica, gaps, seed + 1))
-    answers = len(count.latencies)
-    return Outcome(
-        rate=rate / replicas,
-        throughput=answers / count.arrived if count.arrived else 0.0,
-        latencies=np.array(count.latencies),
-        refused=count.refused,
-        expired=count.expired,
-        mean_batch=answers / count.calls if count.calls else 0.0,
+    gaps = (
+        rng.exponential(replicas / rate, requests) if balance == "random" else rng.gamma(replicas, 1 / rate, requests)
     )
-
-
-def highest_rate(replica: Replica, slo_seconds: float, *, requests: int = 5000, seed: int = 0) -> float:
-    """The most arrivals a second of one replica that keep the p99 within `slo_seconds` with none refused; 0 for none."""
-
-    def keeps(rate: float) -> bool:
-        found = open_loop(replica, rate, requests=requests, seed=seed)
-        return not found.refused and not found.expired and found.percentile(99) <= slo_seconds
-
-    low, high = 0.0, replica.ceiling()
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if keeps(middle) else (low, middle)
-    return low
-
-
-def curve(replica: Replica, shares: Sequence[float], *, requests: int = 5000, seed: int = 0) -> list[Outcome]:
-    """Outcomes at shares of the ceiling."""
-    top = replica.ceiling()
-    return [open_loop(replica, share * top, requests=requests, seed=seed) for share in shares]
+    arrivals = np.cumsum(gaps)
+    seconds = float(arrivals[-1]) * (1 + 1e-12)
+    return traffic(replica, arrivals, seconds, seed=seed + 1, settling=SETTLING * seconds)

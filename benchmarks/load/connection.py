@@ -1,4 +1,4 @@
-"""HTTP/1.1 over kept connections, for a client that costs little beside the server it measures.
+"""A server's address and one HTTP/1.1 connection to it, for a client that costs little beside the server it measures.
 
 httptools parses; a general client (httpx, aiohttp) takes several times the processor for each request, which on a machine
 that runs client and server is taken from the server.
@@ -7,12 +7,12 @@ that runs client and server is taken from the server.
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httptools
 
@@ -20,11 +20,15 @@ from contract.errors import ContractError
 
 
 class NoAnswer(Exception):
-    """A request got no HTTP answer; `kind` is `timeout`, `refused`, `closed`, `network` or `not_http`."""
+    """A request got no HTTP answer; `kind` is `timeout`, `refused`, `closed`, `network`, `tls`, `not_http` or `no_sockets`.
 
-    def __init__(self, kind: str) -> None:
+    `detail` is what the operating system said of it, for people.
+    """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(kind)
         self.kind = kind
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +58,28 @@ class Server:
 
 
 def server_of(url: str) -> Server:
-    """The server of `http://host:port/prefix` or https. Raises `ContractError` when it is not such a URL."""
+    """The server of `http://host:port/prefix` or https. Raises `ContractError` when it is not such a URL.
+
+    A URL with a password is refused, since URLs are written to results.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
+        host = (parts.hostname or "").encode("idna").decode()
     except ValueError as error:
-        raise ContractError(f"The URL {url!r} is wrong: {error}.") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ContractError(f"The URL {_shown(url)!r} is wrong: {error}.") from None
+    if "@" in parts.netloc:
+        raise ContractError("The URL holds a user name or password; send it by --header 'Authorization: ...' instead.")
+    if parts.scheme not in ("http", "https") or not host or port == 0:
         raise ContractError(f"The URL {url!r} is wrong: write http://HOST:PORT or https://HOST.")
     if parts.query or parts.fragment:
         raise ContractError(f"The URL {url!r} has a query or a fragment; give the server, and the face by --route.")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
-    return Server(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+    return Server(host, port or (443 if tls else 80), tls, quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~"))
+
+
+def _shown(url: str) -> str:
+    return url.rpartition("@")[2]
 
 
 class Connection(asyncio.Protocol):
@@ -77,16 +91,25 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._timing: bytes | None = None
+        self._sized = self._ends_with_connection = (
+            False  # whether the body's length is said, or its end is the connection's
+        )
         self.received = False  # anything of the answer that is awaited
         self.open = True
+        self.ends = math.inf  # when what is awaited comes too late (`time.perf_counter`)
 
-    def ask(self, request: bytes) -> asyncio.Future[Reply]:
+    def ask(self, request: bytes, ends: float) -> asyncio.Future[Reply]:
         """Send a whole request; the future is its answer, or `NoAnswer`."""
         assert self._transport is not None
         self._waiter = asyncio.get_running_loop().create_future()
-        self.received = False
+        self.received, self.ends = False, ends
         self._transport.write(request)
         return self._waiter
+
+    def give_up(self) -> None:
+        """What is awaited has come too late."""
+        self._fail("timeout")
+        self.close()
 
     def close(self) -> None:
         """Cut the connection."""
@@ -103,31 +126,46 @@ class Connection(asyncio.Protocol):
         self.received = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("not_http")
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
+        if exc is None and self._ends_with_connection:
+            self._answer()
         self._fail("closed")
 
     # -- httptools ----------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._body, self._timing = [], None
+        self._body, self._timing, self._sized = [], None, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"server-timing":
+        name = name.lower()
+        if name == b"server-timing":
             self._timing = value
+        elif name in (b"content-length", b"transfer-encoding"):
+            self._sized = True
+
+    def on_headers_complete(self) -> None:
+        self._ends_with_connection = not self._sized and self._parser.get_status_code() >= 200
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:
+            return  # 100 Continue, 103 Early Hints: the answer is still to come
+        self._ends_with_connection = False
         if not self._parser.should_keep_alive():
             self.open = False
             assert self._transport is not None
             self._transport.close()
+        self._answer()
+
+    def _answer(self) -> None:
+        self.ends = math.inf
         if self._waiter is not None and not self._waiter.done():
             reply = Reply(self._parser.get_status_code(), b"".join(self._body), self._timing, time.perf_counter())
             self._waiter.set_result(reply)
@@ -135,63 +173,3 @@ class Connection(asyncio.Protocol):
     def _fail(self, kind: str) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(NoAnswer(kind))
-
-
-class Client:
-    """Connections to one server: the last used one first, new ones as needed, at most `most` at a time."""
-
-    def __init__(self, server: Server, *, timeout: float, most: int = 4096) -> None:
-        self._server = server
-        self._timeout = timeout
-        self._free: deque[Connection] = deque()
-        self._places = asyncio.Semaphore(most)
-
-    async def ask(self, request: bytes) -> Reply:
-        """Send a request and wait for its answer, at most `timeout` seconds. Raises `NoAnswer`."""
-        async with self._places:
-            connection: Connection | None = None
-            try:
-                async with asyncio.timeout(self._timeout):
-                    connection, fresh = await self._connection()
-                    try:
-                        reply = await connection.ask(request)
-                    except NoAnswer:
-                        if fresh or connection.received:
-                            raise
-                        # a server may close an idle connection at the moment when we write to it
-                        connection = await self._connect()
-                        reply = await connection.ask(request)
-            except TimeoutError:
-                if connection is not None:
-                    connection.close()
-                raise NoAnswer("timeout") from None
-            except BaseException:
-                if connection is not None:
-                    connection.close()
-                raise
-            if connection.open:
-                self._free.append(connection)
-            return reply
-
-    async def _connection(self) -> tuple[Connection, bool]:
-        while self._free:
-            connection = self._free.pop()
-            if connection.open:
-                return connection, False
-        return await self._connect(), True
-
-    async def _connect(self) -> Connection:
-        server = self._server
-        loop = asyncio.get_running_loop()
-        try:
-            _, connection = await loop.create_connection(Connection, server.host, server.port, ssl=server.tls)
-        except ConnectionRefusedError:
-            raise NoAnswer("refused") from None
-        except OSError:
-            raise NoAnswer("network") from None
-        return connection
-
-    def close(self) -> None:
-        """Cut all kept connections."""
-        while self._free:
-            self._free.pop().close()

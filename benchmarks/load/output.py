@@ -22,7 +22,7 @@ def save_all(result: dict[str, Any], out: Path) -> None:
         write_bytes_atomic(with_suffix(out, f"-{name}.png"), data)
     captions = {
         "load": "Latency against load: filled marks are medians, hollow ones 99th percentiles.",
-        "histogram": "How latency spreads at the highest load.",
+        "histogram": "How latency spreads at the last load.",
         "stages": "Where the time goes, as the server says.",
     }
     shown = {captions[name]: data for name, data in pictures.items()}

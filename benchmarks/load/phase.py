@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load.arrivals import OK, Asker, Sample, closed_loop, open_loop
-from benchmarks.load.connection import Client
+from benchmarks.load.client import Client
 from benchmarks.load.photographs import Photograph
 from benchmarks.load.routes import Route
-from benchmarks.load.server_side import between, scrape
+from benchmarks.load.server_side import Series, between, scrape
 from benchmarks.load.statistics import estimate, histogram, latency_figures, rate_figures
 from benchmarks.load.watch import Watch
 
+LATE_MS = 2.0  # ms after its moment that a request may be sent without a word
+FEW = 100  # answers
 STAGE = re.compile(rb"([\w-]+);dur=([0-9.]+)")
 
 
@@ -71,27 +73,41 @@ async def run_phase(
     ask = Asker(client, target.route, target.requests(), plan.seed)
     sample = Sample()
     told = asyncio.create_task(_tell(plan, sample, progress)) if progress is not None else None
-    before = None
+    before, repeated = None, 0
     watch = Watch()
     try:
         if warm_up > 0:
             await _load(ask, Sample(), plan, warm_up, plan.seed + 1)
-        before = await asyncio.to_thread(scrape, target.route.server) if target.scraped else None
+        before = await _scrape(target)
+        repeated = client.repeated
         async with watch:
             await _load(ask, sample, plan, plan.seconds, plan.seed)
     except asyncio.CancelledError:
+        ask.read()
         if sample.outcome:
-            raise Interrupted(figures(sample, plan, target) | {"complete": False}) from None
+            cut = {"client": asdict(watch.seen()), "complete": False, "warnings": ["Cut off."]}
+            raise Interrupted(figures(sample, plan, target) | cut) from None
         raise
     finally:
         if told is not None:
             told.cancel()
         client.close()
-    after = await asyncio.to_thread(scrape, target.route.server) if before is not None else None
+    ask.read()
+    after = await _scrape(target) if before is not None else None
     seen = watch.seen()
-    found = figures(sample, plan, target) | {"server": between(before, after), "client": asdict(seen), "complete": True}
+    found = figures(sample, plan, target) | {
+        "repeated": client.repeated - repeated, "server": between(before, after), "client": asdict(seen), "complete": True,
+    }  # fmt: skip
     found["warnings"] = [*seen.warnings(), *_warnings(found)]
+    if before is not None and found["server"] is None:
+        found["warnings"].append(
+            "The server's own figures are missing: it restarted, or another one answered /metrics."
+        )
     return found
+
+
+async def _scrape(target: Target) -> Series | None:
+    return await asyncio.to_thread(scrape, target.route.server, target.route.headers) if target.scraped else None
 
 
 class Interrupted(asyncio.CancelledError):
@@ -136,8 +152,10 @@ def figures(sample: Sample, plan: Plan, target: Target) -> dict[str, Any]:
         "error_share": round(1 - float(answered.mean()), 6) if len(answered) else None,
         "throughput": rate_figures(done, sample.seconds),
         "goodput": rate_figures(done[within], sample.seconds) if plan.slo_ms is not None else None,
+        "within_slo": int(within.sum()) if plan.slo_ms is not None else None,
         "latency_ms": latency_figures(due, latency, sample.seconds),
-        "from_send_ms": latency_figures(due, 1000 * (done - sent), sample.seconds) if plan.rate is not None else None,
+        "late_ms": _late(1000 * (sent - due)) if plan.rate is not None else None,
+        "queue_grew": _grew(sample) if plan.rate is not None else None,
         "histogram": histogram(latency),
         "stages_ms": stages([timing for timing in sample.timing if timing is not None]),
         "by_size_ms": _by_size(latency, np.array(sample.photo, dtype=int)[answered], target.photographs),
@@ -145,6 +163,22 @@ def figures(sample: Sample, plan: Plan, target: Target) -> dict[str, Any]:
         "abstained": sum(ok and not label for ok, label in zip(answered.tolist(), sample.label, strict=True)),
         "by_photo": _by_photo(sample, target.photographs),
     }
+
+
+def _late(late: np.ndarray) -> dict[str, float]:
+    """How long after its moment the client itself sent a request, which latency includes."""
+    return {"p99": round(float(np.percentile(late, 99)), 3), "max": round(float(late.max()), 3)} if len(late) else {}
+
+
+def _grew(sample: Sample) -> bool:
+    """Whether there were far more requests under way in the last quarter than in the second: a queue that only grows."""
+    due, done = np.array(sample.due), np.array(sample.done)
+
+    def under_way(start: float, end: float) -> float:
+        inside = np.minimum(done, end * sample.seconds) - np.maximum(due, start * sample.seconds)
+        return float(np.maximum(inside, 0).sum()) / max((end - start) * sample.seconds, 1e-9)
+
+    return under_way(0.75, 1) > 1.5 * under_way(0.25, 0.5) + 3
 
 
 def stages(timings: Sequence[bytes]) -> dict[str, dict[str, float]]:
@@ -191,11 +225,20 @@ def _warnings(phase: dict[str, Any]) -> list[str]:
     if phase["errors"]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in phase["errors"].items())
         found.append(f"{100 * phase['error_share']:.1f} % of the requests got no answer: {kinds}.")
-    if phase["mode"] == "open" and phase["rate"]:
-        throughput, arrived = phase["throughput"]["value"], phase["requests"] / phase["seconds"]
-        if throughput < 0.9 * arrived and not phase["errors"]:
-            found.append(
-                f"The server answered {throughput:.1f} of {arrived:.1f} requests/s: its queue grew all the time, so "
-                "latency depends on how long was measured."
-            )
+    if phase["queue_grew"]:
+        found.append(
+            f"The server answered {phase['throughput']['value']:.1f} of {phase['requests'] / phase['seconds']:.1f} "
+            "requests/s and its queue grew all the time: latency depends on how long was measured."
+        )
+    if (late := phase["late_ms"]) and late["p99"] > max(LATE_MS, 0.1 * phase["latency_ms"]["p50"]["value"]):
+        found.append(
+            f"The client sent one request in a hundred {late['p99']:.1f} ms late or later, which latency includes: the "
+            "client is too busy for this rate."
+        )
+    if 0 < phase["answers"] < FEW:
+        found.append(f"Only {phase['answers']} answers: p99 is close to their maximum. Measure longer.")
+    if phase["repeated"]:
+        found.append(
+            f"{phase['repeated']} requests were sent twice, since the server closed a kept connection without an answer."
+        )
     return found

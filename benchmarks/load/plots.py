@@ -40,7 +40,7 @@ def latency_against_load(results: Mapping[str, Sequence[dict[str, Any]]]) -> byt
     axes.set(xlabel="answers a second", ylabel="latency, ms", yscale="log", title="Latency against load")
     axes.set_xlim(left=0)
     _finish(axes)
-    return _png(figure)
+    return png(figure)
 
 
 def histogram(results: Mapping[str, Sequence[dict[str, Any]]], load: str) -> bytes:
@@ -58,7 +58,7 @@ def histogram(results: Mapping[str, Sequence[dict[str, Any]]], load: str) -> byt
             axes.step(edges, 100 * share, where="post", color=COLOURS[place % len(COLOURS)], label=name)
     axes.set(xlabel="latency, ms", ylabel="answers, %", xscale="log", title=f"Latency at {load}")
     _finish(axes)
-    return _png(figure)
+    return png(figure)
 
 
 def stages(phases: Sequence[dict[str, Any]]) -> bytes | None:
@@ -72,16 +72,15 @@ def stages(phases: Sequence[dict[str, Any]]) -> bytes | None:
     rows = {
         name: np.array([seen[load]["stages_ms"].get(name, {"mean": 0})["mean"] for load in loads]) for name in names
     }
-    rows["HTTP and the rest"] = np.array([seen[load]["latency_ms"]["mean"]["value"] for load in loads]) - sum(
-        rows.values()
-    )
+    mean = np.array([seen[load]["latency_ms"]["mean"]["value"] for load in loads])
+    rows["HTTP and the rest"] = np.maximum(mean - sum(rows.values()), 0)
     for place, (name, values) in enumerate(rows.items()):
         axes.bar(loads, values, bottom=bottom, color=COLOURS[place % len(COLOURS)], label=name, width=0.6)
-        bottom += np.maximum(values, 0)
+        bottom += values
     axes.set(ylabel="mean, ms", title="Where the time goes")
     axes.tick_params(axis="x", rotation=20)
     _finish(axes)
-    return _png(figure)
+    return png(figure)
 
 
 def throughput_bars(results: Mapping[str, float], low_high: Mapping[str, tuple[float, float]], title: str) -> bytes:
@@ -99,7 +98,7 @@ def throughput_bars(results: Mapping[str, float], low_high: Mapping[str, tuple[f
     axes.margins(x=0.15)
     axes.set(xlabel="answers a second", title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def _finish(axes: Axes) -> None:
@@ -109,7 +108,8 @@ def _finish(axes: Axes) -> None:
         axes.legend(fontsize=8, frameon=False)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes; it is closed."""
     held = io.BytesIO()
     figure.tight_layout()
     figure.savefig(held, format="png", dpi=110)

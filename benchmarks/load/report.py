@@ -7,6 +7,8 @@ from typing import Any
 
 from benchmarks.load.phase import load_title
 
+MARKUP = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;", "`": "&#96;", "[": "&#91;", "*": "&#42;", "_": "&#95;"}
+
 
 def number(figure: dict[str, float | None] | None, digits: int = 1) -> str:
     """`12.3 (12.0-12.6)`, or without the interval where there is none."""
@@ -29,9 +31,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def safe(value: Any) -> str:
+    """A text from elsewhere as it may stand in Markdown and in a page: no HTML, no columns."""
+    return "".join(MARKUP.get(sign, sign) for sign in " ".join(str(value).split()))
+
+
+def head(phases: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns of `phase_rows`."""
+    slo = list(dict.fromkeys(phase["slo_ms"] for phase in phases if phase["slo_ms"] is not None))
+    within = [f"within {slo[0]:g} ms/s"] if slo else []
+    return ["load", "answers/s", *within, "p50 ms", "p90 ms", "p95 ms", "p99 ms", "max ms", "errors", "batch", "client"]
+
+
 def phase_rows(phases: Sequence[dict[str, Any]]) -> list[list[str]]:
     """One row for each stretch of load."""
     rows = []
+    slo = any(phase["slo_ms"] is not None for phase in phases)
     for phase in phases:
         latency = phase["latency_ms"]
         batches = ((phase.get("server") or {}).get("batches") or {}).get("mean")
@@ -39,16 +54,15 @@ def phase_rows(phases: Sequence[dict[str, Any]]) -> list[list[str]]:
             [
                 load_of(phase) + ("" if phase.get("complete", True) else " (cut off)"),
                 number(phase["throughput"]),
+                *([number(phase["goodput"])] if slo else []),
                 *(number(latency.get(name)) for name in ("p50", "p90", "p95", "p99")),
                 number(latency.get("max")),
                 f"{100 * (phase['error_share'] or 0):.1f} %",
                 f"{batches:.2f}" if batches else "-",
+                f"{100 * phase['client']['cpu_share']:.0f} %",
             ]
         )
     return rows
-
-
-HEAD = ("load", "answers/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "max ms", "errors", "batch")
 
 
 def stage_rows(phases: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -73,36 +87,36 @@ def markdown(result: dict[str, Any]) -> str:
         f", {hardware['gpu']}" if hardware["gpu"] else ""
     )
     parts = [
-        f"# Latency of {result['url']} by the route `{result['route']}`",
+        f"# Latency of {safe(result['url'])} by the route `{result['route']}`",
         f"{result['date']}, commit {(result['commit'] or 'unknown')[:12]}{' with changes' if result['dirty'] else ''}. "
         f"Client: {where}. `{result['command']}`",
         f"{photographs['count']} photographs of {photographs['bytes'] / 1000:.0f} kB on average "
         f"({', '.join(photographs['sizes'])} px).",
     ]
     if not result["complete"]:
-        parts.append(
-            f"**Not complete**: {result['stopped'] or 'stopped'}. What follows is what was measured until then."
-        )
+        why = safe(result["stopped"] or "under way").rstrip(".")
+        parts.append(f"**Not complete**: {why}. What follows is what was measured until then.")
     if result["server"]:
         served = result["server"]
         model = served.get("model") or {}
-        parts.append(f"Server: model {model.get('name')} {model.get('version')}, provider {served.get('provider')}.")
+        parts.append(
+            f"Server: model {safe(model.get('name'))} {safe(model.get('version'))}, provider {safe(served.get('provider'))}."
+        )
     if capacity := result["capacity"]:
-        parts.append(
-            f"**Highest rate that keeps {capacity['slo_ms']:g} ms at p99: "
-            + (f"{capacity['rate']:g} requests/s**" if capacity["rate"] else "none**")
-            + (f" ({capacity['missed_at']:g} missed it)." if capacity["missed_at"] else ".")
-        )
+        parts.append(_capacity(capacity))
     if phases := result["phases"]:
-        parts.append(table(HEAD, phase_rows(phases)))
+        parts.append(table(head(phases), phase_rows(phases)))
         parts.append(
-            "In brackets: 95 % intervals, from drawing blocks of time with replacement. In an open loop latency counts "
-            "from when a request was due."
+            "In brackets: 95 % intervals, from drawing blocks of time with replacement; none where answers are too few. "
+            "In an open loop latency counts from when a request was due. `batch`: photos an engine call, as the server "
+            "counts them. `client`: the load generator's share of one core."
         )
-        head, rows = stage_rows(phases)
+        columns, rows = stage_rows(phases)
         if rows:
-            parts += ["## Where the time goes", table(head, rows)]
+            parts += ["## Where the time goes", table(columns, rows)]
             parts.append("`outside` is what the server does not see: the network, HTTP in both directions, the client.")
+        if sizes := _sizes(phases):
+            parts += ["## By size of the photograph", sizes]
         if errors := _errors(phases):
             parts += ["## Errors", table(("load", "kind", "requests"), errors)]
         if warnings := list(dict.fromkeys(f"- {load_of(p)}: {w}" for p in phases for w in p.get("warnings", ()))):
@@ -112,3 +126,25 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _errors(phases: Sequence[dict[str, Any]]) -> list[list[str]]:
     return [[load_of(phase), kind, f"{count:,}"] for phase in phases for kind, count in phase["errors"].items()]
+
+
+def _capacity(found: dict[str, Any]) -> str:
+    text = f"**Highest rate that keeps {found['slo_ms']:g} ms at p99: "
+    text += f"{found['rate']:g} requests/s**" if found["rate"] else "none was found**"
+    text += f" ({found['missed_at']:g} missed it)." if found["missed_at"] else " (no rate missed it)."
+    if found["limited_by_client"]:
+        text += " The client was busy when the rate was missed: the server may do more."
+    return text
+
+
+def _sizes(phases: Sequence[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(size for phase in phases for size in phase["by_size_ms"]))
+    rows = [
+        [
+            load_of(phase),
+            *(f"{phase['by_size_ms'][name]:.1f}" if name in phase["by_size_ms"] else "-" for name in names),
+        ]
+        for phase in phases
+        if phase["by_size_ms"]
+    ]
+    return table(("load", *(f"{name} px, p50 ms" for name in names)), rows) if rows else ""

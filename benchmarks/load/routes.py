@@ -7,6 +7,7 @@ original's Flask server), `hf` Hugging Face's, `oip` the Open Inference Protocol
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from contract.errors import ContractError
 
 ROUTES = ("predict", "multipart", "hf", "oip")
 BOUNDARY = b"food-vision-5f0c9d6e41"
+NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # of a header, RFC 9110
+SLUG = re.compile(r"[\w.-]{1,50}")
 
 
 class WrongAnswer(Exception):
@@ -54,11 +57,13 @@ class Route:
             media_type = "application/octet-stream"
         else:
             body = photo
-        headers = [
+        own = [
             ("Host", self.server.authority), ("User-Agent", "food-vision-latency"), ("Accept", "application/json"),
-            ("Content-Type", media_type), ("Content-Length", str(len(body))), *extra, *self.headers,
+            ("Content-Type", media_type), *extra,
         ]  # fmt: skip
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        given = {name.lower() for name, _ in self.headers}
+        headers = [*(one for one in own if one[0].lower() not in given), *self.headers]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in [*headers, ("Content-Length", str(len(body)))])
         return f"POST {self.path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
 
     def label(self, body: bytes) -> str:
@@ -66,7 +71,7 @@ class Route:
         try:
             answer = json.loads(body)
             found = self._label(answer)
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise WrongAnswer from None
         if found is not None and not isinstance(found, str):
             raise WrongAnswer
@@ -76,7 +81,7 @@ class Route:
         if self.name == "hf":
             return answer[0]["label"] if answer else None
         if self.name == "oip":
-            return next(one["data"][0] for one in answer["outputs"] if one["name"] == "LABEL")
+            return [one for one in answer["outputs"] if one["name"] == "LABEL"][0]["data"][0]  # noqa: RUF015 - LookupError
         return answer["prediction"]
 
 
@@ -84,19 +89,22 @@ def outcome_of(status: int, body: bytes) -> str:
     """What an answer other than 200 is counted as: the status, with this project's slug where there is one."""
     try:
         slug = json.loads(body)["error_type"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return str(status)
-    return f"{status} {slug}"[:60]
+    return f"{status} {slug}" if isinstance(slug, str) and SLUG.fullmatch(slug) else str(status)
 
 
 def parse_headers(texts: Sequence[str]) -> list[tuple[str, str]]:
-    """`Name: value` texts as pairs. Raises `ContractError` for what is not a header."""
+    """`Name: value` texts as pairs. Raises `ContractError` for what is not a header, without its value: it may be secret."""
     found = []
-    for text in texts:
+    for place, text in enumerate(texts):
         name, colon, value = text.partition(":")
         name, value = name.strip(), value.strip()
-        if not (colon and name and name.isascii() and name.isprintable() and " " not in name and value.isprintable()):
-            raise ContractError(f"The header {name[:40]!r} is wrong: write it as 'Name: value'.")
+        if not (colon and NAME.fullmatch(name) and value.isprintable() and value.isascii()):
+            shown = name if colon and NAME.fullmatch(name) else f"number {place + 1}"
+            raise ContractError(f"The header {shown} is wrong: write it as 'Name: value', in ASCII.")
+        if name.lower() in ("content-length", "transfer-encoding"):
+            raise ContractError(f"The header {name} is not yours to set: it follows from the request.")
         found.append((name, value))
     return found
 

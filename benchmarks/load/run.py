@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.hardware import provenance
-from benchmarks.load.arrivals import Sample
-from benchmarks.load.connection import Client, NoAnswer
+from benchmarks.load.arrivals import DOWN, Sample
+from benchmarks.load.client import Client
+from benchmarks.load.connection import NoAnswer
 from benchmarks.load.phase import Interrupted, Plan, Target, run_phase
 from benchmarks.load.routes import WrongAnswer, outcome_of
 from benchmarks.load.server_side import info
@@ -22,12 +24,17 @@ Save = Callable[[], None]
 HINTS = {
     "refused": "nothing listens there; is the server running?",
     "network": "the name or address cannot be reached.",
-    "closed": "the server closed the connection.",
+    "tls": "no secure connection could be made; check the certificate, and whether it is http:// or https://.",
+    "no_sockets": "this machine has no socket left for another connection; see `ulimit -n`.",
+    "closed": "the server closed the connection without an answer; check whether it is http:// or https://.",
     "timeout": "the server did not answer in time; see --timeout.",
-    "not_http": "what answers there does not speak HTTP.",
+    "not_http": "what answers there does not speak HTTP/1.1.",
     "404": "there is no such route; see --route.",
     "405": "the route takes no photos; see --route.",
     "401": "a key is asked for; see --header.",
+    "403": "the server does not allow it; see --header.",
+    "413": "the photographs are too large for the server; see --photos and --sizes.",
+    "415": "the server does not take such photographs; see --photos.",
     "wrong_answer": "the answer is not what this route gives; see --route.",
 }
 
@@ -66,27 +73,30 @@ def _served(target: Target) -> dict[str, Any] | None:
 
 
 async def check(target: Target) -> str:
-    """Ask once for each of a few photographs; gives the first label. Raises `ContractError` when that fails."""
+    """Ask for the labels of a few photographs until one comes, and give it. Raises `ContractError` when none does."""
     client = Client(target.route.server, timeout=target.timeout)
-    label = ""
+    kind = detail = ""
     try:
-        for request in target.requests()[:4]:
+        for photograph in target.photographs[:4]:
             try:
-                reply = await client.ask(request)
-                kind = "ok" if reply.status == 200 else outcome_of(reply.status, reply.body)
-                if kind == "ok":
-                    label = label or target.route.label(reply.body)
+                reply = await client.ask(target.route.request(photograph.data, photograph.media_type))
+                if reply.status == 200:
+                    return target.route.label(reply.body)
+                kind, detail = outcome_of(reply.status, reply.body), ""
             except NoAnswer as error:
-                kind = error.kind
+                kind, detail = error.kind, f", {error.detail}" * bool(error.detail)
+                if kind in DOWN:
+                    break
             except WrongAnswer:
-                kind = "wrong_answer"
-            if kind != "ok":
-                where = f"POST {target.route.path} of {target.route.server.authority}"
-                hint = HINTS.get(kind, HINTS.get(kind.split()[0], "see the server's log."))
-                raise ContractError(f"{where} gave no answer ({kind}): {hint}")
+                kind, detail = "wrong_answer", ""
     finally:
         client.close()
-    return label
+    hint = HINTS.get(kind) or HINTS.get(kind.split()[0])
+    if hint is None:
+        hint = "the server points elsewhere; give that address." if kind.startswith("3") else "see the server's log."
+    raise ContractError(
+        f"POST {target.route.path} of {target.route.server.authority} gave no answer ({kind}{detail}): {hint}"
+    )
 
 
 async def measure(
@@ -96,30 +106,41 @@ async def measure(
     for number in range(rounds):
         for plan in plans:
             seeded = replace(plan, seed=plan.seed + 1000 * number)
-            try:
-                phase = await run_phase(target, seeded, warm_up, progress)
-            except Interrupted as cut:
-                result["phases"].append(cut.phase | {"round": number, "warnings": ["Cut off."]})
-                raise
-            result["phases"].append(phase | {"round": number})
-            _say(phase, f"round {number + 1} of {rounds}, {plan.title}" if rounds > 1 else plan.title)
+            phase = await stretch(target, seeded, result, number, warm_up)
+            say(phase, f"round {number + 1} of {rounds}, {plan.title}" if rounds > 1 else plan.title)
             save()
+            if not phase["answers"]:
+                await check(target)  # raises where the server is gone; one that is only too busy goes on
+
+
+async def stretch(target: Target, plan: Plan, result: dict[str, Any], number: int, warm_up: float) -> dict[str, Any]:
+    """One stretch of load, appended to `result["phases"]` as part of round `number`, also when it is cut off."""
+    try:
+        phase = await run_phase(target, plan, warm_up, progress) | {"round": number}
+    except Interrupted as cut:
+        result["phases"].append(cut.phase | {"round": number})
+        raise
+    result["phases"].append(phase)
+    return phase
 
 
 def progress(plan: Plan, sample: Sample) -> None:
     """A line that is written over, on a terminal alone."""
-    if not sys.stderr.isatty() or not sample.began:
+    if not sys.stderr.isatty():
         return
-    seconds = time.perf_counter() - sample.began
-    last = [1000 * (done - due) for done, due in zip(sample.done[-200:], sample.due[-200:], strict=False)]
-    middle = sorted(last)[len(last) // 2] if last else 0.0
-    bad = sum(outcome != "ok" for outcome in sample.outcome)
-    done = f"{len(sample.outcome)} answers, {bad} errors, ~{middle:.1f} ms"
-    text = f"{plan.title}: {seconds:5.1f} of {plan.seconds:g} s, {done}"
+    text = f"{plan.title}: warming up"
+    if sample.began:
+        seconds = time.perf_counter() - sample.began
+        last = sorted(1000 * (done - due) for done, due in zip(sample.done[-200:], sample.due[-200:], strict=False))
+        middle = last[len(last) // 2] if last else 0.0
+        answers = len(sample.outcome) - sample.errors
+        done = f"{answers} answers, {sample.errors} errors, ~{middle:.1f} ms"
+        text = f"{plan.title}: {seconds:5.1f} of {plan.seconds:g} s, {done}"
     print(f"\r{text:<100}", end="", file=sys.stderr, flush=True)
 
 
-def _say(phase: dict[str, Any], title: str) -> None:
+def say(phase: dict[str, Any], title: str) -> None:
+    """One line for people on what a stretch of load gave, and its doubts."""
     latency = phase["latency_ms"]
     times = f"p50 {latency['p50']['value']:.1f} ms, p99 {latency['p99']['value']:.1f} ms" if latency else "no answers"
     start = "\r" if sys.stderr.isatty() else ""
@@ -129,53 +150,11 @@ def _say(phase: dict[str, Any], title: str) -> None:
         print(f"  ! {warning}", file=sys.stderr, flush=True)
 
 
-async def find_capacity(
-    target: Target, result: dict[str, Any], *, slo_ms: float, seconds: float, warm_up: float, seed: int, save: Save
-) -> None:
-    """The highest rate at which 99 % of the requests are answered within `slo_ms` and none fails.
-
-    Doubles until a rate misses it, then halves the gap until it is below 5 %. Every rate that was tried is kept.
-    """
-    tried: list[dict[str, Any]] = []
-    result["capacity"] = {"slo_ms": slo_ms, "rate": None, "missed_at": None, "tried": tried}
-
-    async def keeps(rate: float) -> bool:
-        phase = await run_phase(target, Plan(seconds, rate=rate, slo_ms=slo_ms, seed=seed), warm_up, progress)
-        within = phase["latency_ms"] and phase["latency_ms"]["p99"]["value"] <= slo_ms
-        good = bool(within and not phase["errors"] and phase["throughput"]["value"] > 0.85 * rate)
-        result["phases"].append(phase | {"round": len(tried)})
-        p99 = phase["latency_ms"]["p99"]["value"] if phase["latency_ms"] else None
-        tried.append({"rate": rate, "kept": good, "p99_ms": p99, "errors": phase["errors"]})
-        _say(phase, f"{rate:g} requests/s {'keep' if good else 'miss'} {slo_ms:g} ms")
-        save()
-        return good
-
-    closed = await run_phase(target, Plan(min(seconds, 5), concurrency=1, seed=seed), warm_up, progress)
-    alone = closed["latency_ms"]["p50"]["value"] if closed["latency_ms"] else None
-    if alone is None or alone > slo_ms:
-        raise ContractError(
-            f"One caller alone has a median of {alone or 0:.1f} ms, more than --slo-ms {slo_ms:g}: no rate can keep it."
-        )
-    rate = max(0.1, float(f"{0.25 * closed['throughput']['value']:.3g}"))
-    low, high = 0.0, None
-    while high is None:
-        if await keeps(rate):
-            low, rate = rate, float(f"{2 * rate:.3g}")
-        else:
-            high = rate
-    while high - low > max(0.05 * high, 0.05):
-        middle = float(f"{(low + high) / 2:.3g}")
-        if middle in (low, high):
-            break
-        if await keeps(middle):
-            low = middle
-        else:
-            high = middle
-    result["capacity"] |= {"rate": low or None, "missed_at": high}
-
-
 async def interruptible(work: Any) -> None:
-    """Await `work`; what cancels it (Ctrl-C) arrives as `KeyboardInterrupt` with everything kept."""
+    """Await `work`; what cancels it (Ctrl-C, SIGTERM) arrives as `KeyboardInterrupt` with everything kept."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         await work
     except asyncio.CancelledError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,18 +18,27 @@ LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 LARGEST = 4 << 20
 SECONDS = 5.0
+STARTED = ("process_start_time_seconds", ())
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def get(server: Server, path: str, headers: Sequence[tuple[str, str]] = ()) -> bytes | None:
-    """The body of a GET that answers 200, else None."""
+    """The body of a GET that answers 200, else None. No proxy, no redirect: headers may hold keys."""
     scheme = "https" if server.tls else "http"
     request = urllib.request.Request(f"{scheme}://{server.authority}{server.path}{path}", headers=dict(headers))
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        with OPENER.open(request, timeout=SECONDS) as answer:
             return bytes(answer.read(LARGEST)) if answer.status == 200 else None
-    except (OSError, ValueError, urllib.error.URLError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
 
 
@@ -42,9 +51,9 @@ def info(server: Server, headers: Sequence[tuple[str, str]] = ()) -> dict[str, A
     return found if isinstance(found, dict) else None
 
 
-def scrape(server: Server) -> Series | None:
+def scrape(server: Server, headers: Sequence[tuple[str, str]] = ()) -> Series | None:
     """This project's metrics as numbers by name and labels, or None where there are none."""
-    text = get(server, "/metrics")
+    text = get(server, "/metrics", headers)
     found = parse((text or b"").decode("utf-8", "replace"))
     return found if any(name.startswith(PREFIX) for name, _ in found) else None
 
@@ -63,8 +72,11 @@ def parse(text: str) -> Series:
 
 
 def between(before: Series | None, after: Series | None) -> dict[str, Any] | None:
-    """What happened between two scrapes: engine calls by batch size, mean seconds of the stages, processor seconds."""
-    if before is None or after is None:
+    """What happened between two scrapes: engine calls by batch size, mean seconds of the stages, processor seconds.
+
+    None when they are of two processes: a replica beside, or a restart.
+    """
+    if before is None or after is None or before.get(STARTED) != after.get(STARTED):
         return None
     grown = {key: value - before.get(key, 0.0) for key, value in after.items()}
     stages = {}

@@ -70,9 +70,8 @@ class Watch:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
         late = 1000 * np.array(self._late or [0.0])
-        self._seen = Client(
-            cpu / seconds, float(np.percentile(late, 99)), float(late.max()), wall - seconds
-        )  # fmt: skip
+        p99, most = float(np.percentile(late, 99)), float(late.max())
+        self._seen = Client(round(cpu / seconds, 4), round(p99, 3), round(most, 3), round(wall - seconds, 3))
 
     def seen(self) -> Client:
         """The client's figures, once the block has ended."""

@@ -162,13 +162,11 @@ BROKEN_REQUESTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "forty fields": ("/predict", {"files": [upload(GOOD)] + [("x", (None, "1"))] * 40}, "bad_request"),
     "a field of 2 MB": ("/predict", {"files": [upload(GOOD), ("x", (None, "1" * (2 << 20)))]}, "bad_request"),
     "JSON": ("/predict", {"json": {"image": "dinner.jpg"}}, "unsupported_format"),
-    "no boundary": ("/predict", {"content": PART, "headers": {"content-type": "multipart/form-data"}}, "bad_request"),
     "another boundary": (
         "/predict", {"content": PART.replace(b"cut", b"out"), "headers": {"content-type": FORM}}, "bad_request",
     ),
     "not multipart at all": ("/predict", {"content": GOOD, "headers": {"content-type": FORM}}, "bad_request"),
     "cut multipart": ("/predict", {"content": PART[:500], "headers": {"content-type": FORM}}, "bad_request"),
-    "cut in a part's header": ("/predict", {"content": PART[:30], "headers": {"content-type": FORM}}, "bad_request"),
     "a part without a name": (
         "/predict",
         {"content": PART.replace(b' name="image";', b""), "headers": {"content-type": FORM}},
@@ -195,7 +193,13 @@ def test_broken_requests_are_refused(server: str, name: str) -> None:
     assert_error(httpx.post(server + path, timeout=30, **request), slug)
 
 
-@pytest.mark.parametrize(("method", "path", "allowed"), [("GET", "/predict", "POST"), ("DELETE", "/labels", "GET")])
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/predict", "POST"), ("DELETE", "/labels", "GET"), ("PUT", "/", "GET, HEAD, POST"),
+        ("OPTIONS", "/health", "GET, HEAD"), ("POST", "/v2/models/any/stats", "GET"),
+    ],
+)  # fmt: skip
 def test_wrong_methods_are_named(server: str, method: str, path: str, allowed: str) -> None:
     response = httpx.request(method, server + path)
     assert method in assert_error(response, "method_not_allowed")

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import socket
+import tempfile
 import time
 import tracemalloc
 import zlib
@@ -18,6 +19,7 @@ import pytest
 
 from app.body import LARGEST_HEAD, Decompressor
 from app.errors import ERRORS, ServiceError
+from tests.app.inside import running
 from tests.app.photos import answer, assert_error, predict, scores, upload
 from tests.conftest import drawn_png, serving
 
@@ -251,3 +253,12 @@ def test_parts_of_a_form_are_counted(server: str) -> None:
 
 def test_after_all_that_a_good_photo_is_answered(strict: str) -> None:
     assert scores(predict(strict, GOOD))
+
+
+def test_a_large_upload_needs_no_folder_to_write_to(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing here"))
+    large = GOOD + bytes(3 << 20)  # what follows the end of a picture is not looked at
+    with running(bundle) as (url, _):
+        assert scores(predict(url, large)) == pytest.approx(scores(predict(url, GOOD)), abs=1e-5)

@@ -142,6 +142,21 @@ def compare(example: Any, real: Any, where: str) -> None:
         assert isinstance(real, int | float) if isinstance(example, float) else isinstance(real, type(example)), where
 
 
+@pytest.mark.parametrize("name", ["post_root", "v2_models_infer", "v2_models_versions_infer"])
+def test_the_example_request_can_be_sent_as_it_stands(name: str, server: str) -> None:
+    model = httpx.get(f"{server}/info").json()["model"]
+    method, path, operation = OPERATIONS[name]
+    path = path.replace("{name}", model["name"]).replace("{version}", model["version"])
+    body = operation["requestBody"]["content"]["application/json"]["example"]
+    assert httpx.request(method, server + path, json=body, timeout=30).status_code == 200
+
+
+def test_no_parameter_may_be_null() -> None:
+    for _, _, operation in OPERATIONS.values():
+        for parameter in operation.get("parameters", ()):
+            assert isinstance(parameter["schema"]["type"], str), parameter["name"]
+
+
 def test_every_route_is_in_the_docs() -> None:
     text = openapi.API_DOCS.read_text(encoding="utf-8")
     for method, path, _ in OPERATIONS.values():

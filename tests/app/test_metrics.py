@@ -88,6 +88,7 @@ def test_the_state_of_this_moment(bundle: Path, monkeypatch: pytest.MonkeyPatch)
     assert value(busy, "requests_in_flight") == 2
     assert value(busy, "rejected_total", reason="overloaded") == 1
     assert value(busy, "queue_depth", queue="caption") == 0
+    assert (value(busy, "photos_waiting"), value(idle, "photos_waiting")) == (1, 0)
     assert (value(idle, "requests_in_flight"), value(idle, "queue_depth", queue="predict")) == (0, 0)
     assert (value(idle, "ready"), value(draining, "ready")) == (1, 0)
     served = {"model": info["model"]["name"], "model_version": info["model"]["version"], "provider": "cpu"}

@@ -79,6 +79,9 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "an output that is none": (in_json({"outputs": [{"name": "MASK"}]}), "bad_request"),
     "an output twice": (in_json({"outputs": [{"name": "LABEL"}] * 2}), "bad_request"),
     "outputs that are no list": (in_json({"outputs": {"name": "LABEL"}}), "bad_request"),
+    "outputs of zero": (in_json({"outputs": 0}), "bad_request"),
+    "outputs of no text": (in_json({"outputs": ""}), "bad_request"),
+    "half a photo": (in_json(shape=[1.5, 1]), "bad_request"),
     "half a class": (
         in_json({"outputs": [{"name": "LABEL", "parameters": {"classification": 0.5}}]}), "invalid_parameter",
     ),
@@ -123,10 +126,18 @@ def test_other_ways_that_are_right(infer: str) -> None:
     for request in (
         in_json(data=TEXT), in_json(data=[[TEXT]]), in_json({"outputs": []}), in_json({"parameters": None}),
         in_json({"parameters": {"timeout": 0, "priority": 1, "mine": "x"}}), in_binary(PACKED),
+        in_json({"outputs": None}), in_json(shape=[1.0, 1.0]), in_json({"parameters": {"timeout": 1e7}}),
     ):  # fmt: skip
         answer = httpx.post(infer, timeout=30, **request)
         assert answer.status_code == 200, answer.text
         assert [one["name"] for one in answer.json()["outputs"]] == ["LABEL", "SCORE"]
+
+
+def test_a_version_is_part_of_the_path_alone(infer: str) -> None:
+    assert httpx.post(infer, params={"version": "another"}, timeout=30, **in_json()).status_code == 200
+    model = httpx.get(infer.removesuffix("/infer"), params={"version": "another"})
+    assert model.status_code == 200
+    assert_error(httpx.get(f"{infer.removesuffix('/infer')}/versions/another"), "unknown_model")
 
 
 def test_an_id_comes_back_as_it_was(infer: str) -> None:

@@ -52,6 +52,7 @@ def test_image_classification_of_bytes_and_of_a_path(server: str, client: Infere
 @pytest.mark.parametrize("top_k", [1, 3, 16])
 def test_image_classification_with_top_k(server: str, client: InferenceClient, top_k: int) -> None:
     found = client.image_classification(GOOD, top_k=top_k, function_to_apply="softmax")
+    assert found == client.image_classification(GOOD, top_k=float(top_k))  # type: ignore[arg-type]
     assert len(found) == top_k
     assert pairs(found) == expected(server, top_k)
 
@@ -123,6 +124,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "a long number": ({"content": b'{"inputs": ' + b"1" * 9000 + b"}"}, "bad_request"),
     "parameters that are none": ({"json": {"inputs": TEXT, "parameters": [3]}}, "bad_request"),
     "top_k of five": ({"json": {"inputs": TEXT, "parameters": {"top_k": "five"}}}, "invalid_parameter"),
+    "top_k of two and a half": ({"json": {"inputs": TEXT, "parameters": {"top_k": 2.5}}}, "invalid_parameter"),
     "top_k of true": ({"json": {"inputs": TEXT, "parameters": {"top_k": True}}}, "invalid_parameter"),
     "text of a text": ({"json": {"inputs": base64.b64encode(b"beignets").decode()}}, "unsupported_format"),
 }  # fmt: skip

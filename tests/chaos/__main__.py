@@ -1,10 +1,10 @@
-"""Hostile requests, then overload, against servers started here.
+"""Hostile requests, requests made from the API description, then overload, against servers started here.
 
-    make chaos                                                     # 5,000 requests, 60 s of overload
-    python -m tests.chaos --bundle bundles/mine --requests 300 --seconds 10
+    make chaos                               # 5,000 hostile requests, 100 cases an operation, 60 s of overload
+    python -m tests.chaos --bundle bundles/mine --requests 300 --cases 20 --seconds 10
 
-Exit code 1 when something happened that must not: a 500, no answer, memory that grows, a wrong answer afterwards, accepted
-requests that are late, or refusals that are slow.
+Exit code 1 when something happened that must not: a 500, no answer, memory that grows, a wrong answer afterwards, an answer
+that openapi.json does not describe, accepted requests that are late, or refusals that are slow.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import psutil
 
 from contract.cli import run
 from tests.chaos.attack import attack
+from tests.chaos.description import description_part
 from tests.chaos.overload import closed_loop, open_loop
 from tests.conftest import drawn_png, serving_process
 
@@ -33,6 +34,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Faults and load, on loopback only.")
     parser.add_argument("--bundle", type=Path, required=True, help="bundle folder to serve")
     parser.add_argument("--requests", type=int, default=5000, help="hostile requests (default: 5000)")
+    parser.add_argument(
+        "--cases", type=int, default=100, help="requests for each operation of openapi.json (default: 100)"
+    )
     parser.add_argument("--seconds", type=float, default=60, help="of overload (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="first seed of the requests (default: 0)")
     args = parser.parse_args()
@@ -41,7 +45,9 @@ def main() -> int:
 
 def chaos(args: argparse.Namespace) -> int:
     """All parts; prints figures and faults."""
-    faults = hostile_part(args.bundle, args.requests, args.seed) + overload_part(args.bundle, args.seconds)
+    faults = hostile_part(args.bundle, args.requests, args.seed)
+    faults += description_part(args.bundle, args.cases, args.seed)
+    faults += overload_part(args.bundle, args.seconds)
     for fault in faults:
         print(f"FAULT {fault}")
     print("chaos: still alive" if not faults else f"chaos: {len(faults)} faults")

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.__main__ import hostile_part
+from tests.chaos.description import DESCRIPTION, description_part, schemathesis
 from tests.chaos.overload import Load
 from tests.chaos.requests import KINDS, hostile
+from tests.conftest import serving
 
 
 def test_a_short_attack_leaves_the_service_as_it_was(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hostile_part(bundle, 400, seed=100_000) == [], capsys.readouterr().out
+
+
+def test_the_server_keeps_to_its_description(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert description_part(bundle, cases=3, seed=1) == [], capsys.readouterr().out
+
+
+def test_a_server_that_does_not_is_seen(bundle: Path, tmp_path: Path) -> None:
+    document = json.loads(DESCRIPTION.read_text(encoding="utf-8"))
+    operation = document["paths"]["/health"]["get"]
+    operation["responses"]["200"]["content"]["application/json"]["schema"] = {"type": "array"}
+    document["paths"] = {"/health": {"get": operation}, "/labels": {"post": operation}}
+    (tmp_path / "wrong.json").write_text(json.dumps(document))
+    with serving(bundle, "--threads", 1) as url:
+        report, output = schemathesis(tmp_path / "wrong.json", url, "--max-examples", 3)
+    found = {(one["title"], *one["operations"]) for one in report["failures"]}
+    assert ("Response violates schema", "GET /health") in found, output
+    assert ("Undocumented status code", "POST /labels") in found, output
 
 
 def test_requests_of_a_seed_are_the_same_and_of_every_kind() -> None:

@@ -1,0 +1,84 @@
+# The service and one of three engines: `--target cpu`, `gpu` or `gpu-tensorrt`. How to build and run: docs/image.md.
+# The build needs nothing but pip's packages; a private index and its certificates come in as secrets, never into a layer.
+
+# Debian with Python 3.11 as `python3`. For a release, name it by digest.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+# An empty folder, so that no bundle is baked in; `--build-context bundle=FOLDER` puts one in its place.
+FROM scratch AS bundle
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN python3 -m venv --without-pip /opt/venv
+COPY docker/install.sh locks/build.txt /build/
+RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
+    python3 -m venv --without-pip /build/tools && sh /build/install.sh /build/tools /build/build.txt
+COPY pyproject.toml README.md LICENSE /build/source/
+COPY app /build/source/app
+COPY contract /build/source/contract
+# Only these two rooms are here, so the wheel holds only these two.
+WORKDIR /build/source
+RUN /build/tools/bin/python -c "from setuptools.build_meta import build_wheel; print(build_wheel('/build/wheels'))"
+
+FROM build AS build-cpu
+COPY locks/cpu.txt /build/
+RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
+    sh /build/install.sh /opt/venv /build/cpu.txt /build/wheels
+
+FROM build AS build-gpu
+COPY locks/gpu.txt /build/
+RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
+    sh /build/install.sh /opt/venv /build/gpu.txt /build/wheels
+
+# Never built where this was written: these libraries (3.7 GB) are on NVIDIA's package index alone. The package on the
+# common index is a stub that fetches them from there while it is installed.
+FROM build-gpu AS build-gpu-tensorrt
+ARG TENSORRT=tensorrt-cu13-libs==10.16.1.11
+RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
+    printf '%s\n' "${TENSORRT}" > /build/tensorrt.txt && UNHASHED=1 sh /build/install.sh /opt/venv /build/tensorrt.txt
+
+FROM ${BASE_IMAGE} AS runtime
+# Version, commit and time are labels too, given when it is built (scripts/image.py): they would spoil the cache here.
+LABEL org.opencontainers.image.title="food-vision" \
+      org.opencontainers.image.description="Names the food on a photo: an HTTP service on ONNX Runtime" \
+      org.opencontainers.image.licenses="MIT"
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin food-vision
+# ORT_DISABLE_TELEMETRY: from 1.29 on ONNX Runtime's wheels report the model's file name and digests unless told not to.
+# Everything that Python would write is written already, so the root file system may be read-only.
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    FOOD_VISION_HOST=0.0.0.0 \
+    FOOD_VISION_PORT=8000 \
+    FOOD_VISION_BUNDLE=/bundle
+WORKDIR /
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python", "-m", "app"]
+
+FROM runtime AS cpu
+COPY --from=build-cpu /opt/venv /opt/venv
+COPY --from=bundle / /bundle/
+ENV FOOD_VISION_PROVIDER=cpu
+USER 10001:10001
+
+# GKE mounts the node's driver at /usr/local/nvidia and nothing else tells the loader. The CUDA libraries of the pip
+# packages are found by the service itself.
+FROM runtime AS runtime-gpu
+ENV PATH=/opt/venv/bin:/usr/local/nvidia/bin:/usr/local/bin:/usr/bin:/bin \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM runtime-gpu AS gpu-tensorrt
+COPY --from=build-gpu-tensorrt /opt/venv /opt/venv
+COPY --from=bundle / /bundle/
+ENV FOOD_VISION_PROVIDER=tensorrt
+USER 10001:10001
+
+FROM runtime-gpu AS gpu
+COPY --from=build-gpu /opt/venv /opt/venv
+COPY --from=bundle / /bundle/
+ENV FOOD_VISION_PROVIDER=cuda
+USER 10001:10001

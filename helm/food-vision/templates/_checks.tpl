@@ -1,0 +1,193 @@
+{{- /* What no schema can say: every mistake at once, each as a sentence that names the value and the remedy. */ -}}
+{{- define "food-vision.checks" -}}
+{{- $wrong := list -}}
+{{- if .Values.serving.enabled -}}
+{{- range list "image" "node" "model" "engines" "grace" "scaling" "exposure" -}}
+{{- $found := include (printf "food-vision.check.%s" .) $ | trim -}}
+{{- if $found -}}{{- $wrong = concat $wrong (splitList "\n" $found) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.training.enabled -}}
+{{- $found := include "food-vision.check.training" . | trim -}}
+{{- if $found -}}{{- $wrong = concat $wrong (splitList "\n" $found) -}}{{- end -}}
+{{- end -}}
+{{- if not (or .Values.serving.enabled .Values.training.enabled) -}}
+{{- $wrong = append $wrong "serving.enabled and training.enabled are both false: there is nothing to install." -}}
+{{- end -}}
+{{- $lines := list -}}
+{{- range $wrong -}}{{- if trim . -}}{{- $lines = append $lines (printf "- %s" (trim .)) -}}{{- end -}}{{- end -}}
+{{- if $lines -}}
+{{- fail (printf "\n\nThese values cannot be installed:\n%s\n" (join "\n" $lines)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "food-vision.check.image" -}}
+{{- with .Values.image }}
+{{- if not .repository }}
+image.repository is missing: set it to where the image is, as --set image.repository=europe-docker.pkg.dev/PROJECT/food-vision/food-vision.
+{{- end }}
+{{- if not (or .digest .tag) }}
+image.digest and image.tag are both missing: set image.digest=sha256:… (crane digest IMAGE, or gcloud artifacts docker images describe IMAGE), or at least image.tag.
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.node" -}}
+{{- $node := .Values.node }}
+{{- $provider := include "food-vision.provider" . }}
+{{- if and (eq $node.mode "computeClass") (not $node.computeClass.name) }}
+node.computeClass.name is missing: node.mode is computeClass, so name one (kubectl get computeclasses).
+{{- end }}
+{{- if and (include "food-vision.gpu" .) (eq $provider "cpu") }}
+settings.provider is cpu, but node.mode {{ $node.mode }} asks for a GPU, which would stand idle: leave settings.provider empty, or set node.mode=cpu.
+{{- end }}
+{{- if and (eq $node.mode "cpu") (ne $provider "cpu") }}
+settings.provider is {{ $provider }}, but node.mode is cpu, where no GPU is: leave settings.provider empty, or set node.mode=accelerator.
+{{- end }}
+{{- with $node.accelerator.sharing }}
+{{- if and .strategy (lt (int .maxClients) 2) }}
+node.accelerator.sharing.strategy is {{ .strategy }}, but maxClients is {{ .maxClients }}: set it to the node pool's max-shared-clients-per-gpu, 2 or more.
+{{- end }}
+{{- if and (not .strategy) (int .maxClients) }}
+node.accelerator.sharing.maxClients is {{ .maxClients }} without a strategy: set node.accelerator.sharing.strategy to time-sharing or mps.
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.model" -}}
+{{- $model := .Values.model }}
+{{- $kube := .Capabilities.KubeVersion }}
+{{- $needs := dict "imageVolume" "reference" "gcsFuse" "bucket" "pvc" "claimName" "download" "url" }}
+{{- range $source, $key := $needs }}
+{{- $value := get (get $model $source) $key }}
+{{- if and (eq $model.source $source) (not $value) }}
+model.{{ $source }}.{{ $key }} is missing: model.source is {{ $source }}.
+{{- else if and $value (ne $model.source $source) }}
+model.{{ $source }}.{{ $key }} is set, but model.source is {{ $model.source }}: set model.source={{ $source }}, or leave it out.
+{{- end }}
+{{- end }}
+{{- if and (eq $model.source "download") (not $model.download.sha256) }}
+model.download.sha256 is missing: set it to what `sha256sum manifest.json` prints in the bundle's folder; nothing is served unchecked.
+{{- end }}
+{{- if and (eq $model.source "imageVolume") (not $model.imageVolume.featureGate) (semverCompare "<1.35.0-0" $kube.Version) }}
+model.source is imageVolume, but the cluster is Kubernetes {{ $kube.Version }}: image volumes are on from 1.35. Use another source, or set model.imageVolume.featureGate=true if the gate ImageVolume is on.
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.engines" -}}
+{{- $cache := .Values.engineCache }}
+{{- $provider := include "food-vision.provider" . }}
+{{- if and (ne $cache.type "none") (ne $provider "tensorrt") }}
+engineCache.type is {{ $cache.type }}, but the provider is {{ $provider }}, which builds no engines: set settings.provider=tensorrt or engineCache.type=none.
+{{- end }}
+{{- if and (eq $cache.type "gcsFuse") (not $cache.gcsFuse.bucket) }}
+engineCache.gcsFuse.bucket is missing: engineCache.type is gcsFuse.
+{{- end }}
+{{- if $cache.prebuild.enabled }}
+{{- if not (or (eq $cache.type "gcsFuse") (and (eq $cache.type "pvc") $cache.pvc.existingClaim)) }}
+engineCache.prebuild.enabled needs a volume that is there before the install: set engineCache.type=pvc with engineCache.pvc.existingClaim, or engineCache.type=gcsFuse.
+{{- end }}
+{{- end }}
+{{- if and (eq $cache.type "pvc") (not $cache.pvc.existingClaim) (ne $cache.pvc.accessMode "ReadWriteMany") }}
+{{- if or (ne .Values.autoscaling.mode "none") (gt (int .Values.replicas) 1) }}
+engineCache.pvc.accessMode is {{ $cache.pvc.accessMode }}, which one node at a time can mount, but there may be several pods: set it to ReadWriteMany with a storage class that can, or engineCache.type=gcsFuse, or replicas=1 and autoscaling.mode=none.
+{{- else if int .Values.rollout.maxSurge }}
+engineCache.pvc.accessMode is {{ $cache.pvc.accessMode }}, which one node at a time can mount, and during an upgrade rollout.maxSurge={{ .Values.rollout.maxSurge }} needs it on two: set rollout.maxSurge=0 and rollout.maxUnavailable=1.
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.grace" -}}
+{{- $needed := int (include "food-vision.neededGrace" .) }}
+{{- $given := int (include "food-vision.grace" .) }}
+{{- $spot := int .Values.termination.spotSeconds }}
+{{- $t := .Values.termination }}
+{{- $sum := printf "termination.preStopSeconds %v + settings.shutdownDelaySeconds %v + settings.drainSeconds %v + termination.marginSeconds %v" $t.preStopSeconds .Values.settings.shutdownDelaySeconds .Values.settings.drainSeconds $t.marginSeconds }}
+{{- if .Values.tracing.endpoint }}{{ $sum = printf "%s + tracing.timeoutSeconds %v" $sum .Values.tracing.timeoutSeconds }}{{ end }}
+{{- if lt $given $needed }}
+termination.gracePeriodSeconds is {{ $given }}, but a shutdown may take {{ $needed }} s ({{ $sum }}): leave it 0, or lower those.
+{{- end }}
+{{- if and (include "food-vision.spot" .) (gt $given $spot) }}
+the grace period is {{ $given }} s ({{ $sum }}), but a Spot node leaves its pods {{ $spot }} s: lower those, as --set termination.preStopSeconds=0,settings.shutdownDelaySeconds=4,settings.drainSeconds=8, or raise termination.spotSeconds to what the node pool gives.
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.scaling" -}}
+{{- $a := .Values.autoscaling }}
+{{- if gt (int $a.minReplicas) (int $a.maxReplicas) }}
+autoscaling.minReplicas {{ $a.minReplicas }} is more than autoscaling.maxReplicas {{ $a.maxReplicas }}.
+{{- end }}
+{{- if and (eq $a.mode "autoscalingMetric") (semverCompare "<1.35.0-0" .Capabilities.KubeVersion.Version) }}
+autoscaling.mode is autoscalingMetric, but the cluster is Kubernetes {{ .Capabilities.KubeVersion.Version }}: it needs GKE 1.35.1-gke.1396000 in the Rapid channel. Use podMonitoring or keda.
+{{- end }}
+{{- if and (eq $a.mode "podMonitoring") (not .Values.monitoring.podMonitoring.enabled) }}
+autoscaling.mode is podMonitoring, but monitoring.podMonitoring.enabled is false, so there is no metric to scale on.
+{{- end }}
+{{- if eq $a.mode "keda" }}
+{{- if eq (empty $a.keda.projectId) (empty $a.keda.serverAddress) }}
+autoscaling.mode is keda: set one of autoscaling.keda.projectId (Managed Prometheus) and autoscaling.keda.serverAddress (another Prometheus).
+{{- end }}
+{{- end }}
+{{- if and (eq $a.mode "cpu") (include "food-vision.gpu" .) }}
+autoscaling.mode is cpu, but the pods run on GPUs, where the CPU says little about load: use podMonitoring, autoscalingMetric or keda.
+{{- end }}
+{{- if not (or (int .Values.rollout.maxSurge) (int .Values.rollout.maxUnavailable)) }}
+rollout.maxSurge and rollout.maxUnavailable are both 0, so no upgrade could begin: set one of them to 1.
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.exposure" -}}
+{{- $e := .Values.exposure }}
+{{- $g := $e.gateway }}
+{{- if and (include "food-vision.public" .) (not .Values.apiKeys.existingSecret) (not $e.allowWithoutKeys) }}
+exposure.mode {{ $e.mode }} opens the service to the internet without API keys: set apiKeys.existingSecret, or exposure.allowWithoutKeys=true if that is meant.
+{{- end }}
+{{- if eq $e.mode "gateway" }}
+{{- if and (include "food-vision.public" .) $g.create (eq $g.tls.mode "none") (not $g.allowPlainHttp) }}
+exposure.gateway.tls.mode is none, so photos and API keys would cross the internet unencrypted: set exposure.gateway.tls, or exposure.gateway.allowPlainHttp=true if that is meant.
+{{- end }}
+{{- if and (ne $g.tls.mode "none") (not $g.tls.name) }}
+exposure.gateway.tls.name is missing: name the {{ $g.tls.mode }}.
+{{- end }}
+{{- if and (ne $g.tls.mode "none") (not $g.hostnames) }}
+exposure.gateway.hostnames is empty: a certificate is for a host name, so name it.
+{{- end }}
+{{- if and (eq $g.tls.mode "certificateMap") (not (contains "global" $g.className)) }}
+exposure.gateway.tls.mode certificateMap does not work with {{ $g.className }}: regional classes take certificates or secret.
+{{- end }}
+{{- if and (eq $g.tls.mode "certificates") (contains "global" $g.className) }}
+exposure.gateway.tls.mode certificates does not work with {{ $g.className }}: global classes take certificateMap or secret.
+{{- end }}
+{{- if and (not $g.create) (not $g.name) }}
+exposure.gateway.name is missing: with exposure.gateway.create=false, name the Gateway that is there.
+{{- end }}
+{{- if and .Values.networkPolicy.enabled (not (contains "global" $g.className)) (not .Values.networkPolicy.proxySubnets) }}
+networkPolicy.proxySubnets is empty: the proxies of {{ $g.className }} connect from the region's proxy-only subnet, so name its CIDR (gcloud compute networks subnets list --filter=purpose=REGIONAL_MANAGED_PROXY).
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.training" -}}
+{{- $t := .Values.training }}
+{{- if not $t.image.repository }}
+training.image.repository is missing: training needs an image with food-vision[training]; the serving image has no training code.
+{{- end }}
+{{- if not (or $t.image.digest $t.image.tag) }}
+training.image.digest and training.image.tag are both missing: set one.
+{{- end }}
+{{- if not $t.outputClaim }}
+training.outputClaim is missing: name the claim where checkpoints go.
+{{- end }}
+{{- if and $t.dataClaim $t.dataBucket }}
+training.dataClaim and training.dataBucket are both set: photos come from one of them.
+{{- end }}
+{{- if and (eq $t.mode "job") (gt (int $t.nodes) 1) }}
+training.nodes is {{ $t.nodes }}, but training.mode job has one node: set training.mode to indexed or jobset.
+{{- end }}
+{{- if and (ne $t.mode "job") (lt (int $t.nodes) 2) }}
+training.mode is {{ $t.mode }}, for several nodes, but training.nodes is {{ $t.nodes }}: set training.mode=job.
+{{- end }}
+{{- if and (not $t.accelerator.type) (gt (int $t.nodes) 1) }}
+training.accelerator.type is empty, but training.nodes is {{ $t.nodes }}: training on CPUs takes one node.
+{{- end }}
+{{- end -}}

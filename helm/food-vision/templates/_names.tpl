@@ -1,0 +1,70 @@
+{{- define "food-vision.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 53 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* 44 characters: the longest suffix of a name is 19 and a label has 63. */ -}}
+{{- define "food-vision.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 44 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "food-vision.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 44 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 44 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* What selects the pods of the service: never changes during an upgrade. */ -}}
+{{- define "food-vision.selector" -}}
+app.kubernetes.io/name: {{ include "food-vision.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: server
+{{- end -}}
+
+{{- define "food-vision.commonLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: food-vision
+{{- end -}}
+
+{{- define "food-vision.labels" -}}
+{{ include "food-vision.selector" . }}
+{{ include "food-vision.commonLabels" . }}
+{{- end -}}
+
+{{- /* The labels of an object that is not the service: (dict "root" $ "component" "training"). */ -}}
+{{- define "food-vision.labelsOf" -}}
+app.kubernetes.io/name: {{ include "food-vision.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{ include "food-vision.commonLabels" .root }}
+{{- end -}}
+
+{{- define "food-vision.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "food-vision.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "food-vision.serviceAccountAnnotations" -}}
+{{- $annotations := deepCopy .Values.serviceAccount.annotations -}}
+{{- with .Values.serviceAccount.googleServiceAccount -}}
+{{- $_ := set $annotations "iam.gke.io/gcp-service-account" . -}}
+{{- end -}}
+{{- with $annotations }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{- /* The service account of the Job that builds engines: hooks run before the release's own one is there. */ -}}
+{{- define "food-vision.enginesServiceAccount" -}}
+{{- if .Values.serviceAccount.create -}}{{ include "food-vision.fullname" . }}-engines{{- else -}}{{ include "food-vision.serviceAccount" . }}{{- end -}}
+{{- end -}}
+
+{{- /* An image reference; the digest wins: .Values.image or .Values.training.image. */ -}}
+{{- define "food-vision.image" -}}
+{{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag }}{{- end -}}
+{{- end -}}

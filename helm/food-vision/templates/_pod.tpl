@@ -1,0 +1,197 @@
+{{- /* The parts of a pod that the service and the Job that builds engines have in common. */ -}}
+
+{{- define "food-vision.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "food-vision.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "food-vision.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* GKE mounts buckets through a sidecar, which this annotation asks for. */ -}}
+{{- define "food-vision.fuseAnnotation" -}}
+{{- if or (eq .Values.model.source "gcsFuse") (eq .Values.engineCache.type "gcsFuse") -}}
+gke-gcsfuse/volumes: "true"
+{{- end -}}
+{{- end -}}
+
+{{- /* Where the pod may run. The taint of GPU nodes is tolerated by GKE itself; other clusters need it said. */ -}}
+{{- define "food-vision.place" -}}
+{{- $node := .Values.node }}
+{{- $selector := deepCopy .Values.pod.nodeSelector }}
+{{- $tolerations := .Values.pod.tolerations }}
+{{- $spot := eq (include "food-vision.spot" .) "true" }}
+{{- if eq $node.mode "accelerator" }}
+{{- $_ := set $selector "cloud.google.com/gke-accelerator" $node.accelerator.type }}
+{{- with $node.accelerator.driverVersion }}
+{{- $_ := set $selector "cloud.google.com/gke-gpu-driver-version" . }}
+{{- end }}
+{{- with $node.accelerator.sharing }}
+{{- if .strategy }}
+{{- $_ := set $selector "cloud.google.com/gke-gpu-sharing-strategy" .strategy }}
+{{- $_ := set $selector "cloud.google.com/gke-max-shared-clients-per-gpu" (include "food-vision.text" .maxClients) }}
+{{- end }}
+{{- end }}
+{{- else if eq $node.mode "computeClass" }}
+{{- $_ := set $selector "cloud.google.com/compute-class" $node.computeClass.name }}
+{{- else }}
+{{- with $node.cpu.machineFamily }}
+{{- $_ := set $selector "cloud.google.com/machine-family" . }}
+{{- end }}
+{{- end }}
+{{- if and $spot (ne $node.mode "computeClass") }}
+{{- $_ := set $selector "cloud.google.com/gke-spot" "true" }}
+{{- $tolerations = append $tolerations (dict "key" "cloud.google.com/gke-spot" "operator" "Equal" "value" "true" "effect" "NoSchedule") }}
+{{- end }}
+{{- if include "food-vision.gpu" . }}
+{{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") }}
+{{- end }}
+{{- if and (eq $node.mode "accelerator") (eq $node.accelerator.sharing.strategy "mps") }}
+hostIPC: true  # MPS clients reach the node's control daemon through it
+{{- end }}
+{{- with $selector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.pod.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.pod.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.resources" -}}
+{{- $resources := deepCopy .Values.resources }}
+{{- if include "food-vision.gpu" . }}
+{{- $_ := set $resources.limits "nvidia.com/gpu" 1 }}
+{{- end }}
+{{- toYaml $resources }}
+{{- end -}}
+
+{{- define "food-vision.modelVolume" -}}
+{{- $model := .Values.model }}
+{{- if eq $model.source "imageVolume" }}
+- name: model
+  image:
+    reference: {{ $model.imageVolume.reference }}
+    pullPolicy: {{ $model.imageVolume.pullPolicy }}
+{{- else if eq $model.source "gcsFuse" }}
+- name: model
+  csi:
+    driver: gcsfuse.csi.storage.gke.io
+    readOnly: true
+    volumeAttributes:
+      bucketName: {{ $model.gcsFuse.bucket }}
+      {{- $options := list "implicit-dirs" }}
+      {{- with $model.gcsFuse.path }}{{ $options = append $options (printf "only-dir=%s" (trimAll "/" .)) }}{{ end }}
+      {{- with $model.gcsFuse.mountOptions }}{{ $options = append $options . }}{{ end }}
+      mountOptions: {{ join "," $options | quote }}
+{{- else if eq $model.source "pvc" }}
+- name: model
+  persistentVolumeClaim:
+    claimName: {{ $model.pvc.claimName }}
+    readOnly: true
+{{- else if eq $model.source "download" }}
+- name: model
+  emptyDir:
+    sizeLimit: {{ $model.download.sizeLimit }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.modelMount" -}}
+{{- if eq .Values.model.source "download" }}
+- name: model
+  mountPath: /models
+  readOnly: true
+{{- else if ne .Values.model.source "baked" }}
+- name: model
+  mountPath: /models/bundle
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- /* Fetches the bundle and checks every file before anything else starts; ends with a sentence when it cannot. */ -}}
+{{- define "food-vision.fetch" -}}
+{{- if eq .Values.model.source "download" }}
+initContainers:
+  - name: fetch
+    image: {{ include "food-vision.image" .Values.image }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    command: [python, -m, app.fetch]
+    args:
+      - {{ .Values.model.download.url | quote }}
+      - --sha256={{ .Values.model.download.sha256 }}
+      - --to=/models/bundle
+    terminationMessagePolicy: FallbackToLogsOnError
+    securityContext:
+      {{- include "food-vision.containerSecurity" . | nindent 6 }}
+    resources:
+      requests: {cpu: 250m, memory: 128Mi, ephemeral-storage: {{ .Values.model.download.sizeLimit }}}
+      limits: {memory: 256Mi, ephemeral-storage: {{ .Values.model.download.sizeLimit }}}
+    volumeMounts:
+      - name: model
+        mountPath: /models
+      - name: tmp
+        mountPath: /tmp
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.tmpVolume" -}}
+- name: tmp
+  emptyDir:
+    sizeLimit: {{ .Values.tmpSizeLimit }}
+{{- end -}}
+
+{{- define "food-vision.enginesVolume" -}}
+{{- $cache := .Values.engineCache }}
+{{- if eq $cache.type "emptyDir" }}
+- name: engines
+  emptyDir:
+    sizeLimit: {{ $cache.sizeLimit }}
+{{- else if eq $cache.type "pvc" }}
+- name: engines
+  persistentVolumeClaim:
+    claimName: {{ default (printf "%s-engines" (include "food-vision.fullname" .)) $cache.pvc.existingClaim }}
+{{- else if eq $cache.type "gcsFuse" }}
+- name: engines
+  csi:
+    driver: gcsfuse.csi.storage.gke.io
+    volumeAttributes:
+      bucketName: {{ $cache.gcsFuse.bucket }}
+      {{- $options := list "implicit-dirs" "uid=10001" "gid=10001" }}
+      {{- with $cache.gcsFuse.path }}{{ $options = append $options (printf "only-dir=%s" (trimAll "/" .)) }}{{ end }}
+      mountOptions: {{ join "," $options | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.enginesMount" -}}
+{{- if ne .Values.engineCache.type "none" }}
+- name: engines
+  mountPath: /engines
+{{- end }}
+{{- end -}}

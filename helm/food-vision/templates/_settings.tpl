@@ -1,0 +1,114 @@
+{{- /* "true" on a node with a GPU, else empty. */ -}}
+{{- define "food-vision.gpu" -}}
+{{- if ne .Values.node.mode "cpu" -}}true{{- end -}}
+{{- end -}}
+
+{{- /* What runs the model. Always said: a GPU image on a node without a driver then ends with a sentence, and never
+       serves from the CPU by accident. */ -}}
+{{- define "food-vision.provider" -}}
+{{- default (ternary "cuda" "cpu" (eq (include "food-vision.gpu" .) "true")) .Values.settings.provider -}}
+{{- end -}}
+
+{{- /* A number without the exponent that Go gives to large ones. */ -}}
+{{- define "food-vision.text" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ printf "%.0f" . }}{{- else -}}{{ . | toString }}{{- end -}}
+{{- end -}}
+
+{{- /* Whole CPUs of a quantity as 2, "1500m" or "0.5", rounded up. */ -}}
+{{- define "food-vision.cpus" -}}
+{{- $text := toString . -}}
+{{- if hasSuffix "m" $text -}}
+{{- divf (float64 (trimSuffix "m" $text)) 1000.0 | ceil | int -}}
+{{- else -}}
+{{- ceil (float64 $text) | int -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Bytes of a quantity as "8Gi", "500M" or 1000000. */ -}}
+{{- define "food-vision.bytes" -}}
+{{- $text := include "food-vision.text" . -}}
+{{- $units := dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 -}}
+{{- $unit := regexFind "[A-Za-z]+$" $text -}}
+{{- mulf (float64 (trimSuffix $unit $text)) (get $units $unit | default 1.0) | printf "%.0f" -}}
+{{- end -}}
+
+{{- define "food-vision.bundle" -}}
+{{- $model := .Values.model -}}
+{{- if eq $model.source "baked" -}}{{ $model.baked.path }}
+{{- else if eq $model.source "imageVolume" -}}{{ list "/models/bundle" $model.imageVolume.path | join "/" | clean }}
+{{- else if eq $model.source "pvc" -}}{{ list "/models/bundle" $model.pvc.path | join "/" | clean }}
+{{- else -}}/models/bundle
+{{- end -}}
+{{- end -}}
+
+{{- /* The environment of the service as YAML: every setting, then what the machine needs. */ -}}
+{{- define "food-vision.env" -}}
+{{- $env := dict -}}
+{{- range $name, $value := .Values.settings -}}
+{{- if ne (toString $value) "" -}}
+{{- $_ := set $env (printf "FOOD_VISION_%s" ($name | snakecase | upper)) (include "food-vision.text" $value) -}}
+{{- end -}}
+{{- end -}}
+{{- $asked := default dict .Values.resources.requests -}}
+{{- $cpus := include "food-vision.cpus" (default (default 1 $asked.cpu) .Values.resources.limits.cpu) -}}
+{{- range $name := list "FOOD_VISION_THREADS" "FOOD_VISION_DECODE_THREADS" -}}
+{{- if eq (get $env $name) "0" -}}{{- $_ := set $env $name $cpus -}}{{- end -}}
+{{- end -}}
+{{- $_ := set $env "FOOD_VISION_PROVIDER" (include "food-vision.provider" .) -}}
+{{- $_ := set $env "FOOD_VISION_BUNDLE" (include "food-vision.bundle" .) -}}
+{{- $_ := set $env "FOOD_VISION_PORT" (include "food-vision.text" .Values.service.containerPort) -}}
+{{- if ne .Values.engineCache.type "none" -}}{{- $_ := set $env "FOOD_VISION_ENGINE_CACHE" "/engines" -}}{{- end -}}
+{{- if .Values.apiKeys.existingSecret -}}{{- $_ := set $env "FOOD_VISION_API_KEYS_FILE" "/etc/food-vision/keys" -}}{{- end -}}
+{{- $_ := set $env "ORT_DISABLE_TELEMETRY" "1" -}}
+{{- $_ := set $env "HOME" "/tmp" -}}
+{{- if include "food-vision.gpu" . -}}
+{{- $_ := set $env "LD_LIBRARY_PATH" "/usr/local/nvidia/lib64" -}}
+{{- $_ := set $env "CUDA_CACHE_PATH" "/tmp/cuda" -}}
+{{- end -}}
+{{- with .Values.tracing -}}
+{{- if .endpoint -}}
+{{- $_ := set $env "OTEL_EXPORTER_OTLP_ENDPOINT" .endpoint -}}
+{{- $_ := set $env "OTEL_EXPORTER_OTLP_TIMEOUT" (include "food-vision.text" .timeoutSeconds) -}}
+{{- $_ := set $env "OTEL_SERVICE_NAME" (default (include "food-vision.fullname" $) .serviceName) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $env -}}
+{{- end -}}
+
+{{- /* Seconds from SIGTERM's announcement to the end: what terminationGracePeriodSeconds must hold. */ -}}
+{{- define "food-vision.neededGrace" -}}
+{{- $tracing := ternary (int .Values.tracing.timeoutSeconds) 0 (ne .Values.tracing.endpoint "") -}}
+{{- add (int .Values.termination.preStopSeconds) (int .Values.settings.shutdownDelaySeconds) (int .Values.settings.drainSeconds) (int .Values.termination.marginSeconds) $tracing -}}
+{{- end -}}
+
+{{- define "food-vision.grace" -}}
+{{- $given := int .Values.termination.gracePeriodSeconds -}}
+{{- if $given -}}{{ $given }}{{- else -}}{{ include "food-vision.neededGrace" . }}{{- end -}}
+{{- end -}}
+
+{{- /* "true" where nodes may be Spot. */ -}}
+{{- define "food-vision.spot" -}}
+{{- $node := .Values.node -}}
+{{- if eq $node.mode "accelerator" -}}{{ if $node.accelerator.spot }}true{{ end }}
+{{- else if eq $node.mode "computeClass" -}}{{ if $node.computeClass.maySpot }}true{{ end }}
+{{- else -}}{{ if $node.cpu.spot }}true{{ end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "food-vision.startupSeconds" -}}
+{{- $seconds := dict "cpu" 300 "cuda" 600 "tensorrt" 3600 -}}
+{{- $given := int .Values.probes.startupSeconds -}}
+{{- if $given -}}{{ $given }}{{- else -}}{{ get $seconds (include "food-vision.provider" .) }}{{- end -}}
+{{- end -}}
+
+{{- /* "true" where the address is on the internet. */ -}}
+{{- define "food-vision.public" -}}
+{{- $exposure := .Values.exposure -}}
+{{- if eq $exposure.mode "loadBalancer" -}}{{ if not $exposure.loadBalancer.internal }}true{{ end }}
+{{- else if eq $exposure.mode "gateway" -}}{{ if ne $exposure.gateway.className "gke-l7-rilb" }}true{{ end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "food-vision.gatewayName" -}}
+{{- default (include "food-vision.fullname" .) .Values.exposure.gateway.name -}}
+{{- end -}}

@@ -1,0 +1,151 @@
+"""Build an image of the service.
+
+    python3 -m scripts.image                                    # localhost/food-vision:cpu, the bundle to be mounted
+    python3 -m scripts.image --target gpu --tag localhost/food-vision:gpu
+    python3 -m scripts.image --bundle bundles/food101 --tag localhost/food-vision:food101     # the bundle baked in
+    python3 -m scripts.image --base local                       # where no image registry is in reach
+    python3 -m scripts.image --tag REGISTRY/food-vision:1.0 --push      # prints and writes down the digest
+
+pip's configuration and the certificates of this machine, where PIP_CONFIG_FILE and PIP_CERT name them, are mounted while
+pip runs and are in no layer. Needs no package; see docs/image.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from contract.cli import run
+from contract.errors import ContractError
+from contract.files import write_text_atomic
+from scripts.containers import LOCAL, Tools, find_tools
+
+ROOT = Path(__file__).parent.parent
+TARGETS = ("cpu", "gpu", "gpu-tensorrt")
+LOCAL_BASE = "localhost/debian-python:bookworm"
+SECRETS = {"pip_config": "PIP_CONFIG_FILE", "ca_bundle": "PIP_CERT"}
+
+
+def build(target: str, tag: str, base: str | None, bundle: Path | None, *, push: bool = False) -> int:
+    """Build one target, print its size and, pushed, its digest. Returns the exit code."""
+    if bundle is not None:
+        _check_bundle(bundle)
+    tools, started = find_tools(), time.monotonic()
+    if base == "local":
+        base = _local_base(tools)
+    arguments = ["--target", target, "--tag", tag, *_labels(), *_secrets()]
+    if base:
+        arguments += ["--build-arg", f"BASE_IMAGE={base}"]
+    if bundle is not None:
+        arguments += ["--build-context", f"bundle={bundle.resolve()}"]
+    if push and tools.name == "docker":
+        return _push_with_docker(tools, target, tag, arguments)
+    _shown([*tools.build, *arguments, "."], tools, f"{tag} was not built")
+    size = int(tools.call("image", "inspect", tag, "--format", "{{.Size}}"))
+    print(f"{tag}: {size / 1e6:.0f} MB, built in {time.monotonic() - started:.0f} s")
+    return _push_with_podman(tools, target, tag) if push else 0
+
+
+def _shown(command: list[str], tools: Tools, failure: str) -> None:
+    """Run a command whose output goes to the terminal. Raises `ContractError` with `failure`."""
+    if subprocess.run(command, cwd=ROOT, env=os.environ | tools.env, check=False).returncode:
+        raise ContractError(f"{failure}; the lines above say why.")
+
+
+def _push_with_docker(tools: Tools, target: str, tag: str, arguments: list[str]) -> int:
+    """Build and push in one go: only so do BuildKit's SBOM and provenance come along, as attestations of the digest."""
+    metadata = _record(target, "metadata")
+    attested = ["--sbom=true", "--provenance=mode=max", "--push", "--metadata-file", str(metadata)]
+    command = [*(word for word in tools.build if word != "--load"), *arguments, *attested, "."]
+    _shown(command, tools, f"{tag} was not built and pushed")
+    return _write_digest(target, tag, json.loads(metadata.read_text())["containerimage.digest"])
+
+
+def _push_with_podman(tools: Tools, target: str, tag: str) -> int:
+    """Push what was built. buildah attests nothing: `make sbom` lists the packages."""
+    digest = _record(target, "digest")
+    plain = ["--tls-verify=false"] if tag.startswith(("localhost:", "127.0.0.1:")) else []
+    _shown([*tools.run, "push", *plain, "--digestfile", str(digest), tag], tools, f"{tag} was not pushed")
+    return _write_digest(target, tag, digest.read_text().strip())
+
+
+def _write_digest(target: str, tag: str, digest: str) -> int:
+    """Print the name by digest, which no later push can change, and write it to build/image. Returns the exit code."""
+    repository = tag.rpartition(":")[0]
+    record = {"repository": repository, "digest": digest, "tag": tag}
+    write_text_atomic(_record(target, "json"), json.dumps(record) + "\n")
+    print(f"{repository}@{digest}")
+    return 0
+
+
+def _record(target: str, kind: str) -> Path:
+    folder = ROOT / "build" / "image"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{target}.{kind}"
+
+
+def _local_base(tools: Tools) -> str:
+    """Name of the base image made from Debian's packages, made now if it is not here."""
+    if not tools.has(LOCAL_BASE):
+        script = ["sh", "scripts/local_base_image.sh", LOCAL_BASE, *tools.run]
+        _shown(script, tools, "The local base image was not made")
+    return LOCAL_BASE
+
+
+def _labels() -> list[str]:
+    """Version, commit and its time: one commit has the same labels wherever it is built. Without git, the version alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = {"version": project["version"]}
+    if shutil.which("git") and (commit := _git("log", "-1", "--format=%H %ct")):
+        revision, seconds = commit.split()
+        found["revision"] = revision + ("-dirty" if _git("status", "--porcelain") else "")
+        found["created"] = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [part for name, value in found.items() for part in ("--label", f"org.opencontainers.image.{name}={value}")]
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _secrets() -> list[str]:
+    files = {name: os.environ.get(variable, "") for name, variable in SECRETS.items()}
+    return [part for name, file in files.items() if file for part in ("--secret", f"id={name},src={file}")]
+
+
+def _check_bundle(bundle: Path) -> None:
+    """Raises `ContractError` for a folder that is no bundle, or that the service's user could not read in the image."""
+    if not (bundle / "manifest.json").is_file():
+        raise ContractError(f"{bundle} is not a bundle: it has no manifest.json. Make one with python -m export.")
+    hidden = [path for path in (bundle, *bundle.iterdir()) if not path.stat().st_mode & 0o004]
+    if hidden:
+        raise ContractError(f"{hidden[0]} cannot be read by the service's user in the image: chmod -R a+rX {bundle}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.image", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--target", choices=TARGETS, default="cpu", help="which engine (default: cpu)")
+    parser.add_argument("--tag", help=f"name of the image (default: {LOCAL}:TARGET)")
+    parser.add_argument("--base", help="base image with Python 3.11, or `local` (default: the Dockerfile's)")
+    parser.add_argument(
+        "--bundle", type=Path, help="bundle folder to bake in (default: none, it is mounted at /bundle)"
+    )
+    parser.add_argument("--base-only", action="store_true", help="make the local base image and nothing else")
+    parser.add_argument("--push", action="store_true", help="push it to the registry of its tag")
+    args = parser.parse_args(argv)
+    if args.base_only:
+        return run("image", lambda: print(_local_base(find_tools())) or 0)
+    tag = args.tag or f"{LOCAL}:{args.target}"
+    return run("image", lambda: build(args.target, tag, args.base, args.bundle, push=args.push))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

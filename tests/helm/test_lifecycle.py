@@ -1,0 +1,148 @@
+"""Install, upgrade, roll back, test and uninstall with Helm's engine against an API server that checks every field."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helm.engine import CHART, LEAST, Engine, HelmError, engine, merged, needs_engine, values_of
+from tests.helm.fake_api import FakeCluster, Object, fake_cluster
+from tests.helm.more_kinds import check_foreign, inner_objects, is_foreign
+
+pytestmark = needs_engine
+
+NAME = "demo-food-vision"
+
+
+class Release:
+    """The release `demo` on a fake cluster."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.cluster, self._config = cluster, cluster.kubeconfig
+        engine().ask("cluster", config=self._config, kubeconfig=cluster.kubeconfig)
+
+    def act(self, action: str, *arguments: Any, **options: Any) -> Any:
+        """A command of Helm. Raises `HelmError`."""
+        return engine().ask("act", config=self._config, action=action, arguments=[*arguments], options=options)
+
+    def install(self, values: Object, **options: Any) -> Any:
+        """`helm install demo`"""
+        known = {"namespace": "food", "timeout": 20, "wait": "hookOnly"}
+        return self.act("install", str(CHART), "demo", values, **known | options)
+
+    def upgrade(self, values: Object) -> Any:
+        """`helm upgrade demo`"""
+        return self.act("upgrade", str(CHART), "demo", values, namespace="food", timeout=20, wait="hookOnly")
+
+
+@functools.cache
+def _validator() -> Engine:
+    return Engine()  # its own: the other one waits for Helm while the server asks
+
+
+def admit(it: Object) -> str:
+    """What is wrong with an object, as the strict schemas of Kubernetes 1.35 and of tests/helm/kinds.py say."""
+    if is_foreign(it):
+        try:
+            check_foreign(it)
+        except ValueError as error:
+            return str(error)
+    own = inner_objects(it) if is_foreign(it) else [it]
+    return "; ".join(_validator().ask("validate", documents=own, versions=["1.35"]))
+
+
+@pytest.fixture
+def release() -> Iterator[Release]:
+    """A cluster of GKE 1.35 with nothing on it."""
+    with fake_cluster("v1.35.1-gke.1396000", admit) as cluster:
+        yield Release(cluster)
+
+
+def test_the_life_of_a_release(release: Release) -> None:
+    cluster = release.cluster
+    first = "sha256:" + "1" * 64
+    release.install(merged(LEAST, {"image.digest": first}), create_namespace=True)
+    assert cluster.named("Deployment") == cluster.named("Service") == [NAME]
+    assert cluster.named("Pod") == cluster.named("Job") == []  # the test's hook is not run by an install
+    assert "food" in cluster.named("Namespace")
+
+    answer = release.act("test", "demo", logs=True, timeout=20)
+    assert "the log of the test" in answer["logs"]
+    assert f"POST Pod/{NAME}-test" in cluster.written or f"PATCH Pod/{NAME}-test" in cluster.written
+    assert cluster.named("Pod") == []  # taken away when it has passed
+
+    second = "sha256:" + "2" * 64
+    release.upgrade(merged(LEAST, {"image.digest": second, "settings.maxBatch": 8, "replicas": 3}))
+    assert _image(cluster).endswith(second)
+    assert cluster.get("ConfigMap", NAME)["data"]["FOOD_VISION_MAX_BATCH"] == "8"
+
+    release.act("rollback", "demo", timeout=20)
+    assert _image(cluster).endswith(first)
+    assert cluster.get("ConfigMap", NAME)["data"]["FOOD_VISION_MAX_BATCH"] == "16"
+    assert [it["revision"] for it in release.act("history", "demo")] == [1, 2, 3]
+
+    release.act("uninstall", "demo", timeout=20)
+    assert {it["kind"] for it in cluster.objects.values()} == {"Namespace"}
+
+
+def _image(cluster: FakeCluster) -> str:
+    container = cluster.get("Deployment", NAME)["spec"]["template"]["spec"]["containers"][0]
+    return str(container["image"])
+
+
+def test_from_one_mode_to_another(release: Release) -> None:
+    """What a mode no longer needs is taken away; what selects the pods stays, since it may not change."""
+    release.install(values_of("tensorrt"))
+    assert release.cluster.named("Gateway") == release.cluster.named("HorizontalPodAutoscaler") == [NAME]
+    for case in ("compute-class", "spot", "cpu"):
+        release.upgrade(values_of(case))
+    left = {it["kind"] for it in release.cluster.objects.values()} - {"ServiceAccount"}
+    assert left == {"ConfigMap", "Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
+
+
+def test_engines_are_built_before_the_release(release: Release) -> None:
+    release.install(values_of("tensorrt"))
+    made = [it.split(" ")[1] for it in release.cluster.written]
+    assert made.index(f"ServiceAccount/{NAME}-engines") < made.index(f"Job/{NAME}-engines")
+    assert made.index(f"Job/{NAME}-engines") < made.index(f"Deployment/{NAME}")
+    assert release.cluster.named("Job") == []
+
+
+def test_an_upgrade_stops_where_engines_cannot_be_built(release: Release) -> None:
+    release.install(values_of("tensorrt"))
+    before = _image(release.cluster)
+    release.cluster.failing.add(f"{NAME}-engines")
+    with pytest.raises(HelmError, match="pre-upgrade hooks failed"):
+        release.upgrade(merged(values_of("tensorrt"), {"image.digest": "sha256:" + "9" * 64}))
+    assert _image(release.cluster) == before  # the old pods serve on
+    assert release.cluster.named("Job") == [f"{NAME}-engines"]  # stays, for its log
+
+
+def test_a_failed_test_fails(release: Release) -> None:
+    release.install(LEAST)
+    release.cluster.failing.add(f"{NAME}-test")
+    with pytest.raises(HelmError):
+        release.act("test", "demo", timeout=20)
+    assert release.cluster.named("Pod") == [f"{NAME}-test"]
+
+
+def test_a_claim_with_engines_outlives_the_release(release: Release) -> None:
+    release.install(values_of("pvc"))
+    release.act("uninstall", "demo", timeout=20)
+    assert release.cluster.named("PersistentVolumeClaim") == [f"{NAME}-engines"]
+    assert release.cluster.named("Deployment") == []
+
+
+def test_what_the_server_refuses_is_told(release: Release) -> None:
+    tolerations = [{"key": "a", "operater": "Exists"}]
+    with pytest.raises(HelmError, match="operater"):
+        release.install(merged(LEAST, {"pod.tolerations": tolerations}))
+
+
+def test_a_mistake_reaches_no_server(release: Release) -> None:
+    with pytest.raises(HelmError, match=r"image.repository is missing"):
+        release.install({})
+    assert release.cluster.written == []

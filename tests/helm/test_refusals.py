@@ -1,0 +1,231 @@
+"""Values that cannot be installed are refused before anything is sent, with a sentence that names value and remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helm.engine import CASES, CHART, LEAST, HelmError, merged, needs_engine, objects, values_of
+
+pytestmark = needs_engine
+
+DOWNLOAD = {"source": "download", "download": {"url": "gs://b/x", "sha256": "a" * 64}}
+GLOBAL = {"mode": "gateway", "gateway": {"className": "gke-l7-global-external-managed"}}
+TENSORRT = {"settings.provider": "tensorrt"}
+
+SENTENCES: list[tuple[dict[str, Any], str]] = [
+    # what must be said
+    ({"image": {"repository": ""}}, "image.repository is missing: set it to"),
+    ({"image": {"tag": ""}}, "image.digest and image.tag are both missing: set image.digest=sha256:"),
+    ({"serving.enabled": False}, "there is nothing to install"),
+    # nodes
+    ({"node": {"mode": "computeClass"}}, "node.computeClass.name is missing"),
+    ({"settings": {"provider": "cpu"}}, "settings.provider is cpu, but node.mode accelerator asks for a GPU"),
+    ({"node": {"mode": "cpu"}, "settings": {"provider": "cuda"}}, "settings.provider is cuda, but node.mode is cpu"),
+    ({"node": {"accelerator": {"sharing": {"strategy": "mps"}}}}, "strategy is mps, but maxClients is 0"),
+    ({"node": {"accelerator": {"sharing": {"maxClients": 2}}}}, "maxClients is 2 without a strategy"),
+    # the model
+    ({"model": {"source": "pvc"}}, "model.pvc.claimName is missing: model.source is pvc"),
+    ({"model": {"source": "gcsFuse"}}, "model.gcsFuse.bucket is missing"),
+    ({"model": {"source": "imageVolume"}}, "model.imageVolume.reference is missing"),
+    ({"model": {"source": "download"}}, "model.download.url is missing"),
+    ({"model": merged(DOWNLOAD, {"download": {"sha256": ""}})}, "model.download.sha256 is missing: set it to what"),
+    ({"model": {"gcsFuse": {"bucket": "b"}}}, "model.gcsFuse.bucket is set, but model.source is baked"),
+    (
+        {"model": merged(DOWNLOAD, {"pvc": {"claimName": "c"}})},
+        "model.pvc.claimName is set, but model.source is download",
+    ),
+    # engines
+    ({"engineCache": {"type": "emptyDir"}}, "engineCache.type is emptyDir, but the provider is cuda"),
+    (merged(TENSORRT, {"engineCache": {"type": "gcsFuse"}}), "engineCache.gcsFuse.bucket is missing"),
+    (
+        merged(TENSORRT, {"engineCache": {"type": "emptyDir", "prebuild": {"enabled": True}}}),
+        "engineCache.prebuild.enabled needs a volume that is there before the install",
+    ),
+    (
+        merged(TENSORRT, {"engineCache": {"type": "pvc", "prebuild": {"enabled": True}}, "replicas": 1}),
+        "engineCache.prebuild.enabled needs a volume that is there before the install",
+    ),
+    (
+        merged(TENSORRT, {"engineCache": {"type": "pvc"}, "replicas": 2}),
+        "engineCache.pvc.accessMode is ReadWriteOnce, which one node at a time can mount, but there may be several pods",
+    ),
+    (merged(TENSORRT, {"engineCache": {"type": "pvc"}}), "set rollout.maxSurge=0 and rollout.maxUnavailable=1"),
+    # time to shut down
+    (
+        {"termination": {"gracePeriodSeconds": 30}},
+        "termination.gracePeriodSeconds is 30, but a shutdown may take 38 s (termination.preStopSeconds 5 + "
+        "settings.shutdownDelaySeconds 10 + settings.drainSeconds 20 + termination.marginSeconds 3)",
+    ),
+    (
+        {"termination": {"gracePeriodSeconds": 38}, "tracing": {"endpoint": "http://c:4318"}},
+        "a shutdown may take 48 s",
+    ),
+    ({"node": {"accelerator": {"spot": True}}}, "but a Spot node leaves its pods 15 s: lower those, as --set"),
+    ({"node": {"mode": "cpu", "cpu": {"spot": True}}}, "but a Spot node leaves its pods 15 s"),
+    (
+        {"node": {"mode": "computeClass", "computeClass": {"name": "x", "maySpot": True}}},
+        "but a Spot node leaves its pods 15 s",
+    ),
+    # scaling
+    ({"autoscaling": {"minReplicas": 5}}, "autoscaling.minReplicas 5 is more than autoscaling.maxReplicas 4"),
+    (
+        {"autoscaling": {"mode": "podMonitoring"}, "monitoring": {"podMonitoring": {"enabled": False}}},
+        "so there is no metric to scale on",
+    ),
+    ({"autoscaling": {"mode": "keda"}}, "set one of autoscaling.keda.projectId"),
+    (
+        {"autoscaling": {"mode": "keda", "keda": {"projectId": "p", "serverAddress": "http://p:9090"}}},
+        "set one of autoscaling.keda.projectId",
+    ),
+    ({"autoscaling": {"mode": "cpu"}}, "autoscaling.mode is cpu, but the pods run on GPUs"),
+    ({"rollout": {"maxSurge": 0}}, "no upgrade could begin"),
+    # the internet
+    ({"exposure": {"mode": "loadBalancer", "loadBalancer": {"internal": False}}}, "to the internet without API keys"),
+    ({"exposure": GLOBAL}, "to the internet without API keys"),
+    ({"exposure": GLOBAL, "apiKeys": {"existingSecret": "k"}}, "would cross the internet unencrypted"),
+    (
+        {"exposure": merged(GLOBAL, {"gateway": {"tls": {"mode": "certificateMap"}}})},
+        "exposure.gateway.tls.name is missing: name the certificateMap",
+    ),
+    (
+        {"exposure": merged(GLOBAL, {"gateway": {"tls": {"mode": "certificateMap", "name": "m"}}})},
+        "exposure.gateway.hostnames is empty",
+    ),
+    (
+        {"exposure": merged(GLOBAL, {"gateway": {"tls": {"mode": "certificates", "name": "m"}}})},
+        "certificates does not work with gke-l7-global-external-managed",
+    ),
+    (
+        {"exposure": {"mode": "gateway", "gateway": {"tls": {"mode": "certificateMap", "name": "m"}}}},
+        "certificateMap does not work with gke-l7-rilb",
+    ),
+    ({"exposure": {"mode": "gateway", "gateway": {"create": False}}}, "exposure.gateway.name is missing"),
+    ({"exposure": {"mode": "gateway"}}, "networkPolicy.proxySubnets is empty: the proxies of gke-l7-rilb"),
+    # training
+    ({"training": {"enabled": True}}, "training.image.repository is missing"),
+    ({"training": {"enabled": True}}, "training.image.digest and training.image.tag are both missing"),
+    ({"training": {"enabled": True}}, "training.outputClaim is missing"),
+    ({"training": {"enabled": True, "nodes": 2}}, "training.nodes is 2, but training.mode job has one node"),
+    ({"training": {"enabled": True, "mode": "jobset"}}, "for several nodes, but training.nodes is 1"),
+    ({"training": {"enabled": True, "dataClaim": "a", "dataBucket": "b"}}, "photos come from one of them"),
+    (
+        {"training": {"enabled": True, "mode": "indexed", "nodes": 2, "accelerator": {"type": ""}}},
+        "training on CPUs takes one node",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), SENTENCES)
+def test_a_sentence(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(HelmError) as refused:
+        objects(merged(LEAST, values))
+    lines = [line for line in str(refused.value).splitlines() if line.startswith("- ")]
+    assert [line for line in lines if sentence in line], lines
+    assert all(line.endswith(".") for line in lines)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(HelmError) as refused:
+        objects(
+            {"node": {"mode": "computeClass"}, "model": {"source": "pvc"}, "termination": {"gracePeriodSeconds": 1}}
+        )
+    assert str(refused.value).count("\n- ") == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "old", "new"),
+    [
+        ({"model": {"source": "imageVolume", "imageVolume": {"reference": "r"}}}, "1.34.9-gke.1", "1.35.0-gke.1"),
+        ({"autoscaling": {"mode": "autoscalingMetric"}}, "1.34.9-gke.1", "1.35.1-gke.1396000"),
+    ],
+)
+def test_what_an_older_cluster_cannot_do(values: dict[str, Any], old: str, new: str) -> None:
+    with pytest.raises(HelmError, match=f"but the cluster is Kubernetes v{old}"):
+        objects(merged(LEAST, values), kube=f"v{old}")
+    assert objects(merged(LEAST, values), kube=f"v{new}")
+
+
+def test_an_image_volume_with_the_feature_gate() -> None:
+    model = {"source": "imageVolume", "imageVolume": {"reference": "r", "featureGate": True}}
+    assert objects(merged(LEAST, {"model": model}), kube="v1.33.0")
+
+
+SCHEMA: list[tuple[dict[str, Any], str]] = [
+    ({"replica": 2}, "additional properties 'replica' not allowed"),
+    ({"image": {"name": "x"}}, "additional properties 'name' not allowed"),
+    ({"settings": {"maxBatchSize": 2}}, "additional properties 'maxBatchSize' not allowed"),
+    ({"settings": {"maxBatch": 0}}, "/settings/maxBatch"),
+    ({"settings": {"maxBatch": "16"}}, "/settings/maxBatch"),
+    ({"settings": {"provider": "gpu"}}, "/settings/provider"),
+    ({"replicas": "2"}, "got string, want integer"),
+    ({"replicas": -1}, "/replicas"),
+    ({"node": {"mode": "gpu"}}, "/node/mode"),
+    ({"image": {"digest": "sha256:abc"}}, "/image/digest"),
+    ({"image": {"digest": "1" * 64}}, "/image/digest"),
+    ({"model": {"source": "http"}}, "/model/source"),
+    ({"model": {"download": {"url": "ftp://x/y"}}}, "/model/download/url"),
+    ({"model": {"download": {"url": "https://x/y?signature=z"}}}, "/model/download/url"),
+    ({"model": {"download": {"sha256": "abc"}}}, "/model/download/sha256"),
+    ({"model": {"baked": {"path": "bundle"}}}, "/model/baked/path"),
+    ({"autoscaling": {"minReplicas": 0}}, "/autoscaling/minReplicas"),
+    ({"resources": {"limits": {"memory": None}}}, "missing property 'memory'"),
+    ({"resources": {"limits": {"memory": "8 GB"}}}, "/resources/limits/memory"),
+    ({"termination": {"spotSeconds": 600}}, "/termination/spotSeconds"),
+    ({"pod": {"extraEnv": [{"name": "FOOD_VISION_MAX_BATCH", "value": "1"}]}}, "/pod/extraEnv/0/name"),
+    ({"exposure": {"mode": "ingress"}}, "/exposure/mode"),
+    ({"networkPolicy": {"clients": ["10.0.0.1"]}}, "/networkPolicy/clients/0"),
+    ({"serviceAccount": {"googleServiceAccount": "me@example.com"}}, "/serviceAccount/googleServiceAccount"),
+    ({"test": {"photo": "iVBORw0KGgo="}}, "/test/label"),
+    ({"training": {"run": "Run 7"}}, "/training/run"),
+    ({"training": {"set": ["epochs"]}}, "/training/set/0"),
+    # two node modes at once
+    (
+        {"node": {"mode": "computeClass", "computeClass": {"name": "x"}, "accelerator": {"type": "nvidia-h100-80gb"}}},
+        "left out: node.mode is computeClass, so nothing of node.accelerator may be set",
+    ),
+    (
+        {"node": {"computeClass": {"name": "x"}}},
+        "left out: node.mode is accelerator, so nothing of node.computeClass may be set",
+    ),
+    (
+        {"node": {"mode": "cpu", "accelerator": {"spot": True}}},
+        "left out: node.mode is cpu, so nothing of node.accelerator may be set",
+    ),
+    ({"node": {"cpu": {"spot": True}}}, "left out: node.mode is accelerator, so nothing of node.cpu may be set"),
+    (
+        {"node": {"mode": "computeClass", "computeClass": {"name": "x"}}, "pod": {"nodeSelector": {"a": "b"}}},
+        "left out: node.mode is computeClass, and a compute class chooses the nodes",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "said"), SCHEMA)
+def test_the_schema_refuses(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(HelmError) as refused:
+        objects(merged(LEAST, values))
+    assert "values don't meet the specifications of the schema" in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_unknown_keys_are_refused_everywhere() -> None:
+    """In each section of the chart's own values, whichever it is."""
+
+    def sections(values: dict[str, Any], above: str = "") -> list[str]:
+        inner = [sections(it, f"{above}{key}.") for key, it in values.items() if isinstance(it, dict) and it]
+        return [above, *(path for paths in inner for path in paths)]
+
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    free = {"resources.requests.", "resources.limits.", "training.resources.requests.", "training.resources.limits."}
+    paths = [path for path in sections(defaults) if path not in free]
+    assert len(paths) > 40
+    for path in paths:
+        with pytest.raises(HelmError, match="'typo' not allowed"):
+            objects(merged(LEAST, {f"{path}typo": 1}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_right_is_not_refused(case: str) -> None:
+    assert objects(values_of(case))

@@ -1,0 +1,186 @@
+"""What ships the service keeps to the project's pins: locks, Dockerfile, workflows. Needs no container and no network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scripts.model_regression import BUNDLE
+from tests.conftest import ROOT
+
+LOCKS = ROOT / "locks"
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+DOCKERFILE = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+TARGETS = ("cpu", "gpu", "gpu-tensorrt")
+REMEDY = "out of date: make lock"
+
+
+def pins(text: str) -> dict[str, str]:
+    """Name → version of each `name==version` at the beginning of a line."""
+    found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)", text, re.MULTILINE)
+    return {canonicalize_name(name): number for name, number in found}
+
+
+def locked(name: str) -> dict[str, str]:
+    return pins((LOCKS / f"{name}.txt").read_text(encoding="utf-8"))
+
+
+def asked_for(name: str, extras: frozenset[str]) -> list[Requirement]:
+    """What a distribution with these extras needs here; ours as pyproject.toml says, others as they are installed."""
+    if name != "food-vision":
+        found = [Requirement(line) for line in requires(name) or ()]
+        return [
+            one for one in found if one.marker is None or any(one.marker.evaluate({"extra": e}) for e in extras | {""})
+        ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    return [Requirement(line) for line in sum((optional[extra] for extra in extras), project["dependencies"])]
+
+
+def needed(name: str, extras: frozenset[str]) -> set[str]:
+    """The distribution and all that it needs."""
+    waiting, seen = [(name, extras)], set[tuple[str, frozenset[str]]]()
+    while waiting:
+        one = waiting.pop()
+        if one not in seen:
+            seen.add(one)
+            waiting += [(asked.name, frozenset(asked.extras)) for asked in asked_for(*one)]
+    return {canonicalize_name(name) for name, _ in seen}
+
+
+def test_the_cpu_lock_is_what_the_extras_need() -> None:
+    wanted = needed("food-vision", frozenset({"cpu", "otel"})) - {"food-vision"}
+    assert set(locked("cpu")) == wanted, REMEDY
+    assert locked("cpu") == {name: version(name) for name in wanted}, REMEDY
+
+
+def test_the_gpu_lock_differs_by_the_engine_alone() -> None:
+    cpu, gpu = locked("cpu"), locked("gpu")
+    assert set(cpu) - set(gpu) == {"onnxruntime"}
+    assert {name for name in set(gpu) - set(cpu) if not name.startswith("nvidia-")} == {"onnxruntime-gpu"}
+    assert {"nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime"} <= set(gpu)
+    assert all(gpu[name] == number for name, number in cpu.items() if name != "onnxruntime"), REMEDY
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_locks_keep_to_the_constraints(name: str) -> None:
+    constraints = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    for package, number in locked(name).items():
+        assert constraints.get(package, number) == number, f"{package}: {REMEDY}"
+
+
+@pytest.mark.parametrize("path", sorted(LOCKS.glob("*.txt")), ids=lambda path: path.stem)
+def test_each_locked_package_has_a_hash_and_no_address(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    blocks = re.split(r"\n(?=\S)", text.strip())
+    assert all("--hash=sha256:" in block for block in blocks)
+    assert "://" not in text
+    assert "--index-url" not in text
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_target_ends_as_the_unprivileged_user(target: str) -> None:
+    stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+    assert stage.rstrip().endswith("USER 10001:10001")
+    engine = {"cpu": "cpu", "gpu": "cuda", "gpu-tensorrt": "tensorrt"}[target]
+    assert f"FOOD_VISION_PROVIDER={engine}" in stage, "a GPU image never serves on the CPU by itself"
+    assert f"COPY --from=build-{target} /opt/venv" in stage
+
+
+def test_gpu_targets_find_the_driver_where_gke_mounts_it() -> None:
+    stage = DOCKERFILE.split(" AS runtime-gpu\n")[1].split("\nFROM ")[0]
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in stage
+    assert "ORT_DISABLE_TELEMETRY=1" in DOCKERFILE
+
+
+def test_the_builder_is_sent_the_service_alone() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == "*", "all is left out"
+    sent = {line[1:] for line in lines if line.startswith("!")}
+    assert sent == {"app", "contract", "docker/install.sh", "locks", "pyproject.toml", "README.md", "LICENSE"}
+
+
+def jobs(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    return found
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_actions_are_pinned_by_commit_with_their_version(path: Path) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", path.read_text(encoding="utf-8"))
+    assert used
+    for name, comment in used:
+        if not name.startswith("$/"):  # a workflow of this repository, at this commit
+            assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", name), name
+            assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), f"{name}{comment}"
+
+
+def test_one_action_has_one_commit_everywhere() -> None:
+    used = {
+        one for path in WORKFLOWS for one in re.findall(r"uses: ([\w./-]+)@(\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert len({name for name, _ in used}) == len(used)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_jobs_have_the_least_rights_and_an_end(path: Path) -> None:
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["permissions"] == {}
+    for name, job in jobs(path).items():
+        assert "permissions" in job, name
+        assert "uses" in job or job["timeout-minutes"] <= 60, name
+    if path.stem == "ci":
+        assert all(set(job["permissions"].values()) <= {"read"} for job in jobs(path).values())
+        assert set(jobs(path)["green"]["needs"]) == set(jobs(path)) - {"green"}, "one job stands for all"
+
+
+def test_every_target_that_the_pipelines_make_exists() -> None:
+    runs = [step.get("run", "") for path in WORKFLOWS for job in jobs(path).values() for step in job.get("steps", ())]
+    made = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(runs)))
+    steps = yaml.safe_load((ROOT / "cloudbuild.yaml").read_text(encoding="utf-8"))["steps"]
+    made |= {step["args"][0] for step in steps if step.get("entrypoint") == "make"}
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    if not (ROOT / "helm").is_dir():
+        made.discard("chart")
+    assert made <= targets
+    assert {"lint", "pipeline", "test", "regression", "image-test"} <= made
+
+
+def image_command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.image", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | env, check=False)
+
+
+def test_wrong_usage_of_the_image_command_gets_2() -> None:
+    done = image_command("--target", "tpu")
+    assert done.returncode == 2
+    assert "tpu" in done.stderr
+
+
+def test_without_a_tool_it_says_which_to_install(tmp_path: Path) -> None:
+    done = image_command(PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "Neither Docker nor buildah with podman is here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_no_bundle_or_cannot_be_read_is_not_baked_in(tmp_path: Path) -> None:
+    done = image_command("--bundle", str(tmp_path))
+    assert done.returncode == 1
+    assert f"{tmp_path} is not a bundle" in done.stderr
+    shutil.copytree(BUNDLE, tmp_path / "mine")
+    (tmp_path / "mine" / "labels.json").chmod(0o600)
+    done = image_command("--bundle", str(tmp_path / "mine"))
+    assert done.returncode == 1
+    assert "labels.json cannot be read by the service's user in the image: chmod" in done.stderr
