@@ -74,7 +74,7 @@ def _label(args: argparse.Namespace, settings: Settings, bundle: Bundle, inputs:
     todo = [pieces for pieces in shards if pieces["shard"][0].as_py() not in finished]
     if todo:
         limits = Limits(manifest.image_size, settings.max_body_bytes, settings.max_pixels, args.column)
-        _run(args, settings, limits, manifest.digest, todo, lambda pieces, rows: output.write(pieces, rows), progress)
+        _run(args, settings, limits, manifest.digest, todo, output.write, progress)
     if todo or not output.summarised():
         output.summarise(progress.summary())
     print(progress.text(args.out))
