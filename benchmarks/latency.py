@@ -23,7 +23,7 @@ from benchmarks.load.arguments import number, numbers, whole
 from benchmarks.load.client import MOST, allow_sockets
 from benchmarks.load.compare import comparison, load_result
 from benchmarks.load.connection import server_of
-from benchmarks.load.output import save_all
+from benchmarks.load.output import save_all, save_json
 from benchmarks.load.phase import Plan, Target
 from benchmarks.load.photographs import DRAWN_SIDES, drawn, from_folder
 from benchmarks.load.report import markdown
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="server, such as http://127.0.0.1:8000")
     parser.add_argument("--route", choices=ROUTES, default="predict", help="face of the server (default: predict)")
-    parser.add_argument("--model", metavar="NAME", help="model name for --route oip (default: what /info says)")
+    parser.add_argument("--model", metavar="NAME", help="model name of --route oip (default: what /info says)")
     parser.add_argument(
         "--header", action="append", default=[], metavar="'NAME: VALUE'",
         help="sent with every request, never written to results (default: none)",
@@ -149,7 +149,10 @@ def _measure(args: argparse.Namespace, argv: list[str]) -> int:
     """Measure; whatever ends the run, what was measured is written, marked as complete or not."""
     target = _target(args)
     if args.out is not None:  # a folder that cannot be written is told before the work
-        args.out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ContractError(f"The folder {args.out.parent} cannot be made: {error.strerror}.") from None
         if not os.access(args.out.parent, os.W_OK):
             raise ContractError(f"The folder {args.out.parent} cannot be written; choose another --out.")
     allow_sockets()
@@ -158,7 +161,7 @@ def _measure(args: argparse.Namespace, argv: list[str]) -> int:
 
     def save() -> None:
         if args.out is not None:
-            save_all(result, args.out)
+            save_json(result, args.out)
 
     common: dict[str, Any] = {"warm_up": args.warm_up, "save": save}
     if args.find_capacity:
@@ -180,7 +183,8 @@ def _measure(args: argparse.Namespace, argv: list[str]) -> int:
         raise
     finally:
         try:
-            save()
+            if args.out is not None:
+                save_all(result, args.out)
         finally:
             print(markdown(result), flush=True)
     if result["phases"] and not any(phase["answers"] for phase in result["phases"]):

@@ -93,6 +93,8 @@ class Client:
             _, connection = await self._within(made, ends)
         except ConnectionRefusedError:
             raise NoAnswer("refused") from None
+        except ConnectionError:  # cut while it was being made
+            raise NoAnswer("closed") from None
         except ssl.SSLError as error:
             raise NoAnswer("tls", error.reason or str(error)) from None
         except OSError as error:

@@ -12,9 +12,14 @@ from benchmarks.load.report import load_of, markdown
 from contract.files import write_bytes_atomic, write_text_atomic
 
 
+def save_json(result: dict[str, Any], out: Path) -> None:
+    """`out`.json alone: cheap enough between two stretches of load."""
+    write_text_atomic(with_suffix(out, ".json"), json.dumps(result, indent=1) + "\n")
+
+
 def save_all(result: dict[str, Any], out: Path) -> None:
     """`out`.json, .md, .html and its plots."""
-    write_text_atomic(with_suffix(out, ".json"), json.dumps(result, indent=1) + "\n")
+    save_json(result, out)
     text = markdown(result)
     write_text_atomic(with_suffix(out, ".md"), text)
     pictures = plots_of(result)

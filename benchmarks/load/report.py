@@ -133,7 +133,7 @@ def _capacity(found: dict[str, Any]) -> str:
     text += f"{found['rate']:g} requests/s**" if found["rate"] else "none was found**"
     text += f" ({found['missed_at']:g} missed it)." if found["missed_at"] else " (no rate missed it)."
     if found["limited_by_client"]:
-        text += " The client was busy when the rate was missed: the server may do more."
+        text += " The client itself was busy or late when a rate was missed: the server may do more."
     return text
 
 

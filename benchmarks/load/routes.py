@@ -2,6 +2,7 @@
 
 `predict` is this project's own route with the photo as the body, `multipart` the original contract (also spoken by the
 original's Flask server), `hf` Hugging Face's, `oip` the Open Inference Protocol's with binary tensors, as its client sends.
+All give the label's name of the data set (`hot_dog`), but for the original contract, which has the display name alone.
 """
 
 from __future__ import annotations
@@ -79,10 +80,12 @@ class Route:
 
     def _label(self, answer: Any) -> Any:
         if self.name == "hf":
-            return answer[0]["label"] if answer else None
+            return answer[0]["label"] if answer != [] else None
         if self.name == "oip":
-            return [one for one in answer["outputs"] if one["name"] == "LABEL"][0]["data"][0]  # noqa: RUF015 - LookupError
-        return answer["prediction"]
+            labels = [one for one in answer["outputs"] if one["name"] == "LABEL"]
+            return labels[0]["data"][0]
+        found = answer["prediction"]
+        return answer.get("label", found) if found is not None and self.name == "predict" else found
 
 
 def outcome_of(status: int, body: bytes) -> str:

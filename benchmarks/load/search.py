@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.load.phase import Plan, Target
+from benchmarks.load.phase import FEW, Plan, Target
 from benchmarks.load.run import Save, say, stretch
 from benchmarks.load.watch import BUSY
 from contract.errors import ContractError
@@ -12,6 +12,8 @@ from contract.errors import ContractError
 WITHIN = 0.99  # share of the requests that have to be answered within the SLO
 FAILED = 0.001  # share of the requests that may fail
 CLEAR = 0.9  # share below which a miss needs no second try
+LATE = 0.25  # of the SLO: a client that sends so late has itself missed it
+LONGEST = 6  # times `seconds` that a low rate may take to reach a hundred requests
 GAP = 0.05  # between the rate that kept it and the one that missed it, as a share
 
 
@@ -33,12 +35,14 @@ async def find_capacity(
 
     async def attempt(rate: float, number: int) -> float:
         """The share within the SLO; 0 when it failed for another reason."""
-        plan = Plan(seconds, rate=rate, slo_ms=slo_ms, seed=seed + number)
+        enough = min(max(seconds, FEW / rate), LONGEST * seconds)
+        plan = Plan(enough, rate=rate, slo_ms=slo_ms, seed=seed + number)
         phase = await stretch(target, plan, result, len(tried) + 1, warm_up)
         share = phase["within_slo"] / phase["requests"] if phase["requests"] else 0.0
         steady = (phase["error_share"] or 0.0) <= FAILED and not phase["queue_grew"]
         good = steady and share >= WITHIN
-        busy = phase["client"]["cpu_share"] > BUSY
+        late = (phase["late_ms"] or {}).get("p99", 0.0)
+        busy = phase["client"]["cpu_share"] > BUSY or late > LATE * slo_ms
         tried.append({"rate": rate, "kept": good, "within_slo": round(share, 4), "errors": phase["errors"]})
         say(phase, f"{rate:g} requests/s {'keep' if good else 'miss'} {slo_ms:g} ms ({100 * share:.1f} % within)")
         found["limited_by_client"] = found["limited_by_client"] or (busy and not good)
