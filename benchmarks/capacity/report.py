@@ -60,7 +60,8 @@ def _replica(result: dict[str, Any]) -> list[str]:
         table(("photos a call", "ms (median)", "ms a photo", "ms (p95)", "calls"), rows),
         f"Event loop {replica['loop_ms']:.2f} ms a request, decoding {decode:.2f} ms on {replica['decoders']} threads, "
         f"handing over {replica['handover_ms']:.2f} ms, load generator {replica['client_ms']:.2f} ms; an engine that "
-        f"was idle takes up to {replica['cold_ms']:.2f} ms longer. The engine runs on {engine}; {replica['processors']} processors.",
+        f"was idle takes up to {replica['cold_ms']:.2f} ms longer. The engine runs on {engine}; "
+        f"{replica['processors']} processors.",
         f"No order of work can exceed {ceiling:.1f} photos/s.",
     ]
 
@@ -156,9 +157,9 @@ def plot(result: dict[str, Any]) -> bytes | None:
     """PNG: predicted median and p99 over the rate, and what was measured with its interval; None without a curve."""
     if not result["curve"]:
         return None
-    from benchmarks.load.plots import COLOURS, SIZE, png  # needs matplotlib, which sizing does not
-
     import matplotlib.pyplot as plt
+
+    from benchmarks.load.plots import COLOURS, SIZE, png  # needs matplotlib, which sizing does not
 
     figure, axes = plt.subplots(figsize=SIZE)
     for (name, label), colour in zip((("p50_ms", "median"), ("p99_ms", "99th percentile")), COLOURS, strict=False):
