@@ -131,8 +131,12 @@ def started(
     work: Path,
     photographs: Sequence[Photograph],
 ) -> Iterator[list[Running]]:
-    """The servers, each started alone, asked once and paused. Raises `ContractError` when one does not come up."""
+    """The servers, each started alone, asked once and paused. Raises `ContractError` when one does not come up.
+
+    They are processes of their own sessions, so SIGTERM has to stop like Ctrl-C, or they would stay behind.
+    """
     running: list[Running] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         for entry in entries:
             running.append(_start(entry, bundle, checkpoint, threads, work))
@@ -142,6 +146,7 @@ def started(
     finally:
         for one in running:
             one.stop()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(entry: Entry, bundle: Path, checkpoint: Path, threads: int, work: Path) -> Running:

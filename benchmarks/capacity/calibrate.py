@@ -142,7 +142,7 @@ class Seen:
         return ratio, max(0.0, more / float(cold[single].mean()))
 
     def handover_seconds(self) -> float:
-        """Of a request that found the engine idle, what is neither in its stages nor work of event loop or client; median."""
+        """Of a request that found the engine idle: what is in no stage and no work of event loop or client; median."""
         rest = self.done - self.due - sum(self.stages.values())
         return max(0.0, float(np.median(rest[self.alone])) - self.loop_seconds - self.client_seconds)
 

@@ -60,7 +60,8 @@ def _replica(result: dict[str, Any]) -> list[str]:
         table(("photos a call", "ms (median)", "ms a photo", "ms (p95)", "calls"), rows),
         f"Event loop {replica['loop_ms']:.2f} ms a request, decoding {decode:.2f} ms on {replica['decoders']} threads, "
         f"handing over {replica['handover_ms']:.2f} ms, load generator {replica['client_ms']:.2f} ms; an engine that "
-        f"was idle takes up to {replica['cold_ms']:.2f} ms longer. The engine runs on {engine}; {replica['processors']} processors.",
+        f"was idle takes up to {replica['cold_ms']:.2f} ms longer. The engine runs on {engine}; "
+        f"{replica['processors']} processors.",
         f"No order of work can exceed {ceiling:.1f} photos/s.",
     ]
 
