@@ -10,7 +10,7 @@ GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
+.PHONY: demo test bench bench-guard lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -32,6 +32,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 test: $(VENV)/.installed  ## the whole test suite
 	$(PYTEST) -n 2 --dist worksteal $(COMPUTING)
 	$(PYTEST) $(COMPUTING:%=--ignore=%)
+
+bench: $(VENV)/.installed  ## our service beside plain FastAPI, LitServe and the original: tables, plots and a page in build/bench
+	$(BIN)/python -m benchmarks.serving --work build/bench/models --out build/bench/serving $(BENCH)
+
+bench-guard: $(VENV)/.installed  ## ours against plain FastAPI within one run, about a minute; fails on a drop beyond noise
+	$(BIN)/python -m benchmarks.serving --guard --seconds 2 --rounds 4 --work build/bench/models
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check .

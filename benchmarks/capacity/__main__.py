@@ -206,6 +206,7 @@ def _predict(
                 _say(f"predicting {point['rate']:.1f}/s")
                 point |= predict(replica, point)
             except (KeyError, TypeError, ValueError):
+                result["points"] = []  # the report cannot show them either
                 raise ContractError(
                     "A measured point of --from is not as --out wrote it; leave `points` out."
                 ) from None

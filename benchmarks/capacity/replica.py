@@ -182,8 +182,6 @@ def engine_times(path: Path, contestant: str) -> tuple[dict[int, tuple[float, ..
     try:
         on_gpu = found["options"]["device"] == "cuda"
         known = dict.fromkeys(name for batch in found["batches"].values() for name in batch["summary"])
-        if contestant not in known:
-            raise ContractError(f"{path} has no contestant {contestant!r}; it has {', '.join(known) or 'none'}.")
         times = {
             int(size): tuple(float(one["seconds"][contestant]) for one in batch["rounds"])
             for size, batch in found["batches"].items()
@@ -191,4 +189,6 @@ def engine_times(path: Path, contestant: str) -> tuple[dict[int, tuple[float, ..
         }
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ContractError(f"{path} is not a result of python -m benchmarks.engine --json.") from None
+    if contestant not in known:
+        raise ContractError(f"{path} has no contestant {contestant!r}; it has {', '.join(known) or 'none'}.")
     return times, on_gpu

@@ -34,7 +34,9 @@ def _origin(result: dict[str, Any]) -> str:
 
 
 def _run(result: dict[str, Any]) -> str:
-    hardware, commit = result["hardware"], (result["commit"] or "unknown")[:12]
+    hardware, commit = result.get("hardware"), (result.get("commit") or "unknown")[:12]
+    if not hardware:  # a file written by hand
+        return "by hand; where is not said."
     where = f"{hardware['cpu']}, {hardware['cores']} cores, load {hardware['load']} before"
     changes = " with local changes" if result["dirty"] else ""
     return f"{result['date']}, commit {commit}{changes}; {where}. `{result['command']}`"

@@ -1,0 +1,168 @@
+"""The capacity command: calibration, the check of its predictions, reports, and one whole run against a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.capacity import calibrate as calibration
+from benchmarks.capacity.__main__ import main
+from benchmarks.capacity.calibrate import Seen, seen
+from benchmarks.capacity.check import misses, predict, ratio
+from benchmarks.capacity.replica import from_json
+from benchmarks.capacity.report import markdown, verdict
+from benchmarks.capacity.sizing import Node
+from benchmarks.load.arrivals import Sample, poisson
+from contract.errors import ContractError
+from tests.conftest import ROOT, run_module
+
+ENGINE = ROOT / "benchmarks" / "results" / "2026-11-24-engine-amd-epyc-avx2.json"
+REPLICA: dict[str, Any] = {"batch_ms": {"1": 10, "8": [19, 20, 21]}, "max_batch": 8, "processors": 0}
+NODE = Node(price_per_hour=3.6, replicas=2)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return _write(tmp_path / "replica.json", {"replica": REPLICA})
+
+
+def _write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+# -- calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_calls_are_told_apart_and_their_pauses_found() -> None:
+    """Calls of 1 and 2 photos, a tenth longer than alone, and 3 ms more after a pause of `COLD_AFTER` and above."""
+    curve, answers, end = {1: (0.010,), 2: (0.018,)}, [], 1.0
+    for turn in range(40):
+        idle = turn % 2 == 0
+        size = 1 if idle else 1 + turn % 4 // 2
+        call = 1.1 * curve[size][0] + (0.003 if idle else 0.0) + turn * 1e-9  # no two take the same time
+        end += call + (0.05 if idle else 0.0)
+        answers += [(end + i * 1e-4, call, 0.0001 if idle else 0.004) for i in range(size)]
+    done, call, queue = (np.array(column) for column in zip(*answers, strict=True))
+    stages = {"decode": np.full(len(done), 0.002), "queue": queue, "encode": call, "score": np.zeros(len(done))}
+    found = Seen(done - call - queue - 0.005, done, stages, loop_seconds=0.001, client_seconds=0.0005)
+    assert found.engine(curve) == pytest.approx((1.1, 0.003), rel=1e-3)
+    assert found.handover_seconds() == pytest.approx(0.0015)
+    assert found.alone.sum() == 20
+
+
+def test_answers_that_say_too_little_are_no_calibration() -> None:
+    sample = Sample(due=[0.0], sent=[0.0], done=[1.0], outcome=["ok"], photo=[0], label=["x"], timing=[None])
+    with pytest.raises(ContractError, match="no Server-Timing"):
+        seen(sample, 0.1, 0.1)
+    sample.outcome = ["overloaded"]
+    with pytest.raises(ContractError, match="overloaded"):
+        seen(sample, 0.1, 0.1)
+    with pytest.raises(ContractError, match="no answer"):
+        seen(Sample(), 0.1, 0.1)
+
+
+# -- the check and its report -------------------------------------------------------------------------------------------
+
+
+def _point(p99: float, throughput: float) -> dict[str, Any]:
+    figures = {"throughput": throughput, "p50_ms": 12.0, "p99_ms": p99, "batch": 1.1}
+    measured = {name: {"value": value, "low": None, "high": None} for name, value in figures.items()}
+    return {"share": 0.3, "rate": 30.0, "seconds": 20.0, "seed": 7, "requests": 600, "measured": measured}
+
+
+def test_a_prediction_gets_the_arrivals_that_were_measured() -> None:
+    replica, point = from_json(REPLICA, "it"), _point(1, 1)
+    found = predict(replica, point)
+    assert found["same"]["throughput"] == pytest.approx(len(poisson(30.0, 20.0, 7)) / 20, abs=0.2)
+    assert found["any"]["p99_ms"]["low"] < found["any"]["p99_ms"]["value"] < found["any"]["p99_ms"]["high"]
+    exact = point | found
+    exact["measured"] = {name: {"value": value, "low": None, "high": None} for name, value in found["same"].items()}
+    assert [ratio(exact, name, "same") for name in found["same"]] == [1.0] * 4
+    assert not misses([exact])
+
+
+def test_what_is_off_is_said() -> None:
+    replica = from_json(REPLICA, "it")
+    point = _point(1, 1)
+    point |= predict(replica, point)
+    right = point["same"]
+    point["measured"]["throughput"]["value"] = right["throughput"]
+    point["measured"]["p99_ms"]["value"] = right["p99_ms"] / 1.16
+    assert [figure for _, figure in misses([point])] == ["p99_ms"]
+    assert "1 of 2 predictions" in verdict([point])
+    assert "p99, ms at 30.0/s (1.160)" in verdict([point])
+    point["measured"]["p99_ms"]["value"] = right["p99_ms"] / 1.14
+    assert not misses([point])
+    point["measured"]["p99_ms"]["value"] = None
+    assert [figure for _, figure in misses([point])] == ["p99_ms"]
+
+
+def test_sizing_from_a_file(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads(saved.read_text())
+    saved = _write(
+        saved, content | {"points": [_point(25, 30)], "date": "2026-01-01", "hardware": None, "what": "mine"}
+    )
+    out = tmp_path / "new" / "sized"
+    argv = ["--from", str(saved), "--rates", "200,2000", "--slo-ms", "60", "--node", "g2-standard-4", "--out", str(out)]
+    assert main(argv) == 0  # a file by hand need not say where it was measured
+    content["points"] = [_point(25, 30)]
+    _write(saved, content)
+    assert main([*argv, "--seed", "1"]) == 0
+    del content["points"]
+    _write(saved, content)
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(out.with_name("sized.json").read_text())
+    assert result["complete"]
+    assert [row["rate"] for row in result["sizing"]["rows"]] == [200, 2000]
+    text = out.with_name("sized.md").read_text()
+    assert text.strip() in printed
+    assert "| 2,000 |" in text
+    assert "Check the prices" in text
+    assert out.with_name("sized.png").read_bytes().startswith(b"\x89PNG")
+    assert from_json(result["replica"], "it") == from_json(REPLICA, "it")
+
+
+def test_the_command_runs_as_a_module(saved: Path) -> None:
+    done = run_module("benchmarks.capacity", "--from", saved, "--rates", "50", "--slo-ms", "5")
+    assert done.returncode == 0, done.stderr
+    assert "none is enough" in done.stdout
+
+
+def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrated, measured and predicted, in seconds; how near it comes needs a quiet machine and is not looked at."""
+    for name, value in {
+        "LEAST_CALLS": 3,
+        "LEAST_SECONDS": 0.05,
+        "PROBE_SECONDS": 1.5,
+        "WARM_UP": 0.2,
+        "PROBE": 0.1,
+    }.items():
+        monkeypatch.setattr(calibration, name, value)
+    monkeypatch.setattr("benchmarks.capacity.check.STRETCHES", 2)
+    out = tmp_path / "run"
+    argv: Sequence[str] = [
+        "--bundle", str(bundle), "--side", "64", "--seconds", "2", "--shares", "0.1", "--rates", "100", "--out", str(out),
+    ]  # fmt: skip
+    assert main(list(argv)) == 0
+    result = json.loads(out.with_name("run.json").read_text())
+    replica = from_json(result["replica"], "it")
+    assert sorted(replica.batch_seconds)[0] == 1
+    assert replica.loop_seconds > 0
+    assert min(replica.decode_seconds) > 0
+    assert replica.client_seconds > 0
+    (point,) = result["points"]
+    assert not point["errors"]
+    assert point["same"]["throughput"] == pytest.approx(point["measured"]["throughput"]["value"], rel=0.05)
+    assert "Predicted and measured" in markdown(result)
+    again = tmp_path / "again"
+    assert main(["--from", str(out.with_name("run.json")), "--rates", "100", "--out", str(again)]) == 0
+    repeated = json.loads(again.with_name("again.json").read_text())
+    assert repeated["measured"]["command"] == result["command"]
+    assert repeated["points"] == [point]
