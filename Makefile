@@ -29,7 +29,7 @@ format: $(VENV)/.installed
 serve: $(VENV)/.installed  ## make serve BUNDLE=path
 	$(BIN)/python -m app --bundle $(BUNDLE)
 
-chaos: $(VENV)/.installed  ## hostile requests and overload; make chaos CHAOS='--requests 300 --seconds 10' BUNDLE=path
+chaos: $(VENV)/.installed  ## hostile requests, requests made from openapi.json, overload; make chaos CHAOS='--requests 300 --cases 10 --seconds 10' BUNDLE=path
 	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) $(CHAOS)
 
 gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime-gpu beside the CPU one (256 MB), for tests that need no GPU
