@@ -51,7 +51,7 @@ format: $(VENV)/.installed
 serve: $(VENV)/.installed  ## make serve BUNDLE=path
 	$(BIN)/python -m app --bundle $(BUNDLE)
 
-chaos: $(VENV)/.installed  ## hostile requests and overload; make chaos CHAOS='--requests 300 --seconds 10' BUNDLE=path
+chaos: $(VENV)/.installed  ## hostile requests, requests made from openapi.json, overload; make chaos CHAOS='--requests 300 --cases 10 --seconds 10' BUNDLE=path
 	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) $(CHAOS)
 
 bulk-check: $(VENV)/.installed  ## 10,000 drawn photos labelled, with a kill in the middle; make bulk-check BUNDLE=path

@@ -193,19 +193,6 @@ def test_broken_requests_are_refused(server: str, name: str) -> None:
     assert_error(httpx.post(server + path, timeout=30, **request), slug)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "allowed"),
-    [
-        ("GET", "/predict", "POST"), ("DELETE", "/labels", "GET"), ("PUT", "/", "GET, HEAD, POST"),
-        ("OPTIONS", "/health", "GET, HEAD"), ("POST", "/v2/models/any/stats", "GET"),
-    ],
-)  # fmt: skip
-def test_wrong_methods_are_named(server: str, method: str, path: str, allowed: str) -> None:
-    response = httpx.request(method, server + path)
-    assert method in assert_error(response, "method_not_allowed")
-    assert response.headers["allow"] == allowed
-
-
 def test_a_photo_under_any_content_type_is_read(server: str) -> None:
     expected = scores(predict(server, GOOD))
     for kind in ("application/x-www-form-urlencoded", "application/octet-stream", "image/png", "text/plain"):

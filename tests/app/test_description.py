@@ -20,6 +20,7 @@ from app.errors import ERRORS, Kind
 from app.examples import MODEL
 from scripts import openapi
 from tests.app.inside import running
+from tests.app.photos import assert_error
 from tests.conftest import ROOT, drawn_png, run_module
 
 DOCUMENT: dict[str, Any] = openapi.description()
@@ -89,6 +90,20 @@ def test_where_keys_are_asked_for_it_says_so(bundle: Path, tmp_path: Path) -> No
             for method, operation in methods.items():
                 refused = httpx.request(method, url + path).status_code == 401
                 assert ("security" in operation) == refused, f"{method} {path}"
+
+
+WRONG_METHODS = [
+    ("GET", "/predict", "POST"),
+    ("OPTIONS", "/", "GET, HEAD, POST"),
+    ("POST", "/v2/models/a/stats", "GET"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "allowed"), WRONG_METHODS)
+def test_wrong_methods_are_named(server: str, method: str, path: str, allowed: str) -> None:
+    response = httpx.request(method, server + path)
+    assert method in assert_error(response, "method_not_allowed")
+    assert response.headers["allow"] == allowed
 
 
 def test_every_slug_is_listed() -> None:
