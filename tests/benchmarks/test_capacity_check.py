@@ -48,10 +48,10 @@ def test_calls_are_told_apart_and_their_pauses_found() -> None:
         call = 1.1 * curve[size][0] + (0.003 if idle else 0.0) + turn * 1e-9  # no two take the same time
         end += call + (0.05 if idle else 0.0)
         answers += [(end + i * 1e-4, call, 0.0001 if idle else 0.004) for i in range(size)]
-    done, call, queue = (np.array(column) for column in zip(*answers, strict=True))
+    done, call, queue = (np.array(column) for column in zip(*answers, strict=True))  # type: ignore[assignment]
     stages = {"decode": np.full(len(done), 0.002), "queue": queue, "encode": call, "score": np.zeros(len(done))}
-    found = Seen(done - call - queue - 0.005, done, stages, loop_seconds=0.001, client_seconds=0.0005)
-    assert found.engine(curve) == pytest.approx((1.1, 0.003), rel=1e-3)
+    found = Seen(done - call - queue - 0.005, done, stages, loop_seconds=0.001, client_seconds=0.0005)  # type: ignore[arg-type]
+    assert found.engine(curve) == pytest.approx((1.1, 0.003), rel=1e-3)  # type: ignore[arg-type]
     assert found.handover_seconds() == pytest.approx(0.0015)
     assert found.alone.sum() == 20
 

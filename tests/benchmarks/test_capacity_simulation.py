@@ -130,7 +130,7 @@ def test_calls_in_flight_share_a_device_of_their_own() -> None:
 def test_batch_sizes_between_the_measured_ones() -> None:
     """Interpolated on a CPU; padded to the next larger on a GPU; in proportion beyond the largest."""
     curve = {1: (0.010,), 4: (0.022,)}
-    cpu, gpu = Replica(curve, max_batch=8), Replica(curve, max_batch=8, own_device=True)
+    cpu, gpu = Replica(curve, max_batch=8), Replica(curve, max_batch=8, own_device=True)  # type: ignore[arg-type]
     assert [cpu.engine(n) for n in (1, 2, 4, 8)] == pytest.approx([0.010, 0.014, 0.022, 0.044])
     assert [gpu.engine(n) for n in (1, 2, 4, 8)] == pytest.approx([0.010, 0.022, 0.022, 0.044])
 
