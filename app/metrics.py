@@ -63,8 +63,11 @@ METRICS: dict[str, Kind] = {
     "stage_seconds": Kind(
         "histogram",
         ("stage",),
-        "Seconds of each stage, for each photo answered: decode (with the wait for a thread), queue, then encode, score "
+        "Seconds of each stage, for each photo answered: decode (with the wait for a process), queue, then encode, score "
         "or generate of the batch it ran in.",
+    ),
+    "decoders_lost_total": Kind(
+        "counter", (), "Processes that died, or hung and were killed, while they decoded photos; each is replaced."
     ),
     "batch_size": Kind("histogram", ("queue",), "Photos in each engine call."),
     "queue_depth": Kind("gauge", ("queue",), "Photos waiting for the engine now, by what is asked of it."),
@@ -72,6 +75,9 @@ METRICS: dict[str, Kind] = {
         "gauge", (), "Photos waiting for the engine now, for whatever: one series a pod, the signal to scale on."
     ),
     "queue_oldest_seconds": Kind("gauge", (), "How long the oldest waiting photo has been waiting; 0 when none is."),
+    "decoders_memory_bytes": Kind(
+        "gauge", (), "Resident memory of the processes that decode photos; `process_resident_memory_bytes` is without."
+    ),
     "ready": Kind("gauge", (), "1 while the model is loaded and checked and the service takes work, else 0."),
     "info": Kind(
         "gauge", ("version", "model", "model_version", "provider"), "Always 1; its labels say what is served."
@@ -86,6 +92,7 @@ class State(NamedTuple):
     queued: Mapping[str, int]
     oldest_seconds: float
     info: Mapping[str, str]
+    decoders_bytes: int = 0
 
 
 class _Now(Collector):
@@ -106,6 +113,8 @@ class _Now(Collector):
         yield GaugeMetricFamily(PREFIX + "photos_waiting", METRICS["photos_waiting"].meaning, value=waiting)
         meaning = METRICS["queue_oldest_seconds"].meaning
         yield GaugeMetricFamily(PREFIX + "queue_oldest_seconds", meaning, value=state.oldest_seconds)
+        meaning = METRICS["decoders_memory_bytes"].meaning
+        yield GaugeMetricFamily(PREFIX + "decoders_memory_bytes", meaning, value=state.decoders_bytes)
         labels = METRICS["info"].labels
         info = GaugeMetricFamily(PREFIX + "info", METRICS["info"].meaning, labels=list(labels))
         info.add_metric([state.info.get(label, "") for label in labels], 1)
@@ -122,6 +131,7 @@ class Metrics:
         self.in_flight = Gauge(*_named("requests_in_flight"), registry=self.registry)
         rejected = Counter(*_named("rejected_total"), registry=self.registry)
         self._abstained = Counter(*_named("abstained_total"), registry=self.registry)
+        self.decoders_lost = Counter(*_named("decoders_lost_total"), registry=self.registry)
         stages = Histogram(*_named("stage_seconds"), registry=self.registry, buckets=STAGE_BUCKETS)
         self._batch = Histogram(*_named("batch_size"), registry=self.registry, buckets=BATCH_BUCKETS)
         # Made now, so that each stands at 0 before the first event: a rate needs a value to begin with.

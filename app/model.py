@@ -19,9 +19,9 @@ import numpy as np
 
 from app.answers import caption, prediction
 from app.batcher import Batcher, Expired, QueueFull
+from app.decode_pool import DecodePool
 from app.engine import Captions, Engine, EngineError
 from app.errors import ServiceError
-from app.images import DecodePool
 from app.pool import EnginePool
 from app.ready import ready_engine
 from app.schemas import Caption, Model, Prediction
@@ -52,7 +52,8 @@ class _Captioned:
 class ServedModel:
     """A verified bundle on the settings' provider. `load` before use; `retire` waits for what is under way.
 
-    `progress` is told, from another thread, what is being loaded, and `on_batch` the queue and size of each batch.
+    `progress` is told, from another thread, what is being loaded, `on_batch` the queue and size of each batch, and
+    `on_lost` of each process that died while it decoded photos.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ServedModel:
         settings: Settings,
         progress: Callable[[str], None],
         on_batch: Callable[[str, int], None] = lambda queue, size: None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.bundle = bundle
         self.self_check: SelfCheckReport | None = None  # None too for an older bundle, which has none
@@ -77,6 +79,8 @@ class ServedModel:
             settings.max_decoding,
             image_size=bundle.manifest.image_size,
             max_pixels=settings.max_pixels,
+            longest=settings.request_timeout_ms / 1000,
+            on_lost=on_lost,
         )
 
     # -- life -----------------------------------------------------------------------------------------------------------
@@ -88,7 +92,9 @@ class ServedModel:
         self._scores = Batcher(self._score, max_batch=batch, max_queue=queue, slot=slot)
         self._captions = Batcher(self._caption, max_batch=batch, max_queue=queue, slot=slot)
         try:
+            await self._decoder.start()
             await self._pool.load()
+            await self._decoder.ready()
         except BaseException:
             await self.close()
             raise
@@ -105,7 +111,7 @@ class ServedModel:
         """Cancel what waits and let the threads end."""
         await self._scores.close()
         await self._captions.close()
-        self._decoder.close()
+        await self._decoder.close()
         self._pool.close()
 
     def _load(self, number: int) -> Engine:
@@ -123,6 +129,11 @@ class ServedModel:
     def busy_seconds(self) -> float:
         """How long the oldest running engine call has been running; 0 when none is."""
         return self._pool.busy_seconds
+
+    @property
+    def decoders_bytes(self) -> int:
+        """Resident memory of the processes that decode photos."""
+        return self._decoder.resident_bytes
 
     def info(self) -> dict[str, Any]:
         """The model and what runs it."""

@@ -57,6 +57,7 @@ class ObservedService(Service):
                 "model_version": info["model"]["version"],
                 "provider": info["provider"] or "",
             },
+            decoders_bytes=self.model.decoders_bytes,
         )
 
 

@@ -35,7 +35,8 @@ class Service:
         self.reason: str | None = "loading the model"
         self.last_reload: dict[str, Any] | None = None
         self.on_batch: Callable[[str, int], None] = lambda queue, size: None  # told the queue and size of each batch
-        self._model = ServedModel(bundle, settings, self._progress, self._batch)
+        self.on_lost: Callable[[], None] = lambda: None  # told of each process that died while it decoded photos
+        self._model = ServedModel(bundle, settings, self._progress, self._batch, self._lost)
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -90,7 +91,9 @@ class Service:
                 bundle = await asyncio.to_thread(read_bundle, self.settings.bundle)
                 if bundle.manifest.digest == self.bundle.manifest.digest:
                     return self._reloaded(False, f"the bundle is the same: {bundle.manifest.version}")
-                new = ServedModel(bundle, self.settings, lambda text: log.info("reload: %s", text), self._batch)
+                new = ServedModel(
+                    bundle, self.settings, lambda text: log.info("reload: %s", text), self._batch, self._lost
+                )
                 await new.load()
             except Exception as error:  # whatever it is, the old model serves on
                 log.error("reload failed, %s serves on: %s", self.bundle.manifest.version, error)
@@ -115,6 +118,9 @@ class Service:
 
     def _batch(self, queue: str, size: int) -> None:
         self.on_batch(queue, size)
+
+    def _lost(self) -> None:
+        self.on_lost()
 
     def _progress(self, text: str) -> None:
         if self.state == "starting":

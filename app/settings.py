@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         default=None, description="folder for TensorRT engines (needs `tensorrt`); none: built at each start"
     )
     max_queue: int = Field(default=256, ge=1, le=100_000, description="most photos waiting for the engine; then 503")
-    decode_threads: int = Field(default=0, ge=0, le=256, description="threads that decode photos; 0: one per core")
+    decode_processes: int = Field(default=0, ge=0, le=256, description="processes that decode photos; 0: one per core")
     max_decoding: int = Field(default=64, ge=1, le=10_000, description="most photos waiting to be decoded; then 503")
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="largest request body in bytes; then 413")
     body_timeout_ms: int = Field(
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=MAX_PIXELS,
         ge=1,
-        description="most pixels of one photo, from its header; then 413; a decode thread may take 9 bytes a pixel",
+        description="most pixels of one photo, from its header; then 413; a decode process may take 9 bytes a pixel",
     )
     max_images: int = Field(default=32, ge=1, le=1024, description="most photos in one /predict/batch; then 413")
     top_k: int = Field(default=5, ge=1, le=100, description="labels in `top` when the request does not say")
@@ -109,8 +109,8 @@ class Settings(BaseSettings):
 
     @property
     def decoders(self) -> int:
-        """Threads of the decode pool."""
-        return self.decode_threads or os.cpu_count() or 1
+        """Processes of the decode pool."""
+        return self.decode_processes or os.cpu_count() or 1
 
 
 def _split(text: str) -> list[str]:

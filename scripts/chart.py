@@ -33,7 +33,7 @@ IN_A_POD: dict[str, tuple[Any, str]] = {  # other defaults than the program's, a
     "host": ("0.0.0.0", "address to listen on; `::` in a cluster of IPv6"),
     "provider": ("", "`cpu`, `cuda` or `tensorrt`; empty: `cuda` on a GPU, `cpu` in `node.mode` cpu; never another"),
     "threads": (0, "engine threads on the CPU provider; 0: one for each CPU that the container is given"),
-    "decode_threads": (0, "threads that decode photos; 0: one for each CPU that the container is given"),
+    "decode_processes": (0, "processes that decode photos; 0: one for each CPU that the container is given"),
     "shutdown_delay_seconds": (10, "after SIGTERM: not ready, but still answering, for so long"),
     "log_format": ("json", "log lines as `text` or as `json` objects"),
 }

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from app.decode_pool import DecodePool
 from app.engine import Engine, EngineError, Scores
 from contract.bundle import LABELS_FILE, MANIFEST_FILE, SCORER_FILE
 from contract.pixels import Pixels
@@ -135,7 +136,7 @@ def test_an_unforeseen_fault_is_told_without_its_text(bundle: Path, monkeypatch:
         raise RuntimeError("secret")
 
     with running(bundle) as (url, _):
-        monkeypatch.setattr("app.images.photo_to_pixels", fail)
+        monkeypatch.setattr(DecodePool, "decode", fail)
         answer = httpx.post(f"{url}/predict", content=GOOD)
         assert_error(answer, "internal_error")
         batch = httpx.post(f"{url}/predict/batch", files=[("images", ("a", GOOD))] * 2).json()["results"]

@@ -7,43 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import pytest
 
-from app import images
-from contract.pixels import Pixels, photo_to_pixels
 from tests.app.inside import running, until
-from tests.app.photos import assert_error
 from tests.conftest import ROOT, drawn_png, run_module
 
 GOOD = drawn_png(0, size=32)
-
-
-def slow_decoding(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
-    """Make every decode take that long; the list holds one entry for each that began."""
-    begun: list[int] = []
-
-    def slow(data: bytes, size: int, *, max_pixels: int) -> Pixels:
-        begun.append(len(data))
-        time.sleep(seconds)
-        return photo_to_pixels(data, size, max_pixels=max_pixels)
-
-    monkeypatch.setattr(images, "photo_to_pixels", slow)
-    return begun
-
-
-def test_the_deadline_counts_while_decoding(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = slow_decoding(monkeypatch, 0.6)
-    with running(bundle, decode_threads=1, request_timeout_ms=300) as (url, _), ThreadPoolExecutor(4) as threads:
-        started = time.monotonic()
-        answers = list(threads.map(lambda _: httpx.post(f"{url}/predict", content=GOOD), range(4)))
-        assert time.monotonic() - started < 2
-        for answer in answers:
-            assert_error(answer, "deadline_exceeded")
-    assert len(begun) < 4, "what no thread had begun by the deadline is not decoded"
 
 
 def test_one_long_list_does_not_overload_an_idle_service(bundle: Path) -> None:

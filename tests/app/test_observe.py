@@ -16,6 +16,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.staticfiles import StaticFiles
 
+from app.decode_pool import DecodePool
 from app.logs import JsonLines, TextLines, request_line
 from app.metrics import Metrics, State
 from app.observe import RouteTable, refused_unread
@@ -97,7 +98,7 @@ def test_a_fault_has_an_id_too_and_the_log_finds_it(
         raise RuntimeError("a fault")
 
     with running(bundle, cors_origins="https://a.org") as (url, _):
-        monkeypatch.setattr("app.images.photo_to_pixels", fail)
+        monkeypatch.setattr(DecodePool, "decode", fail)
         answer = httpx.post(f"{url}/predict", content=GOOD, headers={"Origin": "https://a.org"})
         assert_error(answer, "internal_error")
         assert answer.headers["Access-Control-Allow-Origin"] == "https://a.org"  # else the page cannot read the error

@@ -19,7 +19,7 @@ VALUES: dict[str, tuple[str, Any]] = {  # as text, and what it means; none is a 
     "threads": ("3", 3),
     "max_batch": ("7", 7),
     "max_queue": ("9", 9),
-    "decode_threads": ("2", 2),
+    "decode_processes": ("2", 2),
     "max_decoding": ("11", 11),
     "max_body_bytes": ("4096", 4096),
     "body_timeout_ms": ("700", 700),

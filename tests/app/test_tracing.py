@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from app.decode_pool import DecodePool
 from app.tracing import ENDPOINTS, RequestTracer, make_tracer
 from tests.app.inside import running, until
 from tests.conftest import ROOT, drawn_png, serving
@@ -107,7 +108,7 @@ def test_a_fault_and_a_client_error(
     with running(bundle) as (url, _):
         httpx.get(f"{url}/nothing/to/see")
         client, below = ended(exported, "GET other")
-        monkeypatch.setattr("app.images.photo_to_pixels", fail)
+        monkeypatch.setattr(DecodePool, "decode", fail)
         httpx.post(f"{url}/predict", content=GOOD)
         fault, _ = ended(exported, "POST /predict")
     assert (client.status.status_code, below) == (StatusCode.UNSET, [])

@@ -10,6 +10,7 @@ that openapi.json does not describe, accepted requests that are late, or refusal
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -57,15 +58,14 @@ def chaos(args: argparse.Namespace) -> int:
 def hostile_part(bundle: Path, count: int, seed: int) -> list[str]:
     """Hostile requests; the server must go on as if nothing had been."""
     with serving_process(bundle, "--log-level", "error", "--threads", 1) as (url, process):
-        memory = psutil.Process(process.pid).memory_info
         wanted = _label(url)
         first = attack(url, count // 5, seed)
-        before = memory().rss
+        before = resident_bytes(process.pid)
         began = time.monotonic()
         rest = attack(url, count - count // 5, seed + count // 5)
         seconds = time.monotonic() - began
         answers: Counter[tuple[str, str]] = first.answers + rest.answers
-        grown = memory().rss - before
+        grown = resident_bytes(process.pid) - before
         faults = first.faults + rest.faults
         for kind in sorted({kind for kind, _ in answers}):
             statuses = {status: n for (one, status), n in sorted(answers.items()) if one == kind}
@@ -79,6 +79,15 @@ def hostile_part(bundle: Path, count: int, seed: int) -> list[str]:
         elif _label(url) != wanted:
             faults.append("a good request is answered otherwise than before")
     return faults
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a server and of the processes that decode its photos."""
+    server, found = psutil.Process(pid), 0
+    for one in (server, *server.children()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += one.memory_info().rss
+    return found
 
 
 def _label(url: str) -> str:
@@ -95,10 +104,9 @@ def overload_part(bundle: Path, seconds: float) -> list[str]:
         closed_loop(url, photo, 8, 2)
         best = closed_loop(url, photo, 2 * BATCH, min(10, seconds))
         print(f"capacity: {best.line()}")
-        memory = psutil.Process(process.pid).memory_info
-        before = memory().rss
+        before = resident_bytes(process.pid)
         load = open_loop(url, photo, 5 * best.goodput, seconds)
-        grown = memory().rss - before
+        grown = resident_bytes(process.pid) - before
         print(f"overload: {load.line()}; memory {grown / 1e6:+.1f} MB")
         return [
             text

@@ -128,10 +128,10 @@ def test_every_variable_is_a_setting(case: str, monkeypatch: pytest.MonkeyPatch)
 def test_threads_follow_the_cpus_of_the_container(resources: dict[str, Any], threads: str) -> None:
     """The program counts the node's cores, which may be many more than the container is given."""
     env = environment(objects(merged(LEAST, {"node.mode": "cpu", "resources": resources})))
-    assert (env["FOOD_VISION_THREADS"], env["FOOD_VISION_DECODE_THREADS"]) == (threads, threads)
-    asked = merged(LEAST, {"settings": {"threads": 7, "decodeThreads": 8}, "resources": resources})
+    assert (env["FOOD_VISION_THREADS"], env["FOOD_VISION_DECODE_PROCESSES"]) == (threads, threads)
+    asked = merged(LEAST, {"settings": {"threads": 7, "decodeProcesses": 8}, "resources": resources})
     env = environment(objects(asked))
-    assert (env["FOOD_VISION_THREADS"], env["FOOD_VISION_DECODE_THREADS"]) == ("7", "8")
+    assert (env["FOOD_VISION_THREADS"], env["FOOD_VISION_DECODE_PROCESSES"]) == ("7", "8")
 
 
 @needs_engine

@@ -51,7 +51,7 @@
 {{- end -}}
 {{- $asked := default dict .Values.resources.requests -}}
 {{- $cpus := include "food-vision.cpus" (default (default 1 $asked.cpu) .Values.resources.limits.cpu) -}}
-{{- range $name := list "FOOD_VISION_THREADS" "FOOD_VISION_DECODE_THREADS" -}}
+{{- range $name := list "FOOD_VISION_THREADS" "FOOD_VISION_DECODE_PROCESSES" -}}
 {{- if eq (get $env $name) "0" -}}{{- $_ := set $env $name $cpus -}}{{- end -}}
 {{- end -}}
 {{- $_ := set $env "FOOD_VISION_PROVIDER" (include "food-vision.provider" .) -}}

@@ -1,0 +1,65 @@
+"""A process that decodes photos for the service: `python -m app.decoder_process SIZE MAX_PIXELS`, its socket as stdin.
+
+Decoding is the service's dearest Python and its only part that parses what strangers send, in C. Here it shares no
+interpreter lock with the event loop, and a crash or a hang costs a process and one photo (`app.decode_pool`).
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import struct
+import sys
+import traceback
+
+from contract.errors import PhotoError
+from contract.pixels import photo_to_pixels
+
+PHOTO = struct.Struct("<I")  # bytes of the photo that follows
+ANSWER = struct.Struct("<BI")  # kind, and bytes that follow
+READY, PIXELS, REFUSED, FAULT = range(4)  # nothing; uint8 [S, S, 3]; JSON [slug, sentence]; the text of a traceback
+LONGEST_FAULT = 20_000  # characters
+
+
+def main(argv: list[str]) -> None:
+    """Answer photos in order until the socket is closed. A signal to stop is the service's to act on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    size, max_pixels = int(argv[0]), int(argv[1])
+    with socket.socket(fileno=sys.stdin.fileno()) as parent:
+        try:
+            parent.sendall(ANSWER.pack(READY, 0))
+            while head := _received(parent, PHOTO.size):
+                kind, body = _answer(_received(parent, PHOTO.unpack(head)[0]), size, max_pixels)
+                parent.sendall(ANSWER.pack(kind, len(body)))
+                parent.sendall(body)
+        except ConnectionError:  # the service has ended
+            pass
+
+
+def _answer(photo: bytes, size: int, max_pixels: int) -> tuple[int, bytes]:
+    try:
+        return PIXELS, photo_to_pixels(photo, size, max_pixels=max_pixels).tobytes()
+    except PhotoError as error:
+        return REFUSED, json.dumps([error.slug, str(error)]).encode()
+    except Exception:
+        return FAULT, traceback.format_exc()[-LONGEST_FAULT:].encode()
+
+
+def _received(parent: socket.socket, count: int) -> bytes:
+    """Exactly so many bytes; none at the end. Raises `ConnectionError` where it ends in between."""
+    found = bytearray(count)
+    view, filled = memoryview(found), 0
+    while filled < count:
+        more = parent.recv_into(view[filled:])
+        if not more:
+            if not filled:
+                return b""
+            raise ConnectionError
+        filled += more
+    return bytes(found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
