@@ -24,8 +24,8 @@ def prediction(
     assert labels is not None
     assert form is not None
     order = np.argsort(-probabilities, kind="stable")[: min(top_k, len(labels))]
-    top = [  # built without validation: these are our own values, and a photo has several
-        Candidate.model_construct(
+    top = [
+        Candidate(
             class_id=int(i),
             label=labels[int(i)].name,
             prediction=labels[int(i)].display,
@@ -35,7 +35,7 @@ def prediction(
     ]
     best = top[0]
     abstained = _abstained(best.confidence, min_confidence)
-    return Prediction.model_construct(
+    return Prediction(
         prediction=None if abstained else best.prediction,
         raw_output=form.render(labels[best.class_id]),
         class_id=None if abstained else best.class_id,

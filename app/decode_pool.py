@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from typing import cast
 
 import numpy as np
 
-from app.decoder_process import ANSWER, FAULT, PHOTO, PIXELS, READY
+from app.decoder_process import ANSWER, FAULT, LONGEST_TEXT, PHOTO, PIXELS, READY
 from app.errors import ServiceError
 from contract.errors import ContractError, PhotoError
 from contract.pixels import Pixels
@@ -213,9 +214,8 @@ class _Decoder(asyncio.BufferedProtocol):
         self._pool, self.process = pool, process
         self.ready = asyncio.Event()
         self.jobs: deque[_Job] = deque()
-        self._head = bytearray(ANSWER.size)
-        self._kind = READY
-        self._expect(None)
+        self._buffer = bytearray(ANSWER.size + max(math.prod(pool.shape), LONGEST_TEXT))  # any one answer fits
+        self._filled = 0
 
     @property
     def load(self) -> int:
@@ -247,42 +247,39 @@ class _Decoder(asyncio.BufferedProtocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """See `asyncio.BufferedProtocol`: the head of an answer, or its body, read to where it stays."""
-        return self._view[self._filled :]
+        """See `asyncio.BufferedProtocol`."""
+        return memoryview(self._buffer)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """See `asyncio.BufferedProtocol`."""
+        """See `asyncio.BufferedProtocol`: answers that are whole are taken out, the rest moves to the front."""
         self._filled += nbytes
-        if self._filled < len(self._view):
-            return
-        if self._body is not None:
-            self._answered(self._body)
-            self._expect(None)
-            return
-        self._kind, length = ANSWER.unpack(self._head)
-        if self._kind == READY:
-            self.ready.set()
-            self._expect(None)
-            self._pool.dispatch()
-        else:
-            self._expect(np.empty(length, np.uint8))
+        begin, view = 0, memoryview(self._buffer)
+        while (body := begin + ANSWER.size) <= self._filled:
+            kind, length = ANSWER.unpack_from(self._buffer, begin)
+            if body + length > self._filled:
+                break
+            begin = body + length
+            self._answered(kind, view[body:begin])
+        if begin:
+            self._filled -= begin
+            view[: self._filled] = bytes(view[begin : begin + self._filled])
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self._pool.lost(self)
 
-    def _expect(self, body: np.ndarray | None) -> None:
-        self._body, self._filled = body, 0
-        self._view = memoryview(self._head) if body is None else body.data
-
-    def _answered(self, body: np.ndarray) -> None:
+    def _answered(self, kind: int, body: memoryview) -> None:
+        if kind == READY:
+            self.ready.set()
+            self._pool.dispatch()
+            return
         job = self.jobs.popleft()
         if self.jobs:
             self.jobs[0].began = time.perf_counter()
         if not job.future.done():
-            if self._kind == PIXELS:
-                job.future.set_result(body.reshape(self._pool.shape))
-            elif self._kind == FAULT:
+            if kind == PIXELS:
+                job.future.set_result(np.array(body).reshape(self._pool.shape))
+            elif kind == FAULT:
                 log.error("a photo was not decoded: %s", body.tobytes().decode())
                 job.future.set_exception(RuntimeError("a fault of the decoder"))
             else:

@@ -19,7 +19,8 @@ from contract.pixels import photo_to_pixels
 PHOTO = struct.Struct("<I")  # bytes of the photo that follows
 ANSWER = struct.Struct("<BI")  # kind, and bytes that follow
 READY, PIXELS, REFUSED, FAULT = range(4)  # nothing; uint8 [S, S, 3]; JSON [slug, sentence]; the text of a traceback
-LONGEST_FAULT = 20_000  # characters
+READ_AHEAD = 128 << 10  # bytes
+LONGEST_TEXT = 32 << 10  # bytes of an answer that is not pixels
 
 
 def main(argv: list[str]) -> None:
@@ -27,13 +28,13 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     size, max_pixels = int(argv[0]), int(argv[1])
-    with socket.socket(fileno=sys.stdin.fileno()) as parent:
+    with socket.socket(fileno=sys.stdin.fileno()) as parent, parent.makefile("rb", buffering=READ_AHEAD) as photos:
         try:
             parent.sendall(ANSWER.pack(READY, 0))
-            while head := _received(parent, PHOTO.size):
-                kind, body = _answer(_received(parent, PHOTO.unpack(head)[0]), size, max_pixels)
-                parent.sendall(ANSWER.pack(kind, len(body)))
-                parent.sendall(body)
+            while len(head := photos.read(PHOTO.size)) == PHOTO.size:
+                kind, body = _answer(photos.read(PHOTO.unpack(head)[0]), size, max_pixels)
+                sent = parent.sendmsg([ANSWER.pack(kind, len(body)), body])  # in one, so that the service wakes once
+                parent.sendall(memoryview(body)[max(0, sent - ANSWER.size) :])
         except ConnectionError:  # the service has ended
             pass
 
@@ -44,21 +45,7 @@ def _answer(photo: bytes, size: int, max_pixels: int) -> tuple[int, bytes]:
     except PhotoError as error:
         return REFUSED, json.dumps([error.slug, str(error)]).encode()
     except Exception:
-        return FAULT, traceback.format_exc()[-LONGEST_FAULT:].encode()
-
-
-def _received(parent: socket.socket, count: int) -> bytes:
-    """Exactly so many bytes; none at the end. Raises `ConnectionError` where it ends in between."""
-    found = bytearray(count)
-    view, filled = memoryview(found), 0
-    while filled < count:
-        more = parent.recv_into(view[filled:])
-        if not more:
-            if not filled:
-                return b""
-            raise ConnectionError
-        filled += more
-    return bytes(found)
+        return FAULT, traceback.format_exc().encode()[-LONGEST_TEXT:]
 
 
 if __name__ == "__main__":
