@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import math
 import os
 import socket
 import subprocess
@@ -18,13 +16,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import numpy as np
-
-from app.decoder_process import ANSWER, FAULT, LONGEST_TEXT, PHOTO, PIXELS, READY
+from app.decoder import Decoder, Job, reaped
 from app.errors import ServiceError
 from contract.errors import ContractError, PhotoError
 from contract.pixels import Pixels
@@ -34,14 +28,6 @@ START_SECONDS = 60.0  # longest wait for the processes; they take 0.2 s on an id
 AGAIN_SECONDS = 1.0  # until the next try when a process ends before it is ready
 # A buffer above 1 MB goes back to the system when it is freed: glibc otherwise learns to keep up to 64 MB, for each process.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
-SMALL = 256 << 10  # bytes; a photo up to this size may lie ready at a process that reads another such
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    photo: bytes
-    future: asyncio.Future[Pixels]
-    began: float = 0.0  # when a process turned to it; 0 before
 
 
 class DecodePool:
@@ -63,8 +49,8 @@ class DecodePool:
         self._size, self._room, self._longest, self._on_lost = processes, max_waiting, longest, on_lost
         self.shape = (image_size, image_size, 3)
         self._command = [sys.executable, "-m", "app.decoder_process", str(image_size), str(max_pixels)]
-        self._decoders: list[_Decoder] = []
-        self._waiting: deque[_Job] = deque()
+        self._decoders: list[Decoder] = []
+        self._waiting: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -104,7 +90,7 @@ class DecodePool:
             raise ServiceError("overloaded", "Too many photos are waiting to be decoded. Try again in a second.")
         self._room -= 1
         loop = asyncio.get_running_loop()
-        job = _Job(photo, loop.create_future())
+        job = Job(photo, loop.create_future())
         started = time.perf_counter()
         alarm = loop.call_later(timeout, _expire, job.future)
         try:
@@ -131,7 +117,7 @@ class DecodePool:
             self._waiting.popleft()
             decoder.send(job)
 
-    def _watch(self, job: _Job) -> None:
+    def _watch(self, job: Job) -> None:
         """Nobody waits for the photo any more; if a process reads it still after `longest`, that hangs."""
 
         def check() -> None:
@@ -144,7 +130,7 @@ class DecodePool:
             left = job.began + self._longest - time.perf_counter()
             asyncio.get_running_loop().call_later(max(0.0, left), check)
 
-    async def _started(self) -> _Decoder:
+    async def _started(self) -> Decoder:
         ours, theirs = socket.socketpair()
         with theirs:
             # In a session of its own, so that Ctrl-C in a terminal stops the service, which then ends its processes.
@@ -152,10 +138,10 @@ class DecodePool:
                 self._command, stdin=theirs.fileno(), env=ENVIRONMENT | os.environ, start_new_session=True
             )
         loop = asyncio.get_running_loop()
-        _, decoder = await loop.create_unix_connection(lambda: _Decoder(self, process), sock=ours)
+        _, decoder = await loop.create_unix_connection(lambda: Decoder(self, process), sock=ours)
         return decoder
 
-    def lost(self, decoder: _Decoder) -> None:
+    def lost(self, decoder: Decoder) -> None:
         """Its socket was closed: it died, or the pool closes."""
         if self._closed or decoder not in self._decoders:
             return
@@ -177,8 +163,8 @@ class DecodePool:
         task.add_done_callback(self._tasks.discard)
         self.dispatch()
 
-    async def _replace(self, decoder: _Decoder) -> None:
-        code = await asyncio.to_thread(_reaped, decoder.process)
+    async def _replace(self, decoder: Decoder) -> None:
+        code = await asyncio.to_thread(reaped, decoder.process)
         log.error("a process that decodes photos ended with code %d; another is started", code)
         if not decoder.ready.is_set():
             await asyncio.sleep(AGAIN_SECONDS)
@@ -200,102 +186,11 @@ class DecodePool:
         for decoder in self._decoders:
             decoder.close()
         for decoder in self._decoders:
-            await asyncio.to_thread(_reaped, decoder.process)
+            await asyncio.to_thread(reaped, decoder.process)
         for job in self._waiting:
             job.future.cancel()
-
-
-class _Decoder(asyncio.BufferedProtocol):
-    """One process, by its socket. Answers come in the order of the photos."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, pool: DecodePool, process: subprocess.Popen[bytes]) -> None:
-        self._pool, self.process = pool, process
-        self.ready = asyncio.Event()
-        self.jobs: deque[_Job] = deque()
-        self._buffer = bytearray(ANSWER.size + max(math.prod(pool.shape), LONGEST_TEXT))  # any one answer fits
-        self._filled = 0
-
-    @property
-    def load(self) -> int:
-        """Photos that it has; more than any while it starts."""
-        return len(self.jobs) if self.ready.is_set() else 1 << 30
-
-    def takes(self, job: _Job) -> bool:
-        """Whether it is idle, or reads something small and this is small too: then it need not wait for the next."""
-        if self.load > 1:
-            return False
-        return not self.jobs or max(len(self.jobs[0].photo), len(job.photo)) <= SMALL
-
-    def send(self, job: _Job) -> None:
-        """Give it a photo."""
-        self.jobs.append(job)
-        if len(self.jobs) == 1:
-            job.began = time.perf_counter()
-        self.transport.writelines((PHOTO.pack(len(job.photo)), job.photo))
-
-    def close(self) -> None:
-        """End it at once."""
-        self.process.kill()
-        self.transport.abort()
-
-    # -- asyncio's side --------------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.BaseProtocol`."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """See `asyncio.BufferedProtocol`."""
-        return memoryview(self._buffer)[self._filled :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """See `asyncio.BufferedProtocol`: answers that are whole are taken out, the rest moves to the front."""
-        self._filled += nbytes
-        begin, view = 0, memoryview(self._buffer)
-        while (body := begin + ANSWER.size) <= self._filled:
-            kind, length = ANSWER.unpack_from(self._buffer, begin)
-            if body + length > self._filled:
-                break
-            begin = body + length
-            self._answered(kind, view[body:begin])
-        if begin:
-            self._filled -= begin
-            view[: self._filled] = bytes(view[begin : begin + self._filled])
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.BaseProtocol`."""
-        self._pool.lost(self)
-
-    def _answered(self, kind: int, body: memoryview) -> None:
-        if kind == READY:
-            self.ready.set()
-            self._pool.dispatch()
-            return
-        job = self.jobs.popleft()
-        if self.jobs:
-            self.jobs[0].began = time.perf_counter()
-        if not job.future.done():
-            if kind == PIXELS:
-                job.future.set_result(np.array(body).reshape(self._pool.shape))
-            elif kind == FAULT:
-                log.error("a photo was not decoded: %s", body.tobytes().decode())
-                job.future.set_exception(RuntimeError("a fault of the decoder"))
-            else:
-                job.future.set_exception(PhotoError(*json.loads(body.tobytes())))
-        self._pool.dispatch()
 
 
 def _expire(future: asyncio.Future[Pixels]) -> None:
     if not future.done():
         future.set_exception(TimeoutError())
-
-
-def _reaped(process: subprocess.Popen[bytes]) -> int:
-    """The exit code of a process that has closed its socket; it may be about to end, or never."""
-    try:
-        return process.wait(timeout=1)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()

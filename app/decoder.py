@@ -1,0 +1,134 @@
+"""One process that decodes photos, as its service sees it: photos go out and answers come in, in order, by a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import subprocess
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+
+from app.decoder_process import ANSWER, FAULT, LONGEST_TEXT, PHOTO, PIXELS, READY
+from contract.errors import PhotoError
+from contract.pixels import Pixels
+
+log = logging.getLogger("food_vision")
+SMALL = 256 << 10  # bytes; a photo up to this size may lie ready at a process that reads another such
+
+
+class Pool(Protocol):
+    """What a decoder tells of itself."""
+
+    shape: tuple[int, int, int]
+
+    def dispatch(self) -> None:
+        """It has room for a photo."""
+
+    def lost(self, decoder: Decoder) -> None:
+        """Its socket is closed."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A photo and who waits for its pixels."""
+
+    photo: bytes
+    future: asyncio.Future[Pixels]
+    began: float = 0.0  # when a process turned to it; 0 before
+
+
+class Decoder(asyncio.BufferedProtocol):
+    """One process, by its socket. Answers come in the order of the photos."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, process: subprocess.Popen[bytes]) -> None:
+        self._pool, self.process = pool, process
+        self.ready = asyncio.Event()
+        self.jobs: deque[Job] = deque()
+        self._buffer = bytearray(ANSWER.size + max(math.prod(pool.shape), LONGEST_TEXT))  # any one answer fits
+        self._filled = 0
+
+    @property
+    def load(self) -> int:
+        """Photos that it has; more than any while it starts."""
+        return len(self.jobs) if self.ready.is_set() else 1 << 30
+
+    def takes(self, job: Job) -> bool:
+        """Whether it is idle, or reads something small and this is small too: then it need not wait for the next."""
+        if self.load > 1:
+            return False
+        return not self.jobs or max(len(self.jobs[0].photo), len(job.photo)) <= SMALL
+
+    def send(self, job: Job) -> None:
+        """Give it a photo."""
+        self.jobs.append(job)
+        if len(self.jobs) == 1:
+            job.began = time.perf_counter()
+        self.transport.writelines((PHOTO.pack(len(job.photo)), job.photo))
+
+    def close(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.transport.abort()
+
+    # -- asyncio's side --------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`."""
+        return memoryview(self._buffer)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`: answers that are whole are taken out, the rest moves to the front."""
+        self._filled += nbytes
+        begin, view = 0, memoryview(self._buffer)
+        while (body := begin + ANSWER.size) <= self._filled:
+            kind, length = ANSWER.unpack_from(self._buffer, begin)
+            if body + length > self._filled:
+                break
+            begin = body + length
+            self._answered(kind, view[body:begin])
+        if begin:
+            self._filled -= begin
+            view[: self._filled] = bytes(view[begin : begin + self._filled])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._pool.lost(self)
+
+    def _answered(self, kind: int, body: memoryview) -> None:
+        if kind == READY:
+            self.ready.set()
+            self._pool.dispatch()
+            return
+        job = self.jobs.popleft()
+        if self.jobs:
+            self.jobs[0].began = time.perf_counter()
+        if not job.future.done():
+            if kind == PIXELS:
+                job.future.set_result(np.array(body).reshape(self._pool.shape))
+            elif kind == FAULT:
+                log.error("a photo was not decoded: %s", body.tobytes().decode())
+                job.future.set_exception(RuntimeError("a fault of the decoder"))
+            else:
+                job.future.set_exception(PhotoError(*json.loads(body.tobytes())))
+        self._pool.dispatch()
+
+
+def reaped(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process that has closed its socket; it may be about to end, or never."""
+    try:
+        return process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
