@@ -25,9 +25,10 @@ from contract.pixels import Pixels
 
 log = logging.getLogger("food_vision")
 START_SECONDS = 60.0  # longest wait for the processes; they take 0.2 s on an idle machine
+PASSED_ON = ("PYTHON", "VIRTUAL_ENV", "PATH", "LD_", "MALLOC_", "OMP_", "OPENBLAS_", "LANG", "LC_", "TMPDIR")
 AGAIN_SECONDS = 1.0  # until the next try when a process ends before it is ready
 # A buffer above 1 MB goes back to the system when it is freed: glibc otherwise learns to keep up to 64 MB, for each process.
-ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
 class DecodePool:
@@ -134,9 +135,7 @@ class DecodePool:
         ours, theirs = socket.socketpair()
         with theirs:
             # In a session of its own, so that Ctrl-C in a terminal stops the service, which then ends its processes.
-            process = subprocess.Popen(
-                self._command, stdin=theirs.fileno(), env=ENVIRONMENT | os.environ, start_new_session=True
-            )
+            process = subprocess.Popen(self._command, stdin=theirs.fileno(), env=_environment(), start_new_session=True)
         loop = asyncio.get_running_loop()
         _, decoder = await loop.create_unix_connection(lambda: Decoder(self, process), sock=ours)
         return decoder
@@ -189,6 +188,11 @@ class DecodePool:
             await asyncio.to_thread(reaped, decoder.process)
         for job in self._waiting:
             job.future.cancel()
+
+
+def _environment() -> dict[str, str]:
+    """What Python and its libraries need, and nothing that may be a secret: a decoder reads what strangers send."""
+    return DEFAULTS | {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
 
 
 def _expire(future: asyncio.Future[Pixels]) -> None:

@@ -77,6 +77,8 @@ class Decoder(asyncio.BufferedProtocol):
         """End it at once."""
         self.process.kill()
         self.transport.abort()
+        for job in self.jobs:
+            job.future.cancel()
 
     # -- asyncio's side --------------------------------------------------------------------------------------------------
 

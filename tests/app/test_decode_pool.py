@@ -172,6 +172,33 @@ def test_what_was_not_begun_by_its_deadline_is_not_decoded() -> None:
     assert with_pool(work, longest=20) < 2 * three, "two at most: the one under way and the one that lay ready"
 
 
+def test_closing_ends_the_wait_of_a_photo_under_way() -> None:
+    async def whole() -> None:
+        pool = DecodePool(1, 64, image_size=32, max_pixels=10**6, longest=5)
+        await pool.start()
+        await pool.ready()
+        decoders()[0].suspend()
+        tasks = [asyncio.create_task(pool.decode(PHOTO, 20)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        await pool.close()
+        found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert {type(one) for one in found} == {asyncio.CancelledError}
+
+    asyncio.run(whole())
+
+
+def test_no_secret_of_the_service_reaches_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FOOD_VISION_API_KEYS_FILE", "OTEL_EXPORTER_OTLP_HEADERS", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret")
+
+    async def work(pool: DecodePool) -> dict[str, str]:
+        return decoders()[0].environ()
+
+    found = with_pool(work)
+    assert "secret" not in found.values()
+    assert found["PATH"] == os.environ["PATH"]
+
+
 def test_it_is_seen_from_outside(bundle: Path) -> None:
     with running(bundle, decode_processes=1) as (url, _):
         decoders()[0].kill()
