@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.capacity.replica import Replica, engine_times, load_replica, to_json
 from benchmarks.capacity.report import markdown, plot
-from benchmarks.capacity.sizing import PRICES, Prices, Wanted, curve, load_prices, table
+from benchmarks.capacity.sizing import PRICES, Prices, Wanted, curve, fleet, load_prices, table
 from benchmarks.hardware import cores, provenance
 from benchmarks.load.arguments import number, numbers, whole
 from contract.cli import run
@@ -121,7 +121,7 @@ def _main(args: argparse.Namespace, argv: list[str]) -> int:
     result: dict[str, Any] = {
         "format": FORMAT, "benchmark": "capacity", **provenance(), "what": "",
         "command": "python -m benchmarks.capacity " + shlex.join(argv), "complete": False, "stopped": None,
-        "measured": None, "replica": None, "ceiling": None, "calibration": None, "points": [], "curve": [], "sizing": None,
+        "measured": None, "replica": None, "ceiling": None, "calibration": None, "points": [], "curve": [], "fleet": [], "sizing": None,
     }  # fmt: skip
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told before the work
@@ -228,8 +228,8 @@ def _predict(
                     "A measured point of --from is not as --out wrote it; leave `points` out."
                 ) from None
     if args.out is not None:
-        _say("simulating the curve of one replica")
-        result["curve"] = curve(replica, CURVE, args.seed)
+        _say("simulating the curves of one replica and of many")
+        result["curve"], result["fleet"] = curve(replica, CURVE, args.seed), fleet(replica, args.seed)
     _say("sizing")
     rows = table(replica, args.rates, wanted, args.replicas)
     result["sizing"] = {

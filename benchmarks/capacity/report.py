@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.capacity.check import CHECKED, WITHIN, misses, ratio, title
+from benchmarks.capacity.sizing import LOADED
 from benchmarks.load.report import number, table
 
+SHARED = {"random": "each request to a replica by chance", "round_robin": "the replicas in turn"}
 NAMES = {"throughput": "answers/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms", "batch": "photos a call"}
 
 
@@ -141,9 +143,7 @@ def _sizing(result: dict[str, Any]) -> list[str]:
         "nodes",
         f"{money} a million images",
     )
-    balance = {"random": "each request to a replica by chance", "round_robin": "the replicas in turn"}[
-        sizing["balance"]
-    ]
+    balance = SHARED[sizing["balance"]]
     return [
         f"p99 within {sizing['slo_ms']:g} ms, none refused; {balance}. Simulated, not measured, beyond the points above.",
         table(head, rows),
@@ -154,14 +154,17 @@ def _sizing(result: dict[str, Any]) -> list[str]:
 
 
 def plot(result: dict[str, Any]) -> bytes | None:
-    """PNG: predicted median and p99 over the rate, and what was measured with its interval; None without a curve."""
+    """PNG: predicted median and p99 over the rate, and what was measured with its interval; None without a curve.
+
+    Beside it the simulated p99 of many replicas.
+    """
     if not result["curve"]:
         return None
     import matplotlib.pyplot as plt
 
     from benchmarks.load.plots import COLOURS, SIZE, png  # needs matplotlib, which sizing does not
 
-    figure, axes = plt.subplots(figsize=SIZE)
+    figure, (axes, many) = plt.subplots(1, 2, figsize=(2 * SIZE[0], SIZE[1]))
     for (name, label), colour in zip((("p50_ms", "median"), ("p99_ms", "99th percentile")), COLOURS, strict=False):
         shown = [(one["rate"], one[name]) for one in result["curve"] if one[name] is not None]
         axes.plot(*zip(*shown, strict=True), color=colour, label=f"{label}, predicted")
@@ -186,4 +189,13 @@ def plot(result: dict[str, Any]) -> bytes | None:
     )
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False)
+    for (name, label), colour in zip(SHARED.items(), COLOURS, strict=False):
+        shown = [(one["replicas"], one[name]["p99_ms"]) for one in result["fleet"] if one[name]["p99_ms"] is not None]
+        many.plot(*zip(*shown, strict=True), color=colour, marker=".", label=f"99th percentile, {label}")
+    many.set(
+        xlabel=f"replicas, each with {100 * LOADED:.0f} % of its ceiling", xscale="log", ylim=(0, None),
+        ylabel="latency, ms", title="Simulated: many replicas",
+    )  # fmt: skip
+    many.grid(alpha=0.25)
+    many.legend(fontsize=8, frameon=False)
     return png(figure)
