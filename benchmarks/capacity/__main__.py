@@ -121,7 +121,8 @@ def _main(args: argparse.Namespace, argv: list[str]) -> int:
     result: dict[str, Any] = {
         "format": FORMAT, "benchmark": "capacity", **provenance(), "what": "",
         "command": "python -m benchmarks.capacity " + shlex.join(argv), "complete": False, "stopped": None,
-        "measured": None, "replica": None, "ceiling": None, "calibration": None, "points": [], "curve": [], "fleet": [], "sizing": None,
+        "measured": None, "replica": None, "ceiling": None, "calibration": None, "points": [],
+        "curve": [], "fleet": [], "sizing": None,
     }  # fmt: skip
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told before the work
