@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.capacity.replica import Replica, engine_times, load_replica, to_json
 from benchmarks.capacity.report import markdown, plot
-from benchmarks.capacity.sizing import PRICES, Prices, Wanted, curve, load_prices, table
+from benchmarks.capacity.sizing import PRICES, Prices, Wanted, curve, fleet, load_prices, table
 from benchmarks.hardware import cores, provenance
 from benchmarks.load.arguments import number, numbers, whole
 from contract.cli import run
@@ -31,9 +31,20 @@ from contract.files import write_bytes_atomic, write_text_atomic
 
 FORMAT = 1
 CURVE = 12  # points
+ROUNDS = 5
 MEASURED = ("date", "commit", "dirty", "hardware", "command")  # of a run whose points are kept
 MODELS = ("tiny", "small", "base")
-MEASURING = ("shapes", "bundle", "threads", "photos", "side", "seconds", "shares", "rounds", "work")  # not with --from
+MEASURING = (
+    "shapes",
+    "bundle",
+    "threads",
+    "photos",
+    "side",
+    "seconds",
+    "shares",
+    "rounds",
+    "work",
+)  # not with --from
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,11 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--threads", type=whole(1, 1024), help="engine threads (default: 1)")
     one.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to send (default: drawn pictures)")
     one.add_argument("--side", type=whole(16, 1024), help="side of drawn pictures in px (default: 512)")
-    one.add_argument("--seconds", type=number(2, 86_400), help="of each measured point (default: 30)")
+    one.add_argument("--seconds", type=number(2, 86_400), help="of each measured point in a round (default: 3)")
     one.add_argument(
-        "--shares", type=numbers(float, 0.01, 2), metavar="S,S", help="points, of the ceiling (default: 0.3,0.5,0.7)"
+        "--shares",
+        type=numbers(float, 0.01, 2),
+        metavar="S,S",
+        help="rates to check, as shares of what the full service answers (default: 0.2,0.4,0.6,0.8,0.9)",
     )
-    one.add_argument("--rounds", type=whole(1, 1000), help="times that all points are measured (default: 1)")
+    one.add_argument("--rounds", type=whole(1, 1000), help="times that all points are measured (default: 5)")
     one.add_argument("--work", type=Path, metavar="FOLDER", help="keep the random model here (default: do not)")
     saved = parser.add_argument_group("the replica, from a file")
     saved.add_argument("--from", dest="saved", type=Path, metavar="JSON", help="what --out wrote, or a file by hand")
@@ -107,7 +121,8 @@ def _main(args: argparse.Namespace, argv: list[str]) -> int:
     result: dict[str, Any] = {
         "format": FORMAT, "benchmark": "capacity", **provenance(), "what": "",
         "command": "python -m benchmarks.capacity " + shlex.join(argv), "complete": False, "stopped": None,
-        "measured": None, "replica": None, "ceiling": None, "calibration": None, "points": [], "curve": [], "sizing": None,
+        "measured": None, "replica": None, "ceiling": None, "calibration": None, "points": [],
+        "curve": [], "fleet": [], "sizing": None,
     }  # fmt: skip
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is told before the work
@@ -152,12 +167,12 @@ def _saved(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
 
 def _measured(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
     """Serve, calibrate and measure; `result` grows."""
-    from benchmarks.capacity.calibrate import calibrate  # what follows needs the service's packages, --from does not
-    from benchmarks.capacity.check import SHARES, measure
+    from benchmarks.capacity.calibrate import Calibrator  # what follows needs the service's packages, --from does not
+    from benchmarks.capacity.check import SHARES, loads, measure, title
     from benchmarks.load.photographs import drawn, from_folder
     from benchmarks.servers import ENTRIES, started
 
-    threads, shares, seconds = args.threads or 1, args.shares or SHARES, args.seconds or 30.0
+    threads, shares, seconds = args.threads or 1, args.shares or SHARES, args.seconds or 3.0
     photographs = from_folder(args.photos, 64, 0) if args.photos else drawn((args.side or 512,), 16, 0)
     with ExitStack() as stack:
         work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-")))
@@ -169,20 +184,23 @@ def _measured(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
         _say("starting the service")
         (server,) = stack.enter_context(started(ENTRIES[:1], bundle, bundle, threads, work, photographs))
         stack.enter_context(server.awake())
-        _say("calibrating, about half a minute")
-        found = calibrate(bundle, server, photographs, threads=threads, processors=cores())
-        replica = found.replica
-        result["calibration"] = found.figures
-        _note(replica, result)
-        _say(f"one replica can do at most {replica.ceiling():.1f} photos/s")
-        for point in measure(
-            replica, server, photographs, seconds=seconds, shares=shares, rounds=args.rounds or 1, seed=args.seed
-        ):
-            result["points"].append(point)
-            p99 = point["measured"]["p99_ms"]["value"]
-            _say(f"{point['rate']:.1f}/s: {point['requests']} requests, p99 {p99} ms")
-            _save(result, args.out)
-    return replica
+        _say("timing the engine, and looking what the service can do")
+        calibrator = Calibrator(bundle, server, photographs, threads=threads, processors=cores())
+        points, rounds = loads(calibrator.rate, shares, seconds), args.rounds or ROUNDS
+        try:
+            for number in range(rounds):
+                _say(f"round {number + 1} of {rounds}; the full service answers {calibrator.rate:.1f}/s")
+                calibrator.measure(seed := 1000 * args.seed + 100 * number)
+                for place, point in enumerate(points, 1):
+                    _say(f"  {title(point)}: {measure(point, server, photographs, seed + place)}")
+        finally:
+            result["points"] = [point for point in points if point["rounds"]]
+            if result["points"]:
+                _say("fitting the model")
+                found = calibrator.calibration()
+                result["calibration"] = found.figures
+                _note(found.replica, result)
+    return found.replica
 
 
 def _bundle(args: argparse.Namespace, work: Path) -> Path:
@@ -199,11 +217,11 @@ def _predict(
     replica: Replica, wanted: Wanted, prices: Prices, args: argparse.Namespace, result: dict[str, Any]
 ) -> None:
     if result["points"]:
-        from benchmarks.capacity.check import predict
+        from benchmarks.capacity.check import predict, title
 
         for point in result["points"]:
             try:
-                _say(f"predicting {point['rate']:.1f}/s")
+                _say(f"predicting {title(point)}")
                 point |= predict(replica, point)
             except (KeyError, TypeError, ValueError):
                 result["points"] = []  # the report cannot show them either
@@ -211,8 +229,8 @@ def _predict(
                     "A measured point of --from is not as --out wrote it; leave `points` out."
                 ) from None
     if args.out is not None:
-        _say("simulating the curve of one replica")
-        result["curve"] = curve(replica, CURVE, args.seed)
+        _say("simulating the curves of one replica and of many")
+        result["curve"], result["fleet"] = curve(replica, CURVE, args.seed), fleet(replica, args.seed)
     _say("sizing")
     rows = table(replica, args.rates, wanted, args.replicas)
     result["sizing"] = {

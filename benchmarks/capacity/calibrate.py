@@ -1,17 +1,19 @@
 """Measures what the model needs of one replica on this machine: the engine's batch curve, decoding, the event loop's work.
 
 Larger batches cannot be asked for from outside, so the batch curve is timed on the same engine in this process. All else is
-from the service under arrivals, since threads and caches that have rested do the same work more slowly: the event loop is
-one thread, so its work is that thread's processor time; the stages are what the service says in Server-Timing. Answers with
-the same engine time come from the same call, which shows the batch sizes and how the curve holds in the service.
-Nothing is got by subtracting one large figure from another.
+from the service itself, under callers that keep it full and under arrivals that leave it time, since threads and caches
+that have rested do the same work more slowly: the event loop is one thread, so its work is that thread's processor time;
+the stages are what the service says in Server-Timing. Answers with the same engine time come from the same call, which
+shows the batch sizes and how the curve holds in the service. What cannot be measured apart, namely how many processors
+get something done while threads wait for each other, is fitted to the one figure of the full service: `fit.py`.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import psutil
 import uvloop
 
 from benchmarks.baselines.shared_engine import EngineFunction
+from benchmarks.capacity.fit import Loads, fit
+from benchmarks.capacity.quiet import tree_seconds
 from benchmarks.capacity.replica import COLD_AFTER, Replica
 from benchmarks.load.arrivals import OK, Asker, Sample, closed_loop, open_loop
 from benchmarks.load.client import Client
@@ -31,10 +35,15 @@ from contract.errors import ContractError
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 LEAST_CALLS, LEAST_SECONDS, MOST_SECONDS = 15, 0.4, 10.0  # of each batch size
-WARM_UP = 1.0  # seconds
-PROBE, PROBE_SECONDS = 0.4, 12.0  # arrivals, as a share of what the engine can do, and how long
+WARM_UP = 0.5  # seconds
+CALLERS = 16  # keep the service full
+PROBE = 0.25  # arrivals that leave it time, as a share of what the full service answers
+STRETCH, ANSWERS = 3.0, 60  # seconds of a stretch, and answers to get in it
+DECODE_TURNS = 15
+LOOKS = 3  # stretches from which the first rate is
 UNQUEUED = 0.0005  # seconds in the queue of a photo that found the engine idle
 LEAST = 10  # calls to conclude from
+FASTER = 25  # percentile of the calls of a warm engine
 
 
 @dataclass(frozen=True)
@@ -45,44 +54,97 @@ class Calibration:
     figures: dict[str, Any]
 
 
-def calibrate(
-    bundle: Path, server: Running, photographs: Sequence[Photograph], *, threads: int, processors: int
-) -> Calibration:
-    """Measure `server`, which serves `bundle` with `threads` engine threads on this host's `processors`."""
-    served = info(server.target(photographs).route.server) or {}
-    limits, largest = served.get("limits") or {}, served.get("max_batch")
-    if not largest:
-        raise ContractError("The service says no max_batch at /info, so there is no batch curve to measure.")
-    engine = EngineFunction(bundle, threads=threads, max_batch=largest)
-    curve = batch_curve(engine, photographs, largest)
-    rate = PROBE / min(float(np.median(calls)) / size for size, calls in curve.items())
-    seen = _probe(server, photographs, rate)
-    ratio, cold = seen.engine(curve)
-    alone = seen.alone
-    replica = Replica(
-        batch_seconds={size: tuple((ratio * np.array(calls)).tolist()) for size, calls in curve.items()},
-        loop_seconds=seen.loop_seconds,
-        decode_seconds=tuple(seen.stages["decode"][alone].tolist()),
-        decoders=processors,
-        engine_threads=threads,
-        cold_seconds=cold,
-        handover_seconds=seen.handover_seconds(),
-        processors=processors,
-        client_seconds=seen.client_seconds,
-        max_batch=largest,
-        max_queue=int(limits.get("max_queue", 256)),
-    )
-    figures = {
-        "rate": round(rate, 3), "answers": len(seen.due), "found_the_engine_idle": int(alone.sum()),
-        "engine_in_service_over_alone": round(ratio, 4),
-    }  # fmt: skip
-    return Calibration(replica, figures)
+class Calibrator:
+    """Measures `server`, which serves `bundle` with `threads` engine threads on this host's `processors`.
+
+    First a look at what the full service answers (`rate`, in answers a second); then `measure`, best in turn with what
+    is to be predicted, so that a machine that slows down slows both; at last the replica.
+    """
+
+    def __init__(
+        self, bundle: Path, server: Running, photographs: Sequence[Photograph], *, threads: int, processors: int
+    ) -> None:
+        served = info(server.target(photographs).route.server) or {}
+        limits, largest = served.get("limits") or {}, served.get("max_batch")
+        if not largest:
+            raise ContractError("The service says no max_batch at /info, so there is no batch curve to measure.")
+        engine = EngineFunction(bundle, threads=threads, max_batch=largest)
+        self._server, self._photographs = server, photographs
+        self._threads, self._processors = threads, processors
+        self._max_batch, self._max_queue = int(largest), int(limits.get("max_queue", 256))
+        self._curve = batch_curve(engine, photographs, largest, time.thread_time if threads == 1 else time.perf_counter)
+        self._decode = decode_times(engine, photographs)
+        fastest = min(float(np.median(calls)) / size for size, calls in self._curve.items())
+        self._seconds = max(STRETCH, ANSWERS * fastest)
+        self._full: list[Seen] = []
+        self._light: list[Seen] = []
+        self.rate = statistics.median(self._stretch(callers=CALLERS).answers for _ in range(LOOKS))
+
+    def measure(self, seed: int) -> None:
+        """One stretch of callers that keep the service full, and one of arrivals that leave it time."""
+        self._full.append(self._stretch(callers=CALLERS))
+        self._light.append(self._stretch(rate=PROBE * self.rate, seed=seed))
+
+    def calibration(self) -> Calibration:
+        """From all that was measured."""
+        light, full = joined(self._light), joined(self._full)
+        ratio, cold = light.engine(self._curve)
+        alone = light.alone
+        decode = self._decoding(light, full)
+        measured = Replica(
+            batch_seconds=self._curve,
+            decode_seconds=tuple((decode / self._decode.mean() * self._decode).tolist()),
+            decoders=self._processors,
+            engine_threads=self._threads,
+            cold_seconds=cold,
+            handover_seconds=light.handover_seconds(),
+            processors=self._processors,
+            max_batch=self._max_batch,
+            max_queue=self._max_queue,
+        )
+        loads = Loads(
+            PROBE * self.rate, light.loop_seconds, light.client_seconds,
+            CALLERS, full.answers, full.loop_seconds, full.client_seconds,
+        )  # fmt: skip
+        figures = {
+            "callers": CALLERS, "full_rate": round(full.answers, 3), "light_rate": round(loads.light_rate, 3),
+            "answers": len(full.due) + len(light.due), "found_the_engine_idle": int(alone.sum()),
+            "engine_in_service_over_alone": round(ratio, 4),
+            "light_and_full": [
+                {"loop_ms": round(1000 * one.loop_seconds, 4), "client_ms": round(1000 * one.client_seconds, 4)}
+                for one in (light, full)
+            ],
+        }  # fmt: skip
+        return Calibration(fit(measured, loads), figures)
+
+    def _decoding(self, light: Seen, full: Seen) -> float:
+        """Processor seconds of a photo: what the full service takes beside event loop and engine.
+
+        That is a small difference where the engine is slow, so it is held between what decoding takes here, and what the
+        service says of it under light load, which counts waiting too.
+        """
+        sizes = sorted(self._curve)
+        size = float(np.clip(full.photos_a_call(), sizes[0], sizes[-1]))
+        engine = float(np.interp(size, sizes, [float(np.median(self._curve[one])) for one in sizes])) / size
+        rest = full.server_seconds - full.loop_seconds - engine * self._threads
+        least, most = float(self._decode.mean()), float(np.median(light.stages["decode"][light.alone]))
+        return max(least, min(rest, most))
+
+    def _stretch(self, *, callers: int = 0, rate: float = 0.0, seed: int = 0) -> Seen:
+        seconds = max(self._seconds, ANSWERS / rate) if rate else self._seconds
+        return uvloop.run(_stretch(self._server, self._photographs, seconds, callers, rate, seed))
 
 
 def batch_curve(
-    engine: EngineFunction, photographs: Sequence[Photograph], largest: int
+    engine: EngineFunction,
+    photographs: Sequence[Photograph],
+    largest: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, tuple[float, ...]]:
-    """Seconds of engine calls by their number of photos, up to `largest`; sizes in turn, so that a busy second hits all."""
+    """Seconds of engine calls by their number of photos, up to `largest`; sizes in turn, so that a busy second hits all.
+
+    `clock`: of the thread where the engine has no other, so that what waits for a processor is not counted.
+    """
     pixels = [engine.pixels(one.data) for one in photographs]
     sizes = sorted({*(size for size in BATCHES if size < largest), largest})
     found: dict[int, list[float]] = {size: [] for size in sizes}
@@ -95,10 +157,21 @@ def batch_curve(
             break
         for size in left:
             batch = _some(pixels, size, turn)
-            at = time.perf_counter()
+            at = clock()
             engine.engine.score(batch)
-            found[size].append(time.perf_counter() - at)
+            found[size].append(clock() - at)
     return {size: tuple(calls) for size, calls in found.items()}
+
+
+def decode_times(engine: EngineFunction, photographs: Sequence[Photograph]) -> np.ndarray:
+    """Processor seconds of decoding each photograph in this thread: the median of a few turns."""
+    found = []
+    for _ in range(DECODE_TURNS):
+        for one in photographs:
+            at = time.thread_time()
+            engine.pixels(one.data)
+            found.append(time.thread_time() - at)
+    return np.median(np.array(found).reshape(DECODE_TURNS, -1), axis=0)
 
 
 def _some(pixels: Sequence[Any], size: int, turn: int) -> list[Any]:
@@ -114,6 +187,13 @@ class Seen:
     stages: dict[str, np.ndarray]
     loop_seconds: float
     client_seconds: float
+    answers: float = 0.0  # a second
+    server_seconds: float = 0.0
+
+    def photos_a_call(self) -> float:
+        """Mean; answers of one call say the same time."""
+        seconds = self.stages["encode"] + self.stages["score"]
+        return len(seconds) / (1 + int((seconds[1:] != seconds[:-1]).sum()))
 
     @property
     def alone(self) -> np.ndarray:
@@ -124,6 +204,8 @@ class Seen:
     def engine(self, curve: dict[int, tuple[float, ...]]) -> tuple[float, float]:
         """How much longer calls took than in `curve` when the engine was warm, and seconds more when it was cold.
 
+        The first is told and not used: a call of a warm engine is longer mostly while others work, which is simulated.
+
         A call is cold in proportion to the pause before it, up to `COLD_AFTER`.
         """
         seconds, sizes = self.stages["encode"] + self.stages["score"], sorted(curve)
@@ -132,13 +214,14 @@ class Seen:
         size = np.diff([*np.flatnonzero(first), len(seconds)])
         expected = np.interp(size, sizes, [float(np.median(curve[one])) for one in sizes])
         call, idle = seconds[first], self.stages["queue"][first] < UNQUEUED
-        ratio = float(np.median((call / expected)[~idle])) if (~idle).sum() >= LEAST else 1.0
+        # the faster ones: what others on the processors take from a call is simulated
+        ratio = float(np.percentile((call / expected)[~idle], FASTER)) if (~idle).sum() >= LEAST else 1.0
         before = np.concatenate([[-COLD_AFTER], self.done[:-1]])[first]
         cold = np.clip((self.done[first] - call - before) / COLD_AFTER, 0, 1)
         single = idle & (size == 1)
         if single.sum() < LEAST or cold[single].mean() <= 0:
             return ratio, 0.0
-        more = float(np.median((call - ratio * expected)[single]))
+        more = float(np.median((call - expected)[single]))
         return ratio, max(0.0, more / float(cold[single].mean()))
 
     def handover_seconds(self) -> float:
@@ -147,27 +230,45 @@ class Seen:
         return max(0.0, float(np.median(rest[self.alone])) - self.loop_seconds - self.client_seconds)
 
 
-def _probe(server: Running, photographs: Sequence[Photograph], rate: float) -> Seen:
-    """Put arrivals on the server for a while."""
+def joined(found: Sequence[Seen]) -> Seen:
+    """Stretches as one: medians of what was measured of each as a whole, and all answers one stretch after the other."""
+    starts = np.cumsum([0.0, *(float(one.done[-1]) + COLD_AFTER for one in found)])[:-1]
+    return Seen(
+        np.concatenate([one.due + start for one, start in zip(found, starts, strict=True)]),
+        np.concatenate([one.done + start for one, start in zip(found, starts, strict=True)]),
+        {name: np.concatenate([one.stages[name] for one in found]) for name in found[0].stages},
+        *(
+            statistics.median(getattr(one, name) for one in found)
+            for name in ("loop_seconds", "client_seconds", "answers", "server_seconds")
+        ),
+    )
+
+
+async def _stretch(
+    server: Running, photographs: Sequence[Photograph], seconds: float, callers: int, rate: float, seed: int
+) -> Seen:
     target, pid = server.target(photographs), server.process.pid
+    client = Client(target.route.server, timeout=target.timeout)
+    ask, sample = Asker(client, target.route, target.requests(), 0), Sample()
+    try:
+        await closed_loop(ask, Sample(), callers or 1, WARM_UP)
+        loop, mine, server_seconds = main_thread_seconds(pid), time.process_time(), tree_seconds(pid)
+        if callers:
+            await closed_loop(ask, sample, callers, seconds)
+        else:
+            await open_loop(ask, sample, rate, seconds, seed)
+        loop, mine = main_thread_seconds(pid) - loop, time.process_time() - mine
+        server_seconds = tree_seconds(pid) - server_seconds
+    finally:
+        client.close()
+    return replace(seen(sample, loop, mine, seconds), server_seconds=server_seconds / max(1, len(sample.done)))
 
-    async def load() -> Seen:
-        client = Client(target.route.server, timeout=target.timeout)
-        ask, sample = Asker(client, target.route, target.requests(), 0), Sample()
-        try:
-            await closed_loop(ask, Sample(), 1, WARM_UP)
-            loop, mine = main_thread_seconds(pid), time.process_time()
-            await open_loop(ask, sample, rate, PROBE_SECONDS, 0)
-            loop, mine = main_thread_seconds(pid) - loop, time.process_time() - mine
-        finally:
-            client.close()
-        return seen(sample, loop, mine)
 
-    return uvloop.run(load())
+def seen(sample: Sample, loop_seconds: float, client_seconds: float, seconds: float = 1.0) -> Seen:
+    """What a sample of a stretch of `seconds` says, with the processor seconds of all its requests.
 
-
-def seen(sample: Sample, loop_seconds: float, client_seconds: float) -> Seen:
-    """What a sample says, with the processor seconds of all its requests. Raises `ContractError` when it says too little."""
+    Raises `ContractError` when it says too little.
+    """
     bad = [outcome for outcome in sample.outcome if outcome != OK]
     if bad or not sample.done:
         raise ContractError(f"The service failed while it was calibrated: {bad[0] if bad else 'no answer'}.")
@@ -178,7 +279,8 @@ def seen(sample: Sample, loop_seconds: float, client_seconds: float) -> Seen:
         raise ContractError("The service's answers have no Server-Timing with decode, queue, encode and score.")
     stages = {name.decode(): np.array([float(one[name]) for one in timings])[order] / 1000 for name in names}
     due, done = np.array(sample.due)[order], np.array(sample.done)[order]
-    return Seen(due, done, stages, loop_seconds / count, client_seconds / count)
+    answers = float((done <= seconds).sum()) / seconds
+    return Seen(due, done, stages, loop_seconds / count, client_seconds / count, answers)
 
 
 def main_thread_seconds(pid: int) -> float:

@@ -1,93 +1,114 @@
-"""The model against measurements: open-loop load at shares of the ceiling, predicted and measured.
+"""The model against measurements: callers and arrivals from light load to just below what the service can do.
 
-Two predictions stand beside each measurement. `same`: the simulation gets the very arrivals that were measured, so what
-differs is the model's fault and no luck of the draw. `any`: many stretches of other arrivals at that rate, as long as
-the measured one: what the model says before anything is known; the range says how much luck a stretch has.
+All loads are measured in turn, round after round, together with what the model is calibrated from: a machine that slows
+down slows all of them. What is compared is the median over the rounds, of what was measured and of the simulation, which
+gets the very arrivals that were measured. So what differs is the model's fault, and no luck of the draw.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import uvloop
 
+from benchmarks.capacity.quiet import Others
 from benchmarks.capacity.replica import Replica
-from benchmarks.capacity.simulation import Outcome, traffic
+from benchmarks.capacity.simulation import Outcome, closed_loop, traffic
 from benchmarks.load.arrivals import poisson
 from benchmarks.load.phase import Plan, run_phase
 from benchmarks.load.photographs import Photograph
 from benchmarks.servers import Running
 
-SHARES = (0.3, 0.5, 0.7)
+SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)  # of what the full service answers
+CALLERS = (1, 4, 32)  # other numbers than the model is calibrated with
 WITHIN = 0.15
-WARM_UP = 1.0  # seconds
-STRETCHES = 20
+WARM_UP = 0.5  # seconds
 FIGURES: dict[str, Callable[[Outcome], float]] = {
     "throughput": lambda outcome: outcome.throughput,
     "p50_ms": lambda outcome: 1000 * outcome.percentile(50),
     "p99_ms": lambda outcome: 1000 * outcome.percentile(99),
     "batch": lambda outcome: outcome.batch,
 }
+CHECKED = ("throughput", "p50_ms", "p99_ms")
 
 
-def measure(
-    replica: Replica, server: Running, photographs: Sequence[Photograph], *, seconds: float, shares: Sequence[float],
-    rounds: int, seed: int,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """What was measured at each share of the ceiling, once a round, each time with other arrivals."""
-    for number in range(rounds):
-        for place, share in enumerate(shares):
-            plan = Plan(seconds, rate=round(share * replica.ceiling(), 4), seed=1000 * seed + 100 * number + place)
-            found = uvloop.run(run_phase(server.target(photographs), plan, WARM_UP))
-            yield {
-                "round": number, "share": share, "rate": plan.rate, "seconds": seconds, "seed": plan.seed,
-                "requests": found["requests"], "measured": _measured(found), "client": found["client"],
-                "errors": found["errors"], "warnings": found["warnings"],
-            }  # fmt: skip
+def loads(rate: float, shares: Sequence[float], seconds: float) -> list[dict[str, Any]]:
+    """Points to be measured of a service that answers `rate` a second when it is full."""
+    nothing: dict[str, Any] = {"callers": None, "share": None, "rate": None, "seconds": seconds, "rounds": []}
+    return [nothing | {"callers": callers} for callers in CALLERS] + [
+        nothing | {"share": share, "rate": round(share * rate, 4)} for share in shares
+    ]
 
 
-def _measured(phase: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    nothing = {"value": None, "low": None, "high": None}
-    latency, server = phase["latency_ms"], phase["server"] or {}
-    return {
-        "throughput": phase["throughput"],
-        "p50_ms": latency.get("p50", nothing),
-        "p99_ms": latency.get("p99", nothing),
-        "batch": nothing | {"value": (server.get("batches") or {}).get("mean")},
-    }
+def measure(point: dict[str, Any], server: Running, photographs: Sequence[Photograph], seed: int) -> str:
+    """Put the point's load on for one round, note what was measured, and say it in short."""
+    plan = Plan(point["seconds"], concurrency=point["callers"], rate=point["rate"], seed=seed)
+    others = Others(server.process.pid)
+    found = uvloop.run(run_phase(server.target(photographs), plan, WARM_UP))
+    busy = others.processors()
+    latency, calls = found["latency_ms"], (found["server"] or {}).get("batches") or {}
+    point["rounds"] = [*point["rounds"], {
+        "seed": seed, "requests": found["requests"],
+        "measured": {
+            "throughput": found["throughput"]["value"],
+            **{f"{name}_ms": latency[name]["value"] if latency else None for name in ("p50", "p99")},
+            "batch": calls.get("mean"),
+        },
+        "others": None if busy is None else round(busy, 3),
+        "errors": found["errors"], "warnings": found["warnings"],
+    }]  # fmt: skip
+    point["measured"] = middle([one["measured"] for one in point["rounds"]])
+    said = point["rounds"][-1]["measured"]
+    return f"{found['requests']} requests, p50 {said['p50_ms']} ms, p99 {said['p99_ms']} ms, others {busy} processors"
+
+
+def middle(found: Sequence[dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
+    """The median over the rounds of each figure, its least and its most."""
+    result: dict[str, dict[str, float | None]] = {}
+    for name in FIGURES:
+        values = [value for one in found if (value := one[name]) is not None]
+        result[name] = (
+            {"value": round(statistics.median(values), 3), "low": min(values), "high": max(values)}
+            if values
+            else {"value": None, "low": None, "high": None}
+        )
+    return result
 
 
 def predict(replica: Replica, point: dict[str, Any]) -> dict[str, Any]:
-    """The two predictions for a measured point: `same` arrivals; `any`, the median of several stretches, and its range."""
-    rate, seconds, seed = point["rate"], point["seconds"], point["seed"]
-    same = traffic(replica, poisson(rate, seconds, seed), seconds, seed=seed)
-    others = [traffic(replica, poisson(rate, seconds, 10**6 + i), seconds, seed=seed + i) for i in range(STRETCHES)]
-    return {
-        "same": {name: round(of(same), 3) for name, of in FIGURES.items()},
-        "any": {name: _range([of(one) for one in others]) for name, of in FIGURES.items()},
-    }
+    """What the model says of a measured point: the median over its rounds, and their range."""
+    seconds, found = point["seconds"], []
+    for one in point["rounds"]:
+        seed = one["seed"]
+        outcome = (
+            closed_loop(replica, point["callers"], seconds, seed=seed)
+            if point["callers"]
+            else traffic(replica, poisson(point["rate"], seconds, seed), seconds, seed=seed)
+        )
+        found.append({name: round(of(outcome), 3) for name, of in FIGURES.items()})
+    return {"predicted": middle(found)}  # type: ignore[arg-type]
 
 
-def _range(values: list[float]) -> dict[str, float]:
-    low, high = np.percentile(values, (2.5, 97.5))
-    return {"value": round(statistics.median(values), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+def title(point: dict[str, Any]) -> str:
+    """The load, for people."""
+    if point["callers"]:
+        return f"{point['callers']} caller{'s' * (point['callers'] > 1)}"
+    return f"{point['rate']:.1f}/s ({100 * point['share']:.0f} %)"
 
 
-def ratio(point: dict[str, Any], figure: str, kind: str) -> float | None:
-    """Predicted over measured; None where nothing was measured. `kind` is `same` or `any`."""
-    measured = point["measured"][figure]["value"]
-    found = point[kind][figure]
-    return (found["value"] if kind == "any" else found) / measured if measured else None
+def ratio(point: dict[str, Any], figure: str) -> float | None:
+    """Predicted over measured; None where nothing was measured."""
+    measured, predicted = (point[kind][figure]["value"] for kind in ("measured", "predicted"))
+    return predicted / measured if measured and predicted is not None else None
 
 
-def misses(found: Sequence[dict[str, Any]], kind: str = "same") -> list[tuple[dict[str, Any], str]]:
-    """Points and figures, of throughput and p99, whose prediction is further than `WITHIN` from what was measured."""
+def misses(found: Sequence[dict[str, Any]], figures: Sequence[str] = CHECKED) -> list[tuple[dict[str, Any], str]]:
+    """Points and figures whose prediction is further than `WITHIN` from what was measured."""
     return [
         (point, figure)
         for point in found
-        for figure in ("throughput", "p99_ms")
-        if (value := ratio(point, figure, kind)) is None or abs(value - 1) > WITHIN
+        for figure in figures
+        if (value := ratio(point, figure)) is None or abs(value - 1) > WITHIN
     ]

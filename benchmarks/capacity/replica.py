@@ -18,7 +18,7 @@ Milliseconds = Annotated[float, Field(ge=0, lt=3.6e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, lt=3.6e6, allow_inf_nan=False)]
 PLACES = 101  # quantiles kept of an engine call's time at each batch size
 COLD_AFTER = 0.03  # seconds
-_TIMES = ("loop", "cold", "handover", "client", "timeout")
+_TIMES = ("loop", "loop_cold", "cold", "handover", "client", "client_cold", "timeout")
 _NUMBERS = (
     "decoders", "engines", "engine_threads", "own_device", "processors", "max_batch", "max_queue", "max_decoding",
 )  # fmt: skip
@@ -29,29 +29,33 @@ class Replica:
     """Times of one replica, in seconds.
 
     `batch_seconds[n]`: engine calls of n photos, one or many; a call of the simulation draws one of them.
-    `loop_seconds`: the event loop's work for a request, half before decoding and half after the engine.
+    `loop_seconds`: the event loop's work for a request, half before decoding and half after the engine; each half takes
+    up to `loop_cold_seconds` longer when the event loop has rested.
     `decode_seconds`: of several photos, one of which is drawn for a request, on `decoders` threads.
     `engines`: calls in flight, each of `engine_threads` threads. `own_device`: they run on a device of its own (a GPU),
     which calls in flight share; else on the host.
     `cold_seconds`: how much longer a call takes when the engine was idle for `COLD_AFTER` before it, since others have
     used its caches; in proportion for less.
     `handover_seconds`: time of a request in which nothing works on it; a network's round trip may be written here.
-    `processors`: the host's cores for all that runs there; 0: never short of them.
-    `client_seconds`: of a load generator on the same host, half before sending and half after the answer.
+    `processors`: how many of the host's cores get something done for all that runs there; fewer than there are where
+    threads wait for one lock; 0: never short of them.
+    `client_seconds`, `client_cold_seconds`: of a load generator on the same host, as of the event loop.
     The limits are the service's settings of the same names.
     """
 
     batch_seconds: dict[int, tuple[float, ...]]
     loop_seconds: float = 0.0
+    loop_cold_seconds: float = 0.0
     decode_seconds: tuple[float, ...] = (0.0,)
     decoders: int = 1
     engines: int = 1
     engine_threads: int = 1
     own_device: bool = False
-    processors: int = 0
+    processors: float = 0
     cold_seconds: float = 0.0
     handover_seconds: float = 0.0
     client_seconds: float = 0.0
+    client_cold_seconds: float = 0.0
     max_batch: int = 16
     max_queue: int = 256
     max_decoding: int = 64
@@ -103,15 +107,17 @@ class _File(BaseModel):
 
     batch_ms: dict[Annotated[int, Field(ge=1, le=1024)], Positive | list[Positive]] = Field(min_length=1)
     loop_ms: Milliseconds = 0.0
+    loop_cold_ms: Milliseconds = 0.0
     decode_ms: Milliseconds | list[Milliseconds] = 0.0
     decoders: int = Field(default=1, ge=1, le=256)
     engines: int = Field(default=1, ge=1, le=64)
     engine_threads: int = Field(default=1, ge=1, le=1024)
     own_device: bool = False
-    processors: int = Field(default=0, ge=0, le=1024)
+    processors: float = Field(default=0, ge=0, le=1024, allow_inf_nan=False)
     cold_ms: Milliseconds = 0.0
     handover_ms: Milliseconds = 0.0
     client_ms: Milliseconds = 0.0
+    client_cold_ms: Milliseconds = 0.0
     max_batch: int = Field(default=16, ge=1, le=1024)
     max_queue: int = Field(default=256, ge=1, le=100_000)
     max_decoding: int = Field(default=64, ge=1, le=10_000)

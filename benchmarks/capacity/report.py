@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.capacity.check import WITHIN, misses, ratio
+from benchmarks.capacity.check import CHECKED, WITHIN, misses, ratio, title
+from benchmarks.capacity.sizing import LOADED
 from benchmarks.load.report import number, table
 
+SHARED = {"random": "each request to a replica by chance", "round_robin": "the replicas in turn"}
 NAMES = {"throughput": "answers/s", "p50_ms": "p50, ms", "p99_ms": "p99, ms", "batch": "photos a call"}
 
 
@@ -71,48 +73,46 @@ def _replica(result: dict[str, Any]) -> list[str]:
 def _check(points: Sequence[dict[str, Any]]) -> list[str]:
     rows = []
     for point in points:
-        load = f"{100 * point['share']:.0f} %: {point['rate']:.1f}/s, {point['requests']} requests"
+        load = title(point)
         for figure, name in NAMES.items():
             row = [load, name, number(point["measured"][figure], 2)]
             load = ""
-            if "same" in point:
-                row += [f"{point['same'][figure]:.2f}", _ratio(point, figure, "same")]
-                row += [number(point["any"][figure], 2), _ratio(point, figure, "any")]
-            else:
-                row += ["-"] * 4
+            row += [number(point["predicted"][figure], 2), _ratio(point, figure)] if "predicted" in point else ["-"] * 2
             rows.append(row)
-    head = ("share of the ceiling", "", "measured", "same arrivals", "ratio", "any arrivals", "ratio")
-    return [table(head, rows), EXPLAINED, verdict(points)]
+    others = [one["others"] for point in points for one in point["rounds"] if one["others"] is not None]
+    parts = [table(("load", "", "measured", "predicted", "predicted / measured"), rows), EXPLAINED, verdict(points)]
+    if others:
+        parts.append(
+            f"Other processes of the machine used {np.median(others):.2f} processors meanwhile (median; at most "
+            f"{max(others):.2f})."
+        )
+    return parts
 
 
 EXPLAINED = (
-    "In brackets: for what was measured a 95 % interval (bootstrap over blocks of time); for any arrivals the range in "
-    "which 95 % of stretches of that length fall. The ratio is predicted over measured."
+    "Medians over the rounds, and in brackets the least and the most of a round; predicted for the same arrivals. "
+    "Shares are of what the full service answers. The model is calibrated with other loads than these."
 )
 
 
-def _ratio(point: dict[str, Any], figure: str, kind: str) -> str:
-    found = ratio(point, figure, kind)
+def _ratio(point: dict[str, Any], figure: str) -> str:
+    found = ratio(point, figure)
     return "-" if found is None else f"{found:.3f}"
 
 
 def verdict(points: Sequence[dict[str, Any]]) -> str:
-    """How many predictions of throughput and p99 are near enough, in a sentence or two."""
-    ready = [point for point in points if "same" in point]
+    """How many predictions are near enough, in a sentence for each figure."""
+    ready = [point for point in points if "predicted" in point]
     if not ready:
         return "Nothing was predicted yet."
     found = []
-    for kind, what in (("same", "for the same arrivals"), ("any", "for any arrivals at that rate")):
-        missed = misses(ready, kind)
+    for figure in CHECKED:
+        missed = misses(ready, (figure,))
         text = (
-            f"{2 * len(ready) - len(missed)} of {2 * len(ready)} predictions of throughput and p99 {what} are within "
+            f"{NAMES[figure]}: {len(ready) - len(missed)} of {len(ready)} predictions are within {100 * WITHIN:.0f} %"
         )
-        text += f"{100 * WITHIN:.0f} % of what was measured"
         if missed:
-            far = ", ".join(
-                f"{NAMES[figure]} at {point['rate']:.1f}/s ({_ratio(point, figure, kind)})" for point, figure in missed
-            )
-            text += f"; not: {far}"
+            text += "; not: " + ", ".join(f"{title(point)} ({_ratio(point, figure)})" for point, _ in missed)
         found.append(text + ".")
     return " ".join(found)
 
@@ -143,9 +143,7 @@ def _sizing(result: dict[str, Any]) -> list[str]:
         "nodes",
         f"{money} a million images",
     )
-    balance = {"random": "each request to a replica by chance", "round_robin": "the replicas in turn"}[
-        sizing["balance"]
-    ]
+    balance = SHARED[sizing["balance"]]
     return [
         f"p99 within {sizing['slo_ms']:g} ms, none refused; {balance}. Simulated, not measured, beyond the points above.",
         table(head, rows),
@@ -156,18 +154,23 @@ def _sizing(result: dict[str, Any]) -> list[str]:
 
 
 def plot(result: dict[str, Any]) -> bytes | None:
-    """PNG: predicted median and p99 over the rate, and what was measured with its interval; None without a curve."""
+    """PNG: predicted median and p99 over the rate, and what was measured with its interval; None without a curve.
+
+    Beside it the simulated p99 of many replicas.
+    """
     if not result["curve"]:
         return None
     import matplotlib.pyplot as plt
 
     from benchmarks.load.plots import COLOURS, SIZE, png  # needs matplotlib, which sizing does not
 
-    figure, axes = plt.subplots(figsize=SIZE)
+    figure, (axes, many) = plt.subplots(1, 2, figsize=(2 * SIZE[0], SIZE[1]))
     for (name, label), colour in zip((("p50_ms", "median"), ("p99_ms", "99th percentile")), COLOURS, strict=False):
         shown = [(one["rate"], one[name]) for one in result["curve"] if one[name] is not None]
         axes.plot(*zip(*shown, strict=True), color=colour, label=f"{label}, predicted")
-        dots = [(p["rate"], p["measured"][name]) for p in result["points"] if p["measured"][name]["value"] is not None]
+        dots = [
+            (p["rate"], p["measured"][name]) for p in result["points"] if p["rate"] and p["measured"][name]["value"]
+        ]
         if dots:
             values = np.array([[d["value"], d["low"] or d["value"], d["high"] or d["value"]] for _, d in dots])
             error = np.maximum(0, [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])
@@ -186,4 +189,13 @@ def plot(result: dict[str, Any]) -> bytes | None:
     )
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, frameon=False)
+    for (name, label), colour in zip(SHARED.items(), COLOURS, strict=False):
+        shown = [(one["replicas"], one[name]["p99_ms"]) for one in result["fleet"] if one[name]["p99_ms"] is not None]
+        many.plot(*zip(*shown, strict=True), color=colour, marker=".", label=f"99th percentile, {label}")
+    many.set(
+        xlabel=f"replicas, each with {100 * LOADED:.0f} % of its ceiling", xscale="log", ylim=(0, None),
+        ylabel="latency, ms", title="Simulated: many replicas",
+    )  # fmt: skip
+    many.grid(alpha=0.25)
+    many.legend(fontsize=8, frameon=False)
     return png(figure)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 
 ALMOST = 1e-9  # seconds of work: less is rounding
+RESTED = 0.005  # seconds without work after which most of what a thread had in the caches is gone
 
 
 class Processors:
     """`count` processors among which running work is shared evenly (processor sharing); 0: as many as wanted.
 
+    It need not be whole: threads that wait for one lock get less done than the processors could.
+
     Work that runs on k threads wants k processors. While more are wanted than there are, all work slows down alike.
     Kept by a virtual time that advances as fast as one thread gets on, so that an event costs the logarithm of what runs.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: float) -> None:
         self._count, self._loop = count, asyncio.get_running_loop()
         self._virtual, self._last, self._wanted = 0.0, self._loop.time(), 0
         self._running: list[tuple[float, int, int, asyncio.Future[None]]] = []  # ends at, order, threads
@@ -70,14 +74,25 @@ class Processors:
 
 
 class Thread:
-    """One thread, such as an event loop: pieces of work one after the other, in order of arrival, on `processors`."""
+    """One thread, such as an event loop: pieces of work one after the other, in order of arrival, on `processors`.
 
-    def __init__(self, processors: Processors) -> None:
-        self._processors, self._turn = processors, asyncio.Lock()
-        self.busy_seconds = 0.0
+    A thread that has rested has to be woken and finds its caches cold: its next piece takes up to `cold_seconds` longer.
+    `rests` sums how cold it was each time, from 0 to 1.
+    """
+
+    def __init__(self, processors: Processors, cold_seconds: float = 0.0) -> None:
+        self._processors, self._turn, self._cold = processors, asyncio.Lock(), cold_seconds
+        self._clock, self._ended = asyncio.get_running_loop().time, -math.inf
+        self.busy_seconds = self.rests = 0.0
 
     async def work(self, seconds: float) -> None:
         """Wait for its turn and get `seconds` of a processor; 0 waits for what came before."""
         async with self._turn:
+            if seconds <= 0:
+                return
+            cold = -math.expm1((self._ended - self._clock()) / RESTED)
+            self.rests += cold
+            seconds += cold * self._cold
             self.busy_seconds += seconds
             await self._processors.work(seconds)
+            self._ended = self._clock()

@@ -12,6 +12,7 @@ distributed. So thousands of replicas cost as much to simulate as one.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,6 +28,8 @@ from benchmarks.capacity.shared import Processors, Thread
 Balance = Literal["random", "round_robin"]
 Floats = npt.NDArray[np.float64]
 SETTLING = 0.1  # share of the requests that fill the empty system and are not counted
+DRAWN = 4096  # decode times of a closed loop, whose requests are not known before
+REFUSED = 0.05  # seconds that a refused caller waits, as in the measured closed loop
 SHORTEST = 0.001  # seconds left of a request's time, as in the service
 
 
@@ -36,7 +39,8 @@ class Outcome:
 
     `throughput`: answers a second within it. `latencies` [answers] in seconds, from when a request was due. `refused` for
     want of room, `expired` after the timeout. `batch`: mean photos a call. `engine_busy`, `host_busy`, `loop_busy`: shares
-    of the engines', the host's processors' and the event loop's time (0 for a host that is never short).
+    of the engines', the host's processors' and the event loop's time (0 for a host that is never short). `loop_rests`,
+    `client_rests`: how often a request found the event loop and the client rested (`Thread.rests`).
     """
 
     rate: float
@@ -49,6 +53,8 @@ class Outcome:
     engine_busy: float
     host_busy: float
     loop_busy: float
+    loop_rests: float = 0.0
+    client_rests: float = 0.0
 
     def percentile(self, share: float) -> float:
         """Seconds; infinite when nothing was answered."""
@@ -81,10 +87,13 @@ class _Host:
         self.processors = Processors(replica.processors)
         self._device = Processors(1) if replica.own_device else self.processors
         self._threads = 1 if replica.own_device else replica.engine_threads
-        self.loop, self._client = Thread(self.processors), Thread(self.processors)
+        self.loop = Thread(self.processors, replica.loop_cold_seconds)
+        self.client = Thread(self.processors, replica.client_cold_seconds)
         self._decoders, self._decoding = asyncio.Semaphore(replica.decoders), 0
         rng = np.random.default_rng(seed)
-        self._decode = rng.choice(replica.decode_seconds, requests).tolist()
+        self._decode = rng.choice(
+            replica.decode_seconds, requests
+        ).tolist()  # in turn again when there are more requests
         self._luck = rng.integers(
             PLACES, size=requests
         ).tolist()  # of each engine call; there are no more than requests
@@ -108,10 +117,10 @@ class _Host:
         await self.loop.work(0)
         return [None] * len(batch)
 
-    async def request(self, number: int, due: float) -> None:
-        """A request from when it was due to its answer, which is noted."""
+    async def request(self, number: int, due: float) -> bool:
+        """A request from when it was due to its answer, which is noted; whether there was one."""
         replica, seen = self.replica, self.seen
-        await self._client.work(replica.client_seconds / 2)
+        await self.client.work(replica.client_seconds / 2)
         if replica.handover_seconds:
             await asyncio.sleep(replica.handover_seconds)
         deadline = self._time() + replica.timeout_seconds
@@ -122,14 +131,15 @@ class _Host:
             await self.batcher.submit(number, max(SHORTEST, deadline - self._time()))
         except QueueFull:
             seen.refused += 1
-            return
+            return False
         except Expired:
             seen.expired += 1
-            return
+            return False
         await self.loop.work(replica.loop_seconds / 2)
-        await self._client.work(replica.client_seconds / 2)
+        await self.client.work(replica.client_seconds / 2)
         seen.due.append(due)
         seen.done.append(self._time())
+        return True
 
     async def _pixels(self, number: int) -> None:
         if self._decoding >= self.replica.max_decoding:
@@ -137,14 +147,14 @@ class _Host:
         self._decoding += 1
         try:
             async with self._decoders:
-                await self.processors.work(self._decode[number])
+                await self.processors.work(self._decode[number % len(self._decode)])
         finally:
             self._decoding -= 1
 
 
 async def _load(host: _Host, arrivals: Floats, ends: float) -> float:
     """Put the arrivals on, and let all be answered; gives the processor seconds of the host until `ends`."""
-    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[bool]]()
     for number, due in enumerate(arrivals.tolist()):
         if (wait := due - loop.time()) > 0:
             await asyncio.sleep(wait)
@@ -166,13 +176,39 @@ def traffic(replica: Replica, arrivals: Floats, seconds: float, *, seed: int = 0
         host = _Host(replica, len(arrivals), seed)
         return host, await _load(host, arrivals, seconds)
 
-    host, busy = simulate(run())
-    seen, due, done = host.seen, np.array(host.seen.due), np.array(host.seen.done)
+    return _outcome(*simulate(run()), len(arrivals), seconds, settling)
+
+
+def closed_loop(replica: Replica, callers: int, seconds: float, *, seed: int = 0, settling: float = 0.0) -> Outcome:
+    """`callers` that each send their next request when they have an answer, for `seconds`."""
+
+    async def run() -> tuple[_Host, float, int]:
+        host, loop = _Host(replica, DRAWN, seed), asyncio.get_running_loop()
+        asked = itertools.count()
+
+        async def caller() -> None:
+            while loop.time() < seconds:
+                if not await host.request(next(asked), loop.time()):
+                    await asyncio.sleep(REFUSED)
+
+        calling = [asyncio.ensure_future(caller()) for _ in range(callers)]
+        await asyncio.sleep(seconds)
+        busy = host.processors.busy_seconds
+        await asyncio.gather(*calling)
+        await host.batcher.close()
+        return host, busy, next(asked)
+
+    host, busy, asked = simulate(run())
+    return _outcome(host, busy, asked, seconds, settling)
+
+
+def _outcome(host: _Host, busy: float, asked: int, seconds: float, settling: float) -> Outcome:
+    replica, seen, due, done = host.replica, host.seen, np.array(host.seen.due), np.array(host.seen.done)
     counted = due >= settling
     span = max(seconds, float(done.max(initial=0.0)))
     return Outcome(
-        rate=len(arrivals) / seconds,
-        requests=len(arrivals),
+        rate=asked / seconds,
+        requests=asked,
         throughput=float(((done >= settling) & (done <= seconds)).sum()) / (seconds - settling),
         latencies=(done - due)[counted],
         refused=seen.refused,
@@ -181,6 +217,8 @@ def traffic(replica: Replica, arrivals: Floats, seconds: float, *, seed: int = 0
         engine_busy=seen.engine_seconds / span / replica.engines,
         host_busy=busy / seconds / replica.processors if replica.processors else 0.0,
         loop_busy=host.loop.busy_seconds / span,
+        loop_rests=host.loop.rests / max(1, asked),
+        client_rests=host.client.rests / max(1, asked),
     )
 
 

@@ -18,6 +18,8 @@ from contract.errors import ContractError
 PRICES = Path(__file__).with_name("prices.toml")
 SEARCH, REPORT = 4000, 20_000  # simulated requests to try a size, and of what is reported
 MOST = 1_000_000  # replicas
+FLEET, LOADED = (1, 2, 4, 10, 30, 100, 1000, 10_000), 0.8  # replicas of a plot, and the share of their ceiling they get
+BALANCES: tuple[Balance, ...] = ("random", "round_robin")
 
 
 class Node(BaseModel):
@@ -163,4 +165,18 @@ def curve(replica: Replica, points: int, seed: int = 0) -> list[dict[str, Any]]:
     for place in range(1, points + 1):
         outcome = open_loop(replica, top * place / (points + 1), requests=SEARCH, seed=seed)
         found.append({"rate": round(outcome.rate, 3)} | figures(outcome))
+    return found
+
+
+def fleet(replica: Replica, seed: int = 0) -> list[dict[str, Any]]:
+    """What many replicas do at `LOADED` of their ceiling, by the way requests are shared out, for a plot."""
+    found = []
+    for count in FLEET:
+        rate = LOADED * replica.ceiling() * count
+        row: dict[str, Any] = {"replicas": count, "rate": round(rate, 3)}
+        for balance in BALANCES:
+            row[balance] = figures(
+                open_loop(replica, rate, replicas=count, requests=SEARCH, balance=balance, seed=seed)
+            )
+        found.append(row)
     return found

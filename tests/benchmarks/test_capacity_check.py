@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from benchmarks.capacity import calibrate as calibration
 from benchmarks.capacity.__main__ import main
 from benchmarks.capacity.calibrate import Seen, seen
-from benchmarks.capacity.check import misses, predict, ratio
+from benchmarks.capacity.check import middle, misses, predict, ratio, title
+from benchmarks.capacity.fit import Loads, fit
 from benchmarks.capacity.replica import from_json
 from benchmarks.capacity.report import markdown, verdict
+from benchmarks.capacity.simulation import closed_loop, open_loop
 from benchmarks.capacity.sizing import Node
 from benchmarks.load.arrivals import Sample, poisson
 from contract.errors import ContractError
@@ -51,7 +54,7 @@ def test_calls_are_told_apart_and_their_pauses_found() -> None:
     done, call, queue = (np.array(column) for column in zip(*answers, strict=True))  # type: ignore[assignment]
     stages = {"decode": np.full(len(done), 0.002), "queue": queue, "encode": call, "score": np.zeros(len(done))}
     found = Seen(done - call - queue - 0.005, done, stages, loop_seconds=0.001, client_seconds=0.0005)  # type: ignore[arg-type]
-    assert found.engine(curve) == pytest.approx((1.1, 0.003), rel=1e-3)  # type: ignore[arg-type]
+    assert found.engine(curve) == pytest.approx((1.1, 0.004), rel=1e-3)  # type: ignore[arg-type]
     assert found.handover_seconds() == pytest.approx(0.0015)
     assert found.alone.sum() == 20
 
@@ -71,36 +74,70 @@ def test_answers_that_say_too_little_are_no_calibration() -> None:
 
 
 def _point(p99: float, throughput: float) -> dict[str, Any]:
-    figures = {"throughput": throughput, "p50_ms": 12.0, "p99_ms": p99, "batch": 1.1}
-    measured = {name: {"value": value, "low": None, "high": None} for name, value in figures.items()}
-    return {"share": 0.3, "rate": 30.0, "seconds": 20.0, "seed": 7, "requests": 600, "measured": measured}
+    point: dict[str, Any] = {"callers": None, "share": 0.3, "rate": 30.0, "seconds": 20.0}
+    figures: dict[str, float | None] = {"throughput": throughput, "p50_ms": 12.0, "p99_ms": p99, "batch": 1.1}
+    return point | {"rounds": [{"seed": 7, "requests": 600, "others": None}], "measured": middle([figures])}
 
 
 def test_a_prediction_gets_the_arrivals_that_were_measured() -> None:
     replica, point = from_json(REPLICA, "it"), _point(1, 1)
     found = predict(replica, point)
-    assert found["same"]["throughput"] == pytest.approx(len(poisson(30.0, 20.0, 7)) / 20, abs=0.2)
-    assert found["any"]["p99_ms"]["low"] < found["any"]["p99_ms"]["value"] < found["any"]["p99_ms"]["high"]
-    exact = point | found
-    exact["measured"] = {name: {"value": value, "low": None, "high": None} for name, value in found["same"].items()}
-    assert [ratio(exact, name, "same") for name in found["same"]] == [1.0] * 4
+    assert found["predicted"]["throughput"]["value"] == pytest.approx(len(poisson(30.0, 20.0, 7)) / 20, abs=0.2)
+    exact = point | found | {"measured": found["predicted"]}
+    assert [ratio(exact, name) for name in found["predicted"]] == [1.0] * 4
     assert not misses([exact])
+    assert title(point) == "30.0/s (30 %)"
+
+
+def test_callers_are_predicted_too() -> None:
+    """Eight callers keep calls of 8 photos and 20 ms going."""
+    point = _point(20, 400) | {"callers": 8, "share": None, "rate": None}
+    found = predict(from_json(REPLICA, "it"), point)["predicted"]
+    assert found["throughput"]["value"] == pytest.approx(400, rel=0.02)
+    assert found["p99_ms"]["value"] == pytest.approx(20, rel=0.1)
+    assert title(point) == "8 callers"
+
+
+def test_the_middle_round_counts() -> None:
+    found = middle(
+        [dict.fromkeys(("throughput", "p50_ms", "p99_ms", "batch"), value) for value in (3.0, 1.0, None, 9.0)]
+    )
+    assert found["p99_ms"] == {"value": 3.0, "low": 1.0, "high": 9.0}
 
 
 def test_what_is_off_is_said() -> None:
     replica = from_json(REPLICA, "it")
     point = _point(1, 1)
     point |= predict(replica, point)
-    right = point["same"]
-    point["measured"]["throughput"]["value"] = right["throughput"]
-    point["measured"]["p99_ms"]["value"] = right["p99_ms"] / 1.16
+    right = {name: one["value"] for name, one in point["predicted"].items()}
+    point["measured"] = middle([right | {"p99_ms": right["p99_ms"] / 1.16}])
     assert [figure for _, figure in misses([point])] == ["p99_ms"]
-    assert "1 of 2 predictions" in verdict([point])
-    assert "p99, ms at 30.0/s (1.160)" in verdict([point])
-    point["measured"]["p99_ms"]["value"] = right["p99_ms"] / 1.14
+    assert "answers/s: 1 of 1 predictions" in verdict([point])
+    assert "p99, ms: 0 of 1 predictions are within 15 %; not: 30.0/s (30 %) (1.160)" in verdict([point])
+    point["measured"] = middle([right | {"p99_ms": right["p99_ms"] / 1.14}])
     assert not misses([point])
-    point["measured"]["p99_ms"]["value"] = None
+    point["measured"] = middle([right | {"p99_ms": None}])
     assert [figure for _, figure in misses([point])] == ["p99_ms"]
+
+
+# -- what cannot be measured apart ----------------------------------------------------------------------------------------
+
+
+def test_cold_threads_and_processors_are_found_again() -> None:
+    """From two simulated loads of a known replica."""
+    known = from_json(
+        {"batch_ms": {"1": 0.4, "16": 2.4}, "decode_ms": 1, "decoders": 2, "processors": 1.5, "loop_ms": 0.6,
+         "loop_cold_ms": 0.5},
+        "it",
+    )  # fmt: skip
+    light, full = open_loop(known, 150, requests=3000), closed_loop(known, 16, 4.0, settling=0.4)
+    loads = Loads(
+        150, 0.0006 + 0.0005 * light.loop_rests, 0.0, 16, full.throughput, 0.0006 + 0.0005 * full.loop_rests, 0.0
+    )
+    found = fit(replace(known, processors=2, loop_seconds=0, loop_cold_seconds=0), loads)
+    assert found.processors == pytest.approx(1.5, rel=0.03)
+    assert found.loop_seconds == pytest.approx(0.0006, rel=0.02)
+    assert found.loop_cold_seconds == pytest.approx(0.0005, rel=0.1)
 
 
 def test_sizing_from_a_file(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,15 +177,17 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name, value in {
         "LEAST_CALLS": 3,
         "LEAST_SECONDS": 0.05,
-        "PROBE_SECONDS": 1.5,
+        "STRETCH": 1.0,
         "WARM_UP": 0.2,
-        "PROBE": 0.1,
+        "LOOKS": 1,
     }.items():
         monkeypatch.setattr(calibration, name, value)
-    monkeypatch.setattr("benchmarks.capacity.check.STRETCHES", 2)
+    monkeypatch.setattr("benchmarks.capacity.check.CALLERS", (2,))
+    monkeypatch.setattr("benchmarks.capacity.fit.REQUESTS", 300)
     out = tmp_path / "run"
     argv: Sequence[str] = [
-        "--bundle", str(bundle), "--side", "64", "--seconds", "2", "--shares", "0.1", "--rates", "100", "--out", str(out),
+        "--bundle", str(bundle), "--side", "64", "--seconds", "2", "--shares", "0.1", "--rounds", "1",
+        "--rates", "100", "--out", str(out),
     ]  # fmt: skip
     assert any(main(list(argv)) == 0 for _ in range(3)), "a busy machine may spoil a measurement, but not three"
     result = json.loads(out.with_name("run.json").read_text())
@@ -157,12 +196,14 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert replica.loop_seconds > 0
     assert min(replica.decode_seconds) > 0
     assert replica.client_seconds > 0
-    (point,) = result["points"]
-    assert not point["errors"]
-    assert point["same"]["throughput"] == pytest.approx(point["measured"]["throughput"]["value"], rel=0.2)
+    callers, point = result["points"]
+    assert callers["callers"] == 2
+    assert not point["rounds"][0]["errors"]
+    predicted, measured = (point[kind]["throughput"]["value"] for kind in ("predicted", "measured"))
+    assert predicted == pytest.approx(measured, rel=0.2)
     assert "Predicted and measured" in markdown(result)
     again = tmp_path / "again"
     assert main(["--from", str(out.with_name("run.json")), "--rates", "100", "--out", str(again)]) == 0
     repeated = json.loads(again.with_name("again.json").read_text())
     assert repeated["measured"]["command"] == result["command"]
-    assert repeated["points"] == [point]
+    assert repeated["points"] == [callers, point]

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.capacity.clock import simulate
 from benchmarks.capacity.replica import COLD_AFTER, Replica
-from benchmarks.capacity.shared import Processors, Thread
-from benchmarks.capacity.simulation import open_loop, traffic
+from benchmarks.capacity.shared import RESTED, Processors, Thread
+from benchmarks.capacity.simulation import closed_loop, open_loop, traffic
 
 SERVICE = 0.01  # seconds of a call
 ONE_BY_ONE = Replica({1: (SERVICE,)}, max_batch=1)
@@ -184,6 +184,35 @@ def test_a_thread_does_one_thing_at_a_time_in_order() -> None:
         return list(await asyncio.gather(*(piece(seconds) for seconds in (1.0, 2.0, 0.0, 1.0))))
 
     assert simulate(run()) == pytest.approx([1.0, 3.0, 3.0, 4.0])
+
+
+def test_a_thread_that_rested_is_slower() -> None:
+    """The first piece, and one after a long rest, take the whole second longer; one right after another does not."""
+
+    async def run() -> tuple[list[float], float]:
+        thread, loop, ends = Thread(Processors(0), cold_seconds=1.0), asyncio.get_running_loop(), []
+        for pause in (0.0, 0.0, 100 * RESTED):
+            await asyncio.sleep(pause)
+            await thread.work(2.0)
+            ends.append(loop.time())
+        return ends, thread.rests
+
+    ends, rests = simulate(run())
+    assert ends == pytest.approx([3.0, 5.0, 8.0 + 100 * RESTED])
+    assert rests == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("callers", "rate"), [(1, 100), (8, 400), (40, 400)])
+def test_callers_get_as_much_as_the_engine_gives(callers: int, rate: float) -> None:
+    found = closed_loop(BATCHING, callers, 10.0)
+    assert found.throughput == pytest.approx(rate, rel=0.03)
+    assert found.latencies.mean() == pytest.approx(callers / rate, rel=0.05)  # Little's law
+
+
+def test_refused_callers_ask_again_later() -> None:
+    found = closed_loop(replace(ONE_BY_ONE, max_queue=1), 5, 2.0)
+    assert found.refused > 0
+    assert found.throughput == pytest.approx(100, rel=0.05)
 
 
 def test_simulated_hours_pass_at_once() -> None:
