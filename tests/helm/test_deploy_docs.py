@@ -18,6 +18,7 @@ SHELL = {
     "REGISTRY": "europe-west4-docker.pkg.dev/p/food-vision",
     "DIGEST": "sha256:" + "1" * 64,
     "SHA256": "2" * 64,
+    "TENSORRT": "sha256:" + "3" * 64,
     "BUCKET": "p-food-vision",
     "HOST": "food.example.com",
 }
