@@ -1,4 +1,5 @@
-# The service and one of three engines: `--target cpu`, `gpu` or `gpu-tensorrt`. How to build and run: docs/image.md.
+# The service and one of three engines: `--target cpu`, `gpu` or `gpu-tensorrt`. What makes its bundles: `--target training`.
+# How to build and run: docs/image.md.
 # The build needs nothing but pip's packages; a private index and its certificates come in as secrets, never into a layer.
 
 # Debian with Python 3.11 as `python3`. For a release, name it by digest.
@@ -7,12 +8,14 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 # An empty folder, so that no bundle is baked in; `--build-context bundle=FOLDER` puts one in its place.
 FROM scratch AS bundle
 
-FROM ${BASE_IMAGE} AS build
+FROM ${BASE_IMAGE} AS tools
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/venv
 COPY docker/install.sh locks/build.txt /build/
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     python3 -m venv --without-pip /build/tools && sh /build/install.sh /build/tools /build/build.txt
+
+FROM tools AS build
 COPY pyproject.toml README.md LICENSE /build/source/
 COPY app /build/source/app
 COPY contract /build/source/contract
@@ -37,10 +40,30 @@ ARG TENSORRT=tensorrt-cu13-libs==10.16.1.11
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     printf '%s\n' "${TENSORRT}" > /build/tensorrt.txt && UNHASHED=1 sh /build/install.sh /opt/venv /build/tensorrt.txt
 
-FROM ${BASE_IMAGE} AS runtime
+# The lock has torch with CUDA, as on the common index. For a machine without a GPU, TORCH names another build of it, as
+# torch==2.13.0+cpu, which pip's configuration must lead to: that one has no hash here, and the CUDA libraries stay away.
+FROM tools AS build-training
+ARG TORCH=
+COPY locks/training.txt /build/
+RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
+    if [ -n "${TORCH}" ]; then \
+        sed -i -E '/^(torch|triton|(cuda|nvidia)-[a-z0-9-]+)==/,/[^\\]$/d' /build/training.txt && \
+        printf '%s\n' "${TORCH}" > /build/torch.txt && UNHASHED=1 sh /build/install.sh /opt/venv /build/torch.txt; \
+    fi && sh /build/install.sh /opt/venv /build/training.txt
+# After the packages: gigabytes are not fetched and compiled again for a change of ours.
+COPY pyproject.toml README.md LICENSE /build/source/
+COPY contract /build/source/contract
+COPY export /build/source/export
+COPY training /build/source/training
+WORKDIR /build/source
+RUN /build/tools/bin/python -c "from setuptools.build_meta import build_wheel; print(build_wheel('/build/wheels'))" && \
+    python3 -m pip --python /opt/venv/bin/python install --no-deps --no-compile --no-index /build/wheels/*.whl && \
+    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/contract \
+        /opt/venv/lib/python3*/site-packages/export /opt/venv/lib/python3*/site-packages/training
+
+FROM ${BASE_IMAGE} AS account
 # Version, commit and time are labels too, given when it is built (scripts/image.py): they would spoil the cache here.
 LABEL org.opencontainers.image.title="food-vision" \
-      org.opencontainers.image.description="Names the food on a photo: an HTTP service on ONNX Runtime" \
       org.opencontainers.image.licenses="MIT"
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin food-vision
 # ORT_DISABLE_TELEMETRY: from 1.29 on ONNX Runtime's wheels report the model's file name and digests unless told not to.
@@ -48,11 +71,14 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    ORT_DISABLE_TELEMETRY=1 \
-    FOOD_VISION_HOST=0.0.0.0 \
+    ORT_DISABLE_TELEMETRY=1
+WORKDIR /
+
+FROM account AS runtime
+LABEL org.opencontainers.image.description="Names the food on a photo: an HTTP service on ONNX Runtime"
+ENV FOOD_VISION_HOST=0.0.0.0 \
     FOOD_VISION_PORT=8000 \
     FOOD_VISION_BUNDLE=/bundle
-WORKDIR /
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "app"]
@@ -61,6 +87,18 @@ FROM runtime AS cpu
 COPY --from=build-cpu /opt/venv /opt/venv
 COPY --from=bundle / /bundle/
 ENV FOOD_VISION_PROVIDER=cpu
+USER 10001:10001
+
+# Logs, states and checkpoints go where --out says; caches of data sets and models to HOME, where something must be mounted.
+FROM account AS training
+LABEL org.opencontainers.image.description="Fine-tunes BLIP to name the food on a photo, and exports it to ONNX"
+COPY --from=build-training /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:/usr/local/nvidia/bin:/usr/local/bin:/usr/bin:/bin \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    HOME=/tmp
+ENTRYPOINT ["python", "-m", "training"]
 USER 10001:10001
 
 # GKE mounts the node's driver at /usr/local/nvidia and nothing else tells the loader. The CUDA libraries of the pip

@@ -19,7 +19,8 @@ TARGET ?= cpu
 BASE_IMAGE ?=
 LOCK := $(TOOLS)/bin/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-annotate \
 	--python-platform x86_64-unknown-linux-gnu --no-emit-index-url
-BUILD := $(PYTHON) -m scripts.image --target $(TARGET) $(if $(BASE_IMAGE),--base $(BASE_IMAGE)) $(if $(BAKE),--bundle $(BAKE))
+BUILD := $(PYTHON) -m scripts.image --target $(TARGET) $(if $(BASE_IMAGE),--base $(BASE_IMAGE)) $(if $(BAKE),--bundle $(BAKE)) \
+	$(if $(TORCH),--torch $(TORCH))
 
 demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
 	$(BIN)/python scripts/demo.py
@@ -63,7 +64,7 @@ $(GPU_WHEEL)/onnxruntime_gpu-%.dist-info: | $(VENV)/.installed
 	rm -rf $(GPU_WHEEL)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --no-deps --target $(GPU_WHEEL) onnxruntime-gpu
 
-image:  ## make image TARGET=cpu|gpu|gpu-tensorrt [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
+image:  ## make image TARGET=cpu|gpu|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)
 
 base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local means
@@ -73,18 +74,19 @@ image-push:  ## the same, pushed to IMAGE with its SBOM and provenance; the dige
 	$(BUILD) --tag $(IMAGE):$(or $(TAG),$(TARGET)) --push
 
 image-test: $(VENV)/.installed image  ## build the cpu image, run it read-only without rights, label, drain, play a Deployment
-	FOOD_VISION_IMAGE=$(IMAGE):$(TARGET) $(BIN)/python -m pytest tests/image
+	$(if $(filter training,$(TARGET)),FOOD_VISION_TRAINING_IMAGE,FOOD_VISION_IMAGE)=$(IMAGE):$(TARGET) $(BIN)/python -m pytest tests/image
 
 regression: $(VENV)/.installed  ## fixed pictures keep their labels and log-probabilities; URL=http://… asks a service instead
 	$(BIN)/python -m scripts.model_regression $(if $(URL),--url $(URL))
 
-lock: $(TOOLS)/.installed  ## the image's packages with their hashes, from pyproject.toml and constraints.txt
+lock: $(TOOLS)/.installed  ## the images' packages with their hashes, from pyproject.toml and constraints.txt
 	for engine in cpu gpu; do $(LOCK) pyproject.toml -c constraints.txt --extra $$engine --extra otel -o locks/$$engine.txt || exit 1; done
+	$(LOCK) pyproject.toml -c constraints.txt --extra training --extra export -o locks/training.txt
 	for list in build tools; do $(LOCK) locks/$$list.in -o locks/$$list.txt || exit 1; done
 
-sbom: $(TOOLS)/.installed  ## CycloneDX lists of the image's packages, in build/sbom
+sbom: $(TOOLS)/.installed  ## CycloneDX lists of the images' packages, in build/sbom
 	mkdir -p build/sbom
-	for engine in cpu gpu; do $(TOOLS)/bin/cyclonedx-py requirements --of JSON -o build/sbom/$$engine.cdx.json locks/$$engine.txt || exit 1; done
+	for list in cpu gpu training; do $(TOOLS)/bin/cyclonedx-py requirements --of JSON -o build/sbom/$$list.cdx.json locks/$$list.txt || exit 1; done
 
 pipeline: $(TOOLS)/.installed  ## workflows, cloudbuild.yaml, Dockerfile and shell scripts, by schema and by linter, offline
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

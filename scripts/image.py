@@ -1,8 +1,10 @@
-"""Build an image of the service.
+"""Build an image of the service, or of what makes its bundles.
 
     python3 -m scripts.image                                    # localhost/food-vision:cpu, the bundle to be mounted
     python3 -m scripts.image --target gpu --tag localhost/food-vision:gpu
     python3 -m scripts.image --bundle bundles/food101 --tag localhost/food-vision:food101     # the bundle baked in
+    python3 -m scripts.image --target training                  # training and export, with torch for NVIDIA GPUs
+    python3 -m scripts.image --target training --torch torch==2.13.0+cpu   # another build of torch, from pip's configuration
     python3 -m scripts.image --base local                       # where no image registry is in reach
     python3 -m scripts.image --tag REGISTRY/food-vision:1.0 --push      # prints and writes down the digest
 
@@ -29,12 +31,14 @@ from contract.files import write_text_atomic
 from scripts.containers import LOCAL, Tools, find_tools
 
 ROOT = Path(__file__).parent.parent
-TARGETS = ("cpu", "gpu", "gpu-tensorrt")
+TARGETS = ("cpu", "gpu", "gpu-tensorrt", "training")
 LOCAL_BASE = "localhost/debian-python:bookworm"
 SECRETS = {"pip_config": "PIP_CONFIG_FILE", "ca_bundle": "PIP_CERT"}
 
 
-def build(target: str, tag: str, base: str | None, bundle: Path | None, *, push: bool = False) -> int:
+def build(
+    target: str, tag: str, base: str | None, bundle: Path | None, *, torch: str | None = None, push: bool = False
+) -> int:
     """Build one target, print its size and, pushed, its digest. Returns the exit code."""
     if bundle is not None:
         _check_bundle(bundle)
@@ -44,6 +48,8 @@ def build(target: str, tag: str, base: str | None, bundle: Path | None, *, push:
     arguments = ["--target", target, "--tag", tag, *_labels(), *_secrets()]
     if base:
         arguments += ["--build-arg", f"BASE_IMAGE={base}"]
+    if torch:
+        arguments += ["--build-arg", f"TORCH={torch}"]
     if bundle is not None:
         arguments += ["--build-context", f"bundle={bundle.resolve()}"]
     if push and tools.name == "docker":
@@ -132,19 +138,26 @@ def _check_bundle(bundle: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.image", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--target", choices=TARGETS, default="cpu", help="which engine (default: cpu)")
+    parser.add_argument("--target", choices=TARGETS, default="cpu", help="what to build (default: cpu)")
     parser.add_argument("--tag", help=f"name of the image (default: {LOCAL}:TARGET)")
     parser.add_argument("--base", help="base image with Python 3.11, or `local` (default: the Dockerfile's)")
     parser.add_argument(
         "--bundle", type=Path, help="bundle folder to bake in (default: none, it is mounted at /bundle)"
     )
+    parser.add_argument(
+        "--torch", metavar="PIN", help="with training: another build of torch (default: the lock's, with CUDA)"
+    )
     parser.add_argument("--base-only", action="store_true", help="make the local base image and nothing else")
     parser.add_argument("--push", action="store_true", help="push it to the registry of its tag")
     args = parser.parse_args(argv)
+    if args.torch and args.target != "training":
+        parser.error(f"--torch is for --target training; {args.target} has no torch")
+    if args.bundle and args.target == "training":
+        parser.error("--bundle is for the service; training makes bundles")
     if args.base_only:
         return run("image", lambda: print(_local_base(find_tools())) or 0)
     tag = args.tag or f"{LOCAL}:{args.target}"
-    return run("image", lambda: build(args.target, tag, args.base, args.bundle, push=args.push))
+    return run("image", lambda: build(args.target, tag, args.base, args.bundle, torch=args.torch, push=args.push))
 
 
 if __name__ == "__main__":

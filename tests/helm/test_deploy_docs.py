@@ -11,13 +11,14 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.helm.engine import CHART, HelmError, merged, needs_engine, objects
+from tests.helm.engine import CHART, HelmError, merged, needs_engine, objects, one
 
 TEXT = (ROOT / "docs" / "deploy-gke.md").read_text(encoding="utf-8")
 SHELL = {
     "REGISTRY": "europe-west4-docker.pkg.dev/p/food-vision",
     "DIGEST": "sha256:" + "1" * 64,
     "SHA256": "2" * 64,
+    "TENSORRT": "sha256:" + "3" * 64,
     "BUCKET": "p-food-vision",
     "HOST": "food.example.com",
 }
@@ -40,8 +41,14 @@ def test_the_values_render(more: list[str]) -> None:
 
 @needs_engine
 def test_the_training_values_render() -> None:
-    assert "JobSet" in {it["kind"] for it in objects(values_in_docs("training.yaml"), name="train")}
-    assert set(BLOCKS) == {"values.yaml", "tensorrt.yaml", "class.yaml", "training.yaml"}
+    found = objects(values_in_docs("training.yaml"), name="train")
+    job, pod = one(found, "Job"), values_in_docs("export.yaml")
+    assert f"/out/{values_in_docs('training.yaml')['training']['run']} " in pod["spec"]["containers"][0]["command"][-1]
+    (trains,) = job["spec"]["template"]["spec"]["containers"]
+    assert trains["image"] == pod["spec"]["containers"][0]["image"]
+    claims = {it["persistentVolumeClaim"]["claimName"] for it in pod["spec"]["volumes"]}
+    assert claims == {"checkpoints"} == {values_in_docs("training.yaml")["training"]["outputClaim"]}
+    assert set(BLOCKS) == {"values.yaml", "tensorrt.yaml", "class.yaml", "training.yaml", "export.yaml"}
 
 
 @needs_engine

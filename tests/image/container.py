@@ -16,7 +16,8 @@ import pytest
 from contract.errors import ContractError
 from scripts.containers import Tools, find_tools
 
-IMAGE, GPU_IMAGE = "FOOD_VISION_IMAGE", "FOOD_VISION_GPU_IMAGE"
+IMAGE, TRAINING_IMAGE = "FOOD_VISION_IMAGE", "FOOD_VISION_TRAINING_IMAGE"
+MADE_BY = {IMAGE: "image-test", TRAINING_IMAGE: "image-test TARGET=training"}
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 
@@ -52,7 +53,7 @@ def image_under_test(variable: str = IMAGE) -> tuple[Tools, str]:
     """The tools and the image that the variable names, or skip the test with the reason."""
     name = os.environ.get(variable)
     if not name:
-        pytest.skip(f"needs {variable}, the name of an image: make image-test")
+        pytest.skip(f"needs {variable}, the name of an image: make {MADE_BY[variable]}")
     try:
         tools = find_tools()
     except ContractError as error:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from scripts.model_regression import BUNDLE
 from tests.conftest import ROOT
@@ -24,6 +25,7 @@ LOCKS = ROOT / "locks"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCKERFILE = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
 TARGETS = ("cpu", "gpu", "gpu-tensorrt")
+OF_CUDA = r"(triton|(cuda|nvidia)-[a-z0-9-]+)$"  # what torch of the common index brings along
 REMEDY = "out of date: make lock"
 
 
@@ -35,6 +37,11 @@ def pins(text: str) -> dict[str, str]:
 
 def locked(name: str) -> dict[str, str]:
     return pins((LOCKS / f"{name}.txt").read_text(encoding="utf-8"))
+
+
+def blocks(name: str) -> list[str]:
+    """The packages of a lock, each with its hashes."""
+    return re.split(r"\n(?=\S)", (LOCKS / f"{name}.txt").read_text(encoding="utf-8").strip())
 
 
 def asked_for(name: str, extras: frozenset[str]) -> list[Requirement]:
@@ -74,7 +81,28 @@ def test_the_gpu_lock_differs_by_the_engine_alone() -> None:
     assert all(gpu[name] == number for name, number in cpu.items() if name != "onnxruntime"), REMEDY
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_the_training_lock_is_what_the_extras_need_and_cuda() -> None:
+    wanted = needed("food-vision", frozenset({"training", "export"})) - {"food-vision"}
+    found = {name: number for name, number in locked("training").items() if not re.match(OF_CUDA, name)}
+    assert {"triton", "nvidia-cublas", "nvidia-nccl-cu13", "cuda-toolkit"} <= set(locked("training")) - set(found)
+    installed = {name: Version(version(name)).public for name in wanted if not re.match(OF_CUDA, name)}
+    assert found == installed, REMEDY
+
+
+def test_another_torch_leaves_out_torch_and_cuda_and_nothing_else(tmp_path: Path) -> None:
+    (script,) = re.findall(r"sed -i -E '(.+?)' /build/training.txt", DOCKERFILE)
+    lock = tmp_path / "training.txt"
+    shutil.copy(LOCKS / "training.txt", lock)
+    subprocess.run(["sed", "-i", "-E", script, lock], check=True)
+    text = lock.read_text(encoding="utf-8")
+    left = {name: number for name, number in locked("training").items() if not re.match(rf"torch$|{OF_CUDA}", name)}
+    assert pins(text) == left
+    assert text.count("--hash=") == sum(
+        one.count("--hash=") for one in blocks("training") if set(pins(one)) <= set(left)
+    )
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "training"])
 def test_locks_keep_to_the_constraints(name: str) -> None:
     constraints = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     for package, number in locked(name).items():
@@ -84,8 +112,7 @@ def test_locks_keep_to_the_constraints(name: str) -> None:
 @pytest.mark.parametrize("path", sorted(LOCKS.glob("*.txt")), ids=lambda path: path.stem)
 def test_each_locked_package_has_a_hash_and_no_address(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    blocks = re.split(r"\n(?=\S)", text.strip())
-    assert all("--hash=sha256:" in block for block in blocks)
+    assert all("--hash=sha256:" in block for block in blocks(path.stem))
     assert "://" not in text
     assert "--index-url" not in text
 
@@ -99,17 +126,25 @@ def test_each_target_ends_as_the_unprivileged_user(target: str) -> None:
     assert f"COPY --from=build-{target} /opt/venv" in stage
 
 
+def test_the_training_target_is_unprivileged_and_has_no_service() -> None:
+    stage = DOCKERFILE.split(" AS training\n")[1].split("\nFROM ")[0]
+    assert "USER 10001:10001" in stage
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in stage, "where GKE mounts the driver"
+    assert "FOOD_VISION_" not in DOCKERFILE.split(" AS account\n")[1].split("\nFROM ")[0] + stage
+
+
 def test_gpu_targets_find_the_driver_where_gke_mounts_it() -> None:
     stage = DOCKERFILE.split(" AS runtime-gpu\n")[1].split("\nFROM ")[0]
     assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in stage
     assert "ORT_DISABLE_TELEMETRY=1" in DOCKERFILE
 
 
-def test_the_builder_is_sent_the_service_alone() -> None:
+def test_the_builder_is_sent_what_the_images_hold_alone() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert lines[1] == "*", "all is left out"
     sent = {line[1:] for line in lines if line.startswith("!")}
-    assert sent == {"app", "contract", "docker/install.sh", "locks", "pyproject.toml", "README.md", "LICENSE"}
+    sources = {"app", "contract", "export", "training"}
+    assert sent == sources | {"docker/install.sh", "locks", "pyproject.toml", "README.md", "LICENSE"}
 
 
 def jobs(path: Path) -> dict[str, Any]:
@@ -166,6 +201,13 @@ def test_wrong_usage_of_the_image_command_gets_2() -> None:
     done = image_command("--target", "tpu")
     assert done.returncode == 2
     assert "tpu" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--torch", "torch==2"), ("--target", "training", "--bundle", "b")])
+def test_what_does_not_go_together_is_wrong_usage(words: tuple[str, ...]) -> None:
+    done = image_command(*words)
+    assert done.returncode == 2
+    assert words[-2] in done.stderr
 
 
 def test_without_a_tool_it_says_which_to_install(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ networkPolicy.proxySubnets is empty: the proxies of {{ $g.className }} connect f
 {{- define "food-vision.check.training" -}}
 {{- $t := .Values.training }}
 {{- if not $t.image.repository }}
-training.image.repository is missing: training needs an image with food-vision[training]; the serving image has no training code.
+training.image.repository is missing: training needs an image of the target training (make image-push TARGET=training, docs/image.md); the serving image has no training code.
 {{- end }}
 {{- if not (or $t.image.digest $t.image.tag) }}
 training.image.digest and training.image.tag are both missing: set one.
