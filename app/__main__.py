@@ -81,6 +81,7 @@ def _serve(args: dict[str, Any]) -> int:
             log_level=settings.log_level,
             log_config=None,  # one form for all lines: `configure_logs`
             http=limited_heads(settings.body_timeout_ms / 1000, partial(refused_unread, app.state.metrics)),
+            ws="none",  # a wish for a WebSocket gets the route's own answer
             access_log=False,  # `app.observe` writes a line with more in it
             proxy_headers=False,  # nothing here asks who the client is
             timeout_graceful_shutdown=settings.drain_seconds,

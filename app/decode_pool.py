@@ -1,7 +1,7 @@
 """Photos → pixels in a bounded pool of processes, never on the event loop. See `app.decoder_process` for the why.
 
-A process that dies takes with it the photo that it was reading and no other: the next ones go to the rest of the pool, and
-another process is started. One that reads a photo for longer than any request may last is killed.
+When a process dies, its photos go to the rest of the pool and another process is started; a photo at which a second process
+dies is refused. One that reads a photo for longer than any request may last is killed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from app.decoder import Decoder, Job, reaped
 from app.errors import ServiceError
@@ -24,8 +25,13 @@ from contract.errors import ContractError, PhotoError
 from contract.pixels import Pixels
 
 log = logging.getLogger("food_vision")
+PROGRAM = ("-m", "app.decoder_process")
 START_SECONDS = 60.0  # longest wait for the processes; they take 0.2 s on an idle machine
-PASSED_ON = ("PYTHON", "VIRTUAL_ENV", "PATH", "LD_", "MALLOC_", "OMP_", "OPENBLAS_", "LANG", "LC_", "TMPDIR")
+PATIENCE = 0.1  # seconds; a photo behind one that takes longer is given to another process as well
+MOST_DEATHS = 2  # of processes by one photo: the first may be a coincidence
+DEADLY = "The image ends the process that decodes it: it is damaged, or needs more time or memory than there is."
+# Of the environment: what the system's loader and Python need, and no more.
+PASSED_ON, PASSED_ON_PREFIXES = ("PATH", "LANG", "VIRTUAL_ENV", "TMPDIR"), ("PYTHON", "LD_", "LC_", "MALLOC_")
 AGAIN_SECONDS = 1.0  # until the next try when a process ends before it is ready
 # A buffer above 1 MB goes back to the system when it is freed: glibc otherwise learns to keep up to 64 MB, for each process.
 DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
@@ -49,28 +55,45 @@ class DecodePool:
     ) -> None:
         self._size, self._room, self._longest, self._on_lost = processes, max_waiting, longest, on_lost
         self.shape = (image_size, image_size, 3)
-        self._command = [sys.executable, "-m", "app.decoder_process", str(image_size), str(max_pixels)]
+        self._command = [sys.executable, *PROGRAM, str(image_size), str(max_pixels)]
         self._decoders: list[Decoder] = []
         self._waiting: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._down_since: float | None = None
+        self._false_starts = 0
 
     async def start(self) -> None:
-        """Start the processes; `ready` waits for them."""
-        for _ in range(self._size):
-            self._decoders.append(await self._started())
+        """Start the processes; `ready` waits for them. Raises `ContractError` when the system does not let it."""
+        self._spawn(self._guard())
+        try:
+            for _ in range(self._size):
+                self._decoders.append(await self._started())
+        except OSError as error:
+            raise ContractError(
+                f"The {self._size} processes that decode photos cannot be started: {error.strerror}. "
+                "Allow more processes and open files, or lower decode_processes."
+            ) from None
 
     async def ready(self) -> None:
-        """Wait for the processes. Raises `ContractError` when they are not ready after `START_SECONDS`."""
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                while not all(decoder.ready.is_set() for decoder in self._decoders):
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise ContractError(
-                f"The {self._size} processes that decode photos were not ready after {START_SECONDS:.0f} s; "
-                "their own words are above in the log."
-            ) from None
+        """Wait for the processes. Raises `ContractError` when they die, or are not ready after `START_SECONDS`."""
+        ends = time.monotonic() + START_SECONDS
+        while not (len(self._decoders) == self._size and all(decoder.ready.is_set() for decoder in self._decoders)):
+            await asyncio.sleep(0.01)
+            if self._false_starts > self._size or time.monotonic() > ends:
+                raise ContractError(
+                    f"Of {self._size} processes that decode photos {self._able} are ready, and {self._false_starts} ended "
+                    "as soon as they were started; their own words are above in the log."
+                )
+
+    @property
+    def down_seconds(self) -> float:
+        """How long there has been no process to decode a photo; 0 while there is one."""
+        return 0.0 if self._down_since is None else time.monotonic() - self._down_since
+
+    @property
+    def _able(self) -> int:
+        return sum(decoder.ready.is_set() for decoder in self._decoders)
 
     @property
     def resident_bytes(self) -> int:
@@ -85,7 +108,7 @@ class DecodePool:
         """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included.
 
         Raises `PhotoError`, `ServiceError` with slug `overloaded`, and `TimeoutError` after `timeout` seconds; a photo
-        that no process has begun by then is not decoded at all.
+        that no process has been given by then is not decoded at all.
         """
         if self._room <= 0:
             raise ServiceError("overloaded", "Too many photos are waiting to be decoded. Try again in a second.")
@@ -98,9 +121,6 @@ class DecodePool:
             self._waiting.append(job)
             self.dispatch()
             return await job.future, time.perf_counter() - started
-        except (TimeoutError, asyncio.CancelledError):
-            self._watch(job)
-            raise
         finally:
             alarm.cancel()
             self._room += 1
@@ -118,27 +138,43 @@ class DecodePool:
             self._waiting.popleft()
             decoder.send(job)
 
-    def _watch(self, job: Job) -> None:
-        """Nobody waits for the photo any more; if a process reads it still after `longest`, that hangs."""
-
-        def check() -> None:
+    async def _guard(self) -> None:
+        """Look every `PATIENCE` seconds at processes that take long."""
+        while True:
+            await asyncio.sleep(PATIENCE)
             for decoder in self._decoders:
-                if decoder.jobs and decoder.jobs[0] is job:
-                    log.error("a process read one photo of %d bytes for %.0f s: killed", len(job.photo), self._longest)
-                    decoder.process.kill()
+                if decoder.reading_seconds > self._longest and not decoder.killed:
+                    size = len(decoder.jobs[0].photo)
+                    log.error("a process read one photo of %d bytes for %.0f s: killed", size, self._longest)
+                    decoder.kill()
+                elif decoder.reading_seconds > PATIENCE:
+                    self._waiting.extendleft(decoder.taken_back())
+            self.dispatch()
 
-        if job.began and not self._closed:
-            left = job.began + self._longest - time.perf_counter()
-            asyncio.get_running_loop().call_later(max(0.0, left), check)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _started(self) -> Decoder:
+        """Raises `OSError` when the system does not let it."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        try:
             # In a session of its own, so that Ctrl-C in a terminal stops the service, which then ends its processes.
             process = subprocess.Popen(self._command, stdin=theirs.fileno(), env=_environment(), start_new_session=True)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         loop = asyncio.get_running_loop()
         _, decoder = await loop.create_unix_connection(lambda: Decoder(self, process), sock=ours)
         return decoder
+
+    def came(self) -> None:
+        """A process is ready."""
+        self._down_since = None
+        self.dispatch()
 
     def lost(self, decoder: Decoder) -> None:
         """Its socket was closed: it died, or the pool closes."""
@@ -146,20 +182,16 @@ class DecodePool:
             return
         self._decoders.remove(decoder)
         self._on_lost()
-        jobs = list(decoder.jobs)
-        if jobs and not jobs[0].future.done():
-            jobs[0].future.set_exception(
-                PhotoError(
-                    "bad_image",
-                    "The image ended the process that decoded it: it is damaged, or needs more memory than there is.",
-                )
-            )
-        for job in jobs[1:]:
-            job.began = 0.0
-        self._waiting.extendleft(reversed(jobs[1:]))
-        task = asyncio.create_task(self._replace(decoder))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._false_starts += not decoder.ready.is_set()
+        if not self._able and self._down_since is None:
+            self._down_since = time.monotonic()
+        jobs = [job for job in decoder.jobs if not job.future.done()]
+        if jobs and jobs[0] is decoder.jobs[0]:  # it may be to blame: the next death decides
+            jobs[0].deaths += 1
+            if decoder.killed or jobs[0].deaths == MOST_DEATHS:
+                jobs.pop(0).future.set_exception(PhotoError("bad_image", DEADLY))
+        self._waiting.extendleft(reversed(jobs))
+        self._spawn(self._replace(decoder))
         self.dispatch()
 
     async def _replace(self, decoder: Decoder) -> None:
@@ -191,8 +223,9 @@ class DecodePool:
 
 
 def _environment() -> dict[str, str]:
-    """What Python and its libraries need, and nothing that may be a secret: a decoder reads what strangers send."""
-    return DEFAULTS | {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    return DEFAULTS | {
+        name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+    }
 
 
 def _expire(future: asyncio.Future[Pixels]) -> None:

@@ -19,13 +19,17 @@ from contract.errors import PhotoError
 from contract.pixels import Pixels
 
 log = logging.getLogger("food_vision")
-SMALL = 256 << 10  # bytes; a photo up to this size may lie ready at a process that reads another such
+SMALL = 256 << 10  # bytes; a JPEG up to this size may lie ready at a process that reads another such
+JPEG = b"\xff\xd8"
 
 
 class Pool(Protocol):
     """What a decoder tells of itself."""
 
     shape: tuple[int, int, int]
+
+    def came(self) -> None:
+        """It is ready."""
 
     def dispatch(self) -> None:
         """It has room for a photo."""
@@ -40,7 +44,12 @@ class Job:
 
     photo: bytes
     future: asyncio.Future[Pixels]
-    began: float = 0.0  # when a process turned to it; 0 before
+    deaths: int = 0  # of processes that may have been reading it
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is decoded in some milliseconds. A few bytes of PNG or WebP may take a second."""
+        return len(self.photo) <= SMALL and self.photo.startswith(JPEG)
 
 
 class Decoder(asyncio.BufferedProtocol):
@@ -52,6 +61,9 @@ class Decoder(asyncio.BufferedProtocol):
         self._pool, self.process = pool, process
         self.ready = asyncio.Event()
         self.jobs: deque[Job] = deque()
+        self.killed = False
+        self._began = 0.0  # when it turned to the first of its jobs
+        self._taken_back = False
         self._buffer = bytearray(ANSWER.size + max(math.prod(pool.shape), LONGEST_TEXT))  # any one answer fits
         self._filled = 0
 
@@ -61,17 +73,36 @@ class Decoder(asyncio.BufferedProtocol):
         return len(self.jobs) if self.ready.is_set() else 1 << 30
 
     def takes(self, job: Job) -> bool:
-        """Whether it is idle, or reads something small and this is small too: then it need not wait for the next."""
-        if self.load > 1:
-            return False
-        return not self.jobs or max(len(self.jobs[0].photo), len(job.photo)) <= SMALL
+        """Whether it is idle, or reads something quick and this is quick too: then it need not wait for the next."""
+        return self.load == 0 or (self.load == 1 and self.jobs[0].quick and job.quick)
 
     def send(self, job: Job) -> None:
         """Give it a photo."""
         self.jobs.append(job)
         if len(self.jobs) == 1:
-            job.began = time.perf_counter()
+            self._turned()
         self.transport.writelines((PHOTO.pack(len(job.photo)), job.photo))
+
+    @property
+    def reading_seconds(self) -> float:
+        """How long it has been reading the first of its photos; 0 when it has none."""
+        return time.perf_counter() - self._began if self.jobs else 0.0
+
+    def taken_back(self) -> list[Job]:
+        """The photos that lie ready at it, once each: others may read them sooner, and the first answer counts."""
+        if self._taken_back:
+            return []
+        self._taken_back = True
+        return [job for job in list(self.jobs)[1:] if not job.future.done()]
+
+    def kill(self) -> None:
+        """End it because it hangs."""
+        if not self.killed:
+            self.killed = True
+            self.process.kill()
+
+    def _turned(self) -> None:
+        self._began, self._taken_back = time.perf_counter(), False
 
     def close(self) -> None:
         """End it at once."""
@@ -111,17 +142,17 @@ class Decoder(asyncio.BufferedProtocol):
     def _answered(self, kind: int, body: memoryview) -> None:
         if kind == READY:
             self.ready.set()
-            self._pool.dispatch()
+            self._pool.came()
             return
         job = self.jobs.popleft()
         if self.jobs:
-            self.jobs[0].began = time.perf_counter()
+            self._turned()
         if not job.future.done():
             if kind == PIXELS:
                 job.future.set_result(np.array(body).reshape(self._pool.shape))
             elif kind == FAULT:
-                log.error("a photo was not decoded: %s", body.tobytes().decode())
                 job.future.set_exception(RuntimeError("a fault of the decoder"))
+                log.error("a photo was not decoded: %s", body.tobytes().decode("utf-8", "replace"))
             else:
                 job.future.set_exception(PhotoError(*json.loads(body.tobytes())))
         self._pool.dispatch()

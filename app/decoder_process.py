@@ -1,17 +1,21 @@
 """A process that decodes photos for the service: `python -m app.decoder_process SIZE MAX_PIXELS`, its socket as stdin.
 
 Decoding is the service's dearest Python and its only part that parses what strangers send, in C. Here it shares no
-interpreter lock with the event loop, and a crash or a hang costs a process and one photo (`app.decode_pool`).
+interpreter lock with the event loop, and a crash or a hang costs a process, not the service (`app.decode_pool`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
 import signal
 import socket
 import struct
 import sys
 import traceback
+from pathlib import Path
 
 from contract.errors import PhotoError
 from contract.pixels import photo_to_pixels
@@ -19,6 +23,7 @@ from contract.pixels import photo_to_pixels
 PHOTO = struct.Struct("<I")  # bytes of the photo that follows
 ANSWER = struct.Struct("<BI")  # kind, and bytes that follow
 READY, PIXELS, REFUSED, FAULT = range(4)  # nothing; uint8 [S, S, 3]; JSON [slug, sentence]; the text of a traceback
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 READ_AHEAD = 128 << 10  # bytes
 LONGEST_TEXT = 32 << 10  # bytes of an answer that is not pixels
 
@@ -28,15 +33,31 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     size, max_pixels = int(argv[0]), int(argv[1])
+    _go_first()
     with socket.socket(fileno=sys.stdin.fileno()) as parent, parent.makefile("rb", buffering=READ_AHEAD) as photos:
         try:
             parent.sendall(ANSWER.pack(READY, 0))
+            _be_silent()
             while len(head := photos.read(PHOTO.size)) == PHOTO.size:
                 kind, body = _answer(photos.read(PHOTO.unpack(head)[0]), size, max_pixels)
                 sent = parent.sendmsg([ANSWER.pack(kind, len(body)), body])  # in one, so that the service wakes once
                 parent.sendall(memoryview(body)[max(0, sent - ANSWER.size) :])
         except ConnectionError:  # the service has ended
             pass
+
+
+def _go_first() -> None:
+    """Where memory runs out, the kernel ends a decoder before the service; and none stays when the service has died."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("900")
+
+
+def _be_silent() -> None:
+    """Libraries write warnings about damaged photos to stderr, as many as strangers like, between the lines of the log."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
 def _answer(photo: bytes, size: int, max_pixels: int) -> tuple[int, bytes]:

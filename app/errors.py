@@ -133,7 +133,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def internal(request: Request, error: Exception) -> JSONResponse:
-        log.error("request failed: %s %s", request.method, request.url.path, exc_info=error)
+        log.error("request failed", exc_info=error)  # the line of the request has its route
         body = body_of(error)
         return error_response(body.error_type, body.error)
 

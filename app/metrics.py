@@ -67,7 +67,7 @@ METRICS: dict[str, Kind] = {
         "or generate of the batch it ran in.",
     ),
     "decoders_lost_total": Kind(
-        "counter", (), "Processes that died, or hung and were killed, while they decoded photos; each is replaced."
+        "counter", (), "Processes for decoding that ended by themselves, or hung and were killed; each is replaced."
     ),
     "batch_size": Kind("histogram", ("queue",), "Photos in each engine call."),
     "queue_depth": Kind("gauge", ("queue",), "Photos waiting for the engine now, by what is asked of it."),
@@ -168,6 +168,7 @@ def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
 router = APIRouter()
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """All metrics, in the text format of Prometheus, or of OpenMetrics if the client accepts that."""

@@ -94,6 +94,7 @@ class ServedModel:
         try:
             await self._decoder.start()
             await self._pool.load()
+            self._progress("waiting for the processes that decode photos")
             await self._decoder.ready()
         except BaseException:
             await self.close()
@@ -129,6 +130,11 @@ class ServedModel:
     def busy_seconds(self) -> float:
         """How long the oldest running engine call has been running; 0 when none is."""
         return self._pool.busy_seconds
+
+    @property
+    def undecodable_seconds(self) -> float:
+        """How long there has been no process to decode a photo; 0 while there is one."""
+        return self._decoder.down_seconds
 
     @property
     def decoders_bytes(self) -> int:

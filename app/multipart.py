@@ -110,7 +110,8 @@ class _Collected:
         if b"name" not in options:
             raise _unreadable("A part has no name in its Content-Disposition.")
         part = self._parts[-1]
-        part.name, part.is_file = options[b"name"].decode("utf-8", "replace"), b"filename" in options
+        part.name = options[b"name"].decode("utf-8", "replace")
+        part.is_file = b"filename" in options or b"filename*" in options
         self._files += part.is_file
         self._texts += not part.is_file
         if self._files > self._max_files:

@@ -74,6 +74,7 @@ async def server_metadata() -> dict[str, Any]:
     return {"name": "food-vision", "version": installed("food-vision"), "extensions": EXTENSIONS}
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", responses=example({"live": True}) | responses("engine_stuck"))
 async def server_live(request: Request) -> dict[str, bool]:
     """The process answers."""
@@ -81,6 +82,7 @@ async def server_live(request: Request) -> dict[str, bool]:
     return {"live": True}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses=OF_SERVER_READY)
 async def server_ready(request: Request) -> dict[str, bool]:
     """The model is loaded and warm."""

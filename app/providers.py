@@ -9,7 +9,6 @@ beforehand (driver, libraries), and a session that would run anything on the CPU
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import onnxruntime as ort
 
 from app import gpu, tensorrt
+from app.cores import available
 from app.engine_cache import is_built
 from app.gpu import ProviderError
 from app.provider_options import Profile, cuda_options, tensorrt_options
@@ -132,7 +132,7 @@ def _check_package(provider: str) -> None:
 
 def _session_options(threads: int, fixed: Mapping[str, int], *, strict: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads or available()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Decoding shares the cores: threads that spin between batches would take them away.

@@ -96,7 +96,8 @@ def create_app(
         starting = asyncio.create_task(start())
         with _reload_on_hangup(service):
             yield
-        await starting
+        starting.cancel()  # a thread that loads an engine ends by itself
+        await asyncio.gather(starting, return_exceptions=True)
         await service.stop()
 
     app = _App(

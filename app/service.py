@@ -24,6 +24,7 @@ from contract.bundle import Bundle, read_bundle
 from contract.errors import ContractError
 
 log = logging.getLogger("food_vision")
+LONGEST_UNDECODABLE = 5.0  # seconds; a process that died is replaced in less
 
 
 class Service:
@@ -139,6 +140,10 @@ class Service:
         """Raise `ServiceError` unless a request would be answered; a draining service still answers."""
         if self.state not in ("ready", "draining"):
             raise ServiceError("not_ready", f"The service is not ready: {(self.reason or self.state).rstrip('.')}.")
+        if self._model.undecodable_seconds > LONGEST_UNDECODABLE:
+            raise ServiceError(
+                "not_ready", "The service is not ready: no process that decodes photos stays alive; the log says why."
+            )
         self.check_live()
 
     def check_live(self) -> None:
@@ -182,7 +187,7 @@ class Service:
         """
         self.check_serving()
         model, deadline, least = self._model, self._deadline(timeout_ms), self._least(min_confidence)
-        turns = asyncio.Semaphore(2 * self.settings.decoders)
+        turns = asyncio.Semaphore(max(1, min(2 * self.settings.decoders, self.settings.max_decoding // 2)))
         calls = (model.predict(photo, top_k, least, turns, deadline) for photo in photos)
         return await asyncio.gather(*calls, return_exceptions=True)
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.cores import available
 from contract.errors import ContractError
 from contract.pixels import MAX_PIXELS
 
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=MAX_PIXELS,
         ge=1,
-        description="most pixels of one photo, from its header; then 413; a decode process may take 9 bytes a pixel",
+        description="most pixels of one photo, from its header; then 413; a decode process may take 17 bytes a pixel",
     )
     max_images: int = Field(default=32, ge=1, le=1024, description="most photos in one /predict/batch; then 413")
     top_k: int = Field(default=5, ge=1, le=100, description="labels in `top` when the request does not say")
@@ -110,7 +111,7 @@ class Settings(BaseSettings):
     @property
     def decoders(self) -> int:
         """Processes of the decode pool."""
-        return self.decode_processes or os.cpu_count() or 1
+        return self.decode_processes or available()
 
 
 def _split(text: str) -> list[str]:

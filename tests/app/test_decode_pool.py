@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 import pytest
 
 from app.decode_pool import DecodePool
 from app.errors import ServiceError
-from contract.errors import PhotoError
+from contract.errors import ContractError, PhotoError
 from contract.pixels import photo_to_pixels
-from tests.app.inside import running, until
-from tests.app.photos import assert_error
-from tests.conftest import ROOT, drawn_png
-
-PHOTO = drawn_png(0, size=64)
-
-
-def decoders(parent: int | None = None) -> list[psutil.Process]:
-    """The decoding processes of a process, by default of this one."""
-    children = psutil.Process(parent).children()
-    return [one for one in children if "app.decoder_process" in one.cmdline()]
-
-
-def with_pool(work: Callable[[DecodePool], Awaitable[Any]], processes: int = 1, **options: Any) -> Any:
-    """Do something with a pool that is ready."""
-
-    async def whole() -> Any:
-        pool = DecodePool(
-            processes, **{"max_waiting": 64, "image_size": 32, "max_pixels": 10**6, "longest": 5} | options
-        )
-        try:
-            await pool.start()
-            await pool.ready()
-            return await work(pool)
-        finally:
-            await pool.close()
-
-    found = asyncio.run(whole())
-    assert decoders() == [], "none stays behind"
-    return found
+from tests.app.decoders import PHOTO, QUICK, decoders, with_pool
+from tests.app.strange_decoder import DEADLY, FAULTY, HANGING, NOISY, SLOW, SLOW_SECONDS
+from tests.conftest import drawn_png
 
 
 def test_each_photo_gets_its_own_pixels() -> None:
@@ -101,7 +69,7 @@ def test_no_more_than_allowed_wait() -> None:
     assert [type(one) for one in found] == [tuple, tuple, tuple, ServiceError]
 
 
-def test_a_death_costs_one_photo_and_the_process_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_death_costs_no_photo_and_the_process_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     lost: list[int] = []
 
     async def work(pool: DecodePool) -> list[Any]:
@@ -113,13 +81,101 @@ def test_a_death_costs_one_photo_and_the_process_is_replaced(caplog: pytest.LogC
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     with caplog.at_level(logging.ERROR):
-        first, *rest = with_pool(work, on_lost=lambda: lost.append(1))
-    assert isinstance(first, PhotoError)
-    assert first.slug == "bad_image"
-    assert "ended the process" in str(first)
-    assert all(isinstance(one, tuple) for one in rest), "the photo that lay ready at it was given to the next"
+        found = with_pool(work, on_lost=lambda: lost.append(1))
+    assert [type(one) for one in found] == [tuple] * 4
     assert lost == [1]
     assert "ended with code -9; another is started" in caplog.text
+
+
+@pytest.fixture
+def strange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that some photos kill, stall or fail."""
+    monkeypatch.setattr("app.decode_pool.PROGRAM", ("-m", "tests.app.strange_decoder"))
+
+
+@pytest.mark.usefixtures("strange")
+def test_a_photo_at_which_two_processes_die_is_refused_and_no_other() -> None:
+    lost: list[int] = []
+
+    async def work(pool: DecodePool) -> list[Any]:
+        photos = [QUICK, DEADLY, QUICK, QUICK, DEADLY, QUICK]
+        return await asyncio.gather(*(pool.decode(photo, 20) for photo in photos), return_exceptions=True)
+
+    found = with_pool(work, on_lost=lambda: lost.append(1))
+    assert [type(one) for one in found] == [tuple, PhotoError, tuple, tuple, PhotoError, tuple]
+    assert found[1].slug == "bad_image"
+    assert str(found[1]).startswith("The image ends the process that decodes it")
+    assert len(lost) == 4
+
+
+@pytest.mark.usefixtures("strange")
+def test_a_hang_of_a_photo_that_lay_ready_and_that_nobody_awaits() -> None:
+    async def work(pool: DecodePool) -> Any:
+        slow = asyncio.create_task(pool.decode(SLOW, 20))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            await pool.decode(HANGING, 0.1)
+        with pytest.raises(PhotoError):
+            await slow
+        return await pool.decode(PHOTO, 10)
+
+    began = time.monotonic()
+    assert isinstance(with_pool(work, longest=1.5), tuple)
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.usefixtures("strange")
+def test_a_photo_does_not_wait_behind_a_slow_one_while_another_process_is_idle() -> None:
+    async def work(pool: DecodePool) -> tuple[float, list[bool]]:
+        slow = [asyncio.create_task(pool.decode(SLOW, 20))]
+        await asyncio.sleep(0)
+        found = await asyncio.gather(*(pool.decode(QUICK, 20) for _ in range(3)))
+        running = [not one.done() for one in slow]
+        await asyncio.gather(*slow, return_exceptions=True)
+        return max(seconds for _, seconds in found), running
+
+    seconds, running = with_pool(work, processes=2)
+    assert running == [True]
+    assert seconds < SLOW_SECONDS - 0.2
+
+
+@pytest.mark.usefixtures("strange")
+def test_a_fault_is_logged_and_the_next_photo_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(pool: DecodePool) -> list[Any]:
+        return await asyncio.gather(*(pool.decode(one, 20) for one in (FAULTY, PHOTO)), return_exceptions=True)
+
+    fault, good = with_pool(work)
+    assert isinstance(fault, RuntimeError)
+    assert isinstance(good, tuple)
+    assert "üüüx" in caplog.text
+
+
+@pytest.mark.usefixtures("strange")
+def test_what_libraries_say_of_a_photo_is_not_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    async def work(pool: DecodePool) -> None:
+        with pytest.raises(PhotoError):
+            await pool.decode(NOISY, 20)
+
+    with_pool(work)
+    assert capfd.readouterr().err == ""
+
+
+def test_processes_that_die_at_once_are_told_and_nothing_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.decode_pool.PROGRAM", ("-c", "raise SystemExit(3)"))
+    monkeypatch.setattr("app.decode_pool.AGAIN_SECONDS", 0.05)
+    with pytest.raises(ContractError, match="Of 2 processes that decode photos 0 are ready, and [3-9] ended as soon"):
+        with_pool(lambda pool: asyncio.sleep(0), processes=2)
+
+
+def test_no_process_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("app.decode_pool.subprocess.Popen", none)
+    with pytest.raises(
+        ContractError, match=r"cannot be started: Resource temporarily unavailable\. .*decode_processes"
+    ):
+        with_pool(lambda pool: asyncio.sleep(0))
 
 
 def test_the_rest_of_the_pool_goes_on_while_one_hangs_and_it_is_killed() -> None:
@@ -188,7 +244,13 @@ def test_closing_ends_the_wait_of_a_photo_under_way() -> None:
 
 
 def test_no_secret_of_the_service_reaches_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FOOD_VISION_API_KEYS_FILE", "OTEL_EXPORTER_OTLP_HEADERS", "AWS_SECRET_ACCESS_KEY"):
+    for name in (
+        "FOOD_VISION_API_KEYS_FILE",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "AWS_SECRET_ACCESS_KEY",
+        "LANGCHAIN_API_KEY",
+        "PATHSECRET",
+    ):
         monkeypatch.setenv(name, "secret")
 
     async def work(pool: DecodePool) -> dict[str, str]:
@@ -197,59 +259,3 @@ def test_no_secret_of_the_service_reaches_a_decoder(monkeypatch: pytest.MonkeyPa
     found = with_pool(work)
     assert "secret" not in found.values()
     assert found["PATH"] == os.environ["PATH"]
-
-
-def test_it_is_seen_from_outside(bundle: Path) -> None:
-    with running(bundle, decode_processes=1) as (url, _):
-        decoders()[0].kill()
-        until(lambda: httpx.post(f"{url}/predict", content=PHOTO).status_code == 200)
-        metrics = httpx.get(f"{url}/metrics").text
-    assert "food_vision_decoders_lost_total 1.0" in metrics
-    memory = next(line for line in metrics.splitlines() if line.startswith("food_vision_decoders_memory_bytes "))
-    assert 1e7 < float(memory.split()[1]) < 3e8
-
-
-def test_a_request_whose_decoder_dies_is_told_so(bundle: Path) -> None:
-    with running(bundle, decode_processes=1) as (url, _), httpx.Client(base_url=url) as client:
-        victim = decoders()[0]
-        victim.suspend()
-        asker = subprocess.Popen(
-            [sys.executable, "-c", "import httpx, sys; print(httpx.post(sys.argv[1], content=sys.stdin.buffer.read()).text)",
-             f"{url}/predict"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False,
-        )  # fmt: skip
-        assert asker.stdin is not None
-        asker.stdin.write(PHOTO)
-        asker.stdin.close()
-        asker.stdin = None
-        until(lambda: "food_vision_requests_in_flight 1.0" in client.get("/metrics").text)
-        time.sleep(0.1)
-        victim.kill()
-        assert b'"error_type":"bad_image"' in asker.communicate(timeout=20)[0]
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_none_outlives_the_service(bundle: Path, number: int) -> None:
-    command = [sys.executable, "-m", "app", "--bundle", str(bundle), "--port", "0", "--threads", "1"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    until(lambda: bool(decoders(process.pid)), seconds=30)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "ready on" in line:
-            break
-    children = decoders(process.pid)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    log = process.communicate(timeout=30)[1]
-    gone, alive = psutil.wait_procs(children, timeout=10)
-    assert (len(gone) > 0, alive) == (True, [])
-    assert "Traceback" not in log
-
-
-def test_slow_photos_and_a_deadline(bundle: Path) -> None:
-    with running(bundle, decode_processes=1, request_timeout_ms=300) as (url, _):
-        decoders()[0].suspend()
-        started = time.monotonic()
-        assert_error(httpx.post(f"{url}/predict", content=PHOTO), "deadline_exceeded")
-        assert time.monotonic() - started < 2
-        until(lambda: httpx.post(f"{url}/predict", content=PHOTO).status_code == 200)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.app.inside import running, until
 from tests.conftest import ROOT, drawn_png, run_module
@@ -17,14 +18,15 @@ from tests.conftest import ROOT, drawn_png, run_module
 GOOD = drawn_png(0, size=32)
 
 
-def test_one_long_list_does_not_overload_an_idle_service(bundle: Path) -> None:
-    with running(bundle, max_images=100, max_decoding=8) as (url, _):
+@pytest.mark.parametrize("max_decoding", [8, 1])
+def test_one_long_list_does_not_overload_an_idle_service(bundle: Path, max_decoding: int) -> None:
+    with running(bundle, max_images=100, max_decoding=max_decoding) as (url, _):
         answer = httpx.post(f"{url}/predict/batch", files=[("images", ("a.png", GOOD))] * 100, timeout=30)
         assert [set(one) & {"error"} for one in answer.json()["results"]] == [set()] * 100
 
 
 def test_head_works_where_load_balancers_ask(server: str) -> None:
-    for path in ("/health", "/health/live", "/health/ready"):
+    for path in ("/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"):
         assert httpx.head(f"{server}{path}").status_code == 200
 
 
