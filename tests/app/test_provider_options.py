@@ -33,7 +33,7 @@ def test_cpu(sessions: list[Session]) -> None:
 
 
 def test_no_thread_count_is_one_per_core(sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    monkeypatch.setattr("app.providers.available", lambda: 5)
     open_session(PATH, "cpu", 0)
     assert sessions[0].threads == (5, 1)
 
