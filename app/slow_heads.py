@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.body import LARGEST_HEAD
 from app.errors import ERRORS, ErrorBody
+from app.one_write import OneWrite
 
 
 class LimitedHeads(HttpToolsProtocol):
@@ -32,7 +34,7 @@ class LimitedHeads(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, OneWrite(transport, self.loop)))
         self._began = time.perf_counter()
         self._timer = self.loop.call_later(self.head_timeout, self._too_late)
 
