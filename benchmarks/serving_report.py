@@ -40,11 +40,34 @@ def best(servers: Servers, name: str, loads: list[int]) -> float:
     return max(found, default=0.0)
 
 
-def at_equal_p99(servers: Servers, name: str, loads: list[int]) -> float | None:
-    """Our best throughput with a p99 no longer than the other's at its own best throughput, over that throughput.
+def best_ratios(servers: Servers, name: str, loads: list[int]) -> list[float]:
+    """Our most answers a second over the other server's most, round by round, each at its best load of the round."""
+    pairs = [(best(one, OURS, loads), best(one, name, loads)) for one in _rounds(servers, name)]
+    return [ours / theirs for ours, theirs in pairs if theirs]
 
-    Between two of our loads it is interpolated; None where even one caller alone takes us longer.
+
+def at_equal_p99(servers: Servers, name: str, loads: list[int]) -> list[float]:
+    """Our best throughput with a p99 no longer than the other's at its own best, over that throughput, round by round.
+
+    Between two of our loads it is interpolated; 0 for a round in which even our lightest load took longer.
     """
+    found = [_at_equal_p99(one, name, loads) for one in _rounds(servers, name)]
+    return [0.0 if one is None else one for one in found]
+
+
+def _rounds(servers: Servers, name: str) -> list[Servers]:
+    """Ours and another server in each of the rounds that both were measured in."""
+    both = [{phase["round"] for phase in servers[one]["phases"] if phase["latency_ms"]} for one in (OURS, name)]
+    return [
+        {
+            one: {"phases": [phase for phase in servers[one]["phases"] if phase["round"] == number]}
+            for one in (OURS, name)
+        }
+        for number in sorted(set.intersection(*both))
+    ]
+
+
+def _at_equal_p99(servers: Servers, name: str, loads: list[int]) -> float | None:
     theirs = _curve(servers, name, loads)
     ours = sorted(_curve(servers, OURS, loads), key=lambda point: point[1])
     if not theirs or not ours:
@@ -120,11 +143,10 @@ def _model(shape: str, model: dict[str, Any]) -> list[str]:
         most = best(servers, OURS, loads)
         summary = []
         for name in other:
-            theirs, equal = best(servers, name, loads), at_equal_p99(servers, name, loads)
             memory = servers[name]["memory_bytes"] / 1e6
             summary.append(
-                [name, f"{theirs:,.1f}", f"{most / theirs:.2f}x" if theirs else "-", f"{equal:.2f}x" if equal else "-",
-                 f"{memory:,.0f}"]
+                [name, f"{best(servers, name, loads):,.1f}", _spread(best_ratios(servers, name, loads)),
+                 _spread(at_equal_p99(servers, name, loads)), f"{memory:,.0f}"]
             )  # fmt: skip
         summary.append([OURS, f"{most:,.1f}", "", "", f"{servers[OURS]['memory_bytes'] / 1e6:,.0f}"])
         head = ("server", "most answers/s", "ours at its best", "ours at no longer p99", "memory MB")
@@ -143,7 +165,7 @@ def _row(servers: Servers, name: str, load: int, phases: list[dict[str, Any]]) -
     }  # fmt: skip
     rates = [phase["throughput"]["value"] for phase in phases]
     found = ratios(servers, name, load) if name != OURS and OURS in servers else []
-    ratio = f"{statistics.median(found):.2f}x ({min(found):.2f}-{max(found):.2f})" if found else ""
+    ratio = _spread(found) if found else ""
     return [
         f"{name}, {load}",
         f"{statistics.median(rates):,.1f} ({min(rates):,.1f}-{max(rates):,.1f})",
@@ -152,6 +174,11 @@ def _row(servers: Servers, name: str, load: int, phases: list[dict[str, Any]]) -
         f"{statistics.median(phase['cpu_ms_per_answer'] for phase in phases):.2f}",
         ratio,
     ]
+
+
+def _spread(found: list[float]) -> str:
+    """The median of the rounds, and the least and the most."""
+    return f"{statistics.median(found):.2f}x ({min(found):.2f}-{max(found):.2f})" if found else "-"
 
 
 def write_report(result: dict[str, Any], out: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import regression
 from benchmarks.regression import judge
 from benchmarks.servers import LITSERVE, OURS, PLAIN
-from benchmarks.serving_report import agreement, at_equal_p99, best, markdown, ratios, write_report
+from benchmarks.serving_report import agreement, at_equal_p99, best, best_ratios, markdown, ratios, write_report
 from contract.errors import ContractError
 
 Point = tuple[float, float]  # answers a second, p99 in ms
@@ -58,14 +58,23 @@ def test_the_most_answers() -> None:
     assert best({OURS: server()}, OURS, LOADS) == 0
 
 
+def test_the_most_answers_are_compared_within_rounds() -> None:
+    """A machine that is half as fast in one round changes no ratio."""
+    half = {OURS: server(c1=[(100, 10), (50, 20)], c4=[(300, 20), (150, 40)]), PLAIN: server(c1=[(100, 10), (50, 20)])}
+    assert best_ratios(half, PLAIN, LOADS) == pytest.approx([3.0, 3.0])
+    assert best_ratios(SERVERS, PLAIN, LOADS) == pytest.approx([2.0] * 3)
+    assert best_ratios(SERVERS | {PLAIN: server()}, PLAIN, LOADS) == []
+    assert best_ratios(SERVERS | {PLAIN: server(c1=[(100, 10)])}, PLAIN, LOADS) == pytest.approx([4.0])
+
+
 def test_throughput_at_a_p99_that_is_no_longer() -> None:
     """The plain server's best is 200/s at 40 ms; ours is at 20 ms with 300/s and at 60 ms with 400/s: 350/s at 40 ms."""
-    assert at_equal_p99(SERVERS, PLAIN, LOADS) == pytest.approx(350 / 200)
+    assert at_equal_p99(SERVERS, PLAIN, LOADS) == pytest.approx([350 / 200, 340 / 200, 365 / 200])
     # its p99 is shorter than ours ever is
-    assert at_equal_p99(SERVERS, LITSERVE, LOADS) is None
+    assert at_equal_p99(SERVERS, LITSERVE, LOADS) == [0.0] * 3
     slow = SERVERS | {PLAIN: server(c1=[(10, 500)])}
-    assert at_equal_p99(slow, PLAIN, LOADS) == pytest.approx(40)
-    assert at_equal_p99(SERVERS | {PLAIN: server()}, PLAIN, LOADS) is None
+    assert at_equal_p99(slow, PLAIN, LOADS) == pytest.approx([40])
+    assert at_equal_p99(SERVERS | {PLAIN: server()}, PLAIN, LOADS) == []
 
 
 def test_agreement_of_labels() -> None:
@@ -88,8 +97,8 @@ RESULT = {
 def test_the_tables() -> None:
     text = markdown(RESULT)
     assert f"| {PLAIN}, 4 | 200.0 (200.0-200.0) | 20.0 | 40.0 | 1.50 | 1.50x (1.40-1.65) |" in text
-    assert f"| {PLAIN} | 200.0 | 2.00x | 1.75x | 50 |" in text
-    assert f"| {LITSERVE} | 50.0 | 8.00x | - | 50 |" in text
+    assert f"| {PLAIN} | 200.0 | 2.00x (2.00-2.00) | 1.75x (1.70-1.82) | 50 |" in text
+    assert f"| {LITSERVE} | 50.0 | 8.00x (8.00-8.00) | 0.00x (0.00-0.00) | 50 |" in text
     assert f"{PLAIN} 50 %" in text
     assert "Not complete" in markdown(RESULT | {"complete": False, "stopped": "interrupted"})
 
