@@ -186,13 +186,19 @@ def _measured(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
         stack.enter_context(server.awake())
         _say("timing the engine, and looking what the service can do")
         calibrator = Calibrator(bundle, server, photographs, threads=threads, processors=cores())
-        points, rounds = loads(calibrator.rate, shares, seconds), args.rounds or ROUNDS
+        points, rounds = loads(shares, seconds), args.rounds or ROUNDS
         try:
             for number in range(rounds):
-                _say(f"round {number + 1} of {rounds}; the full service answers {calibrator.rate:.1f}/s")
-                calibrator.measure(seed := 1000 * args.seed + 100 * number)
+                before = calibrator.look()
+                _say(f"round {number + 1} of {rounds}; the full service answers {before:.1f}/s")
+                calibrator.measure(seed := 1000 * args.seed + 100 * number, before)
+                before = calibrator.look()
                 for place, point in enumerate(points, 1):
-                    _say(f"  {title(point)}: {measure(point, server, photographs, seed + place)}")
+                    said = measure(point, server, photographs, seed + place, before)
+                    after = calibrator.look()
+                    point["rounds"][-1]["full_rate"] = round((before + after) / 2, 3)
+                    _say(f"  {title(point)}: {said}; full {before:.0f}, then {after:.0f}/s")
+                    before = after
         finally:
             result["points"] = [point for point in points if point["rounds"]]
             if result["points"]:
@@ -222,7 +228,7 @@ def _predict(
         for point in result["points"]:
             try:
                 _say(f"predicting {title(point)}")
-                point |= predict(replica, point)
+                point |= predict(replica, point, (result["calibration"] or {}).get("full_rate"))
             except (KeyError, TypeError, ValueError):
                 result["points"] = []  # the report cannot show them either
                 raise ContractError(

@@ -40,7 +40,7 @@ CALLERS = 16  # keep the service full
 PROBE = 0.25  # arrivals that leave it time, as a share of what the full service answers
 STRETCH, ANSWERS = 3.0, 60  # seconds of a stretch, and answers to get in it
 DECODE_TURNS = 15
-LOOKS = 3  # stretches from which the first rate is
+LOOK, LOOK_ANSWERS = 1.0, 20  # the same of a look at the full service
 UNQUEUED = 0.0005  # seconds in the queue of a photo that found the engine idle
 LEAST = 10  # calls to conclude from
 FASTER = 25  # percentile of the calls of a warm engine
@@ -57,8 +57,8 @@ class Calibration:
 class Calibrator:
     """Measures `server`, which serves `bundle` with `threads` engine threads on this host's `processors`.
 
-    First a look at what the full service answers (`rate`, in answers a second); then `measure`, best in turn with what
-    is to be predicted, so that a machine that slows down slows both; at last the replica.
+    `look` at what the full service answers before and after all that is to be predicted, and `measure` in turn with it,
+    so that a machine that slows down slows both; at last the replica.
     """
 
     def __init__(
@@ -75,24 +75,34 @@ class Calibrator:
         self._curve = batch_curve(engine, photographs, largest, time.thread_time if threads == 1 else time.perf_counter)
         self._decode = decode_times(engine, photographs)
         fastest = min(float(np.median(calls)) / size for size, calls in self._curve.items())
-        self._seconds = max(STRETCH, ANSWERS * fastest)
+        self._seconds, self._look_seconds = max(STRETCH, ANSWERS * fastest), max(LOOK, LOOK_ANSWERS * fastest)
         self._full: list[Seen] = []
         self._light: list[Seen] = []
-        self.rate = statistics.median(self._stretch(callers=CALLERS).answers for _ in range(LOOKS))
+        self._light_rates: list[float] = []
+        self._first = self.look()  # the machine's speed when curve and decoding were timed
 
-    def measure(self, seed: int) -> None:
-        """One stretch of callers that keep the service full, and one of arrivals that leave it time."""
-        self._full.append(self._stretch(callers=CALLERS))
-        self._light.append(self._stretch(rate=PROBE * self.rate, seed=seed))
+    def look(self) -> float:
+        """Answers a second of the full service, for a moment."""
+        self._full.append(self._stretch(self._look_seconds, callers=CALLERS))
+        return self._full[-1].answers
+
+    def measure(self, seed: int, rate: float) -> None:
+        """A stretch of arrivals that leave a service time that answers `rate` a second when it is full."""
+        self._light_rates.append(PROBE * rate)
+        self._light.append(
+            self._stretch(max(self._seconds, ANSWERS / self._light_rates[-1]), rate=PROBE * rate, seed=seed)
+        )
 
     def calibration(self) -> Calibration:
         """From all that was measured."""
         light, full = joined(self._light), joined(self._full)
-        ratio, cold = light.engine(self._curve)
+        slower = self._first / full.answers
+        curve = {size: tuple(slower * call for call in calls) for size, calls in self._curve.items()}
+        ratio, cold = light.engine(curve)
         alone = light.alone
-        decode = self._decoding(light, full)
+        decode = self._decoding(light, full, curve, slower * float(self._decode.mean()))
         measured = Replica(
-            batch_seconds=self._curve,
+            batch_seconds=curve,
             decode_seconds=tuple((decode / self._decode.mean() * self._decode).tolist()),
             decoders=self._processors,
             engine_threads=self._threads,
@@ -103,7 +113,7 @@ class Calibrator:
             max_queue=self._max_queue,
         )
         loads = Loads(
-            PROBE * self.rate, light.loop_seconds, light.client_seconds,
+            statistics.mean(self._light_rates), light.loop_seconds, light.client_seconds,
             CALLERS, full.answers, full.loop_seconds, full.client_seconds,
         )  # fmt: skip
         figures = {
@@ -117,21 +127,20 @@ class Calibrator:
         }  # fmt: skip
         return Calibration(fit(measured, loads), figures)
 
-    def _decoding(self, light: Seen, full: Seen) -> float:
+    def _decoding(self, light: Seen, full: Seen, curve: dict[int, tuple[float, ...]], least: float) -> float:
         """Processor seconds of a photo: what the full service takes beside event loop and engine.
 
-        That is a small difference where the engine is slow, so it is held between what decoding takes here, and what the
-        service says of it under light load, which counts waiting too.
+        That is a small difference where the engine is slow, so it is held between what decoding takes here (`least`) and
+        what the service says of it under light load, which counts waiting too.
         """
-        sizes = sorted(self._curve)
+        sizes = sorted(curve)
         size = float(np.clip(full.photos_a_call(), sizes[0], sizes[-1]))
-        engine = float(np.interp(size, sizes, [float(np.median(self._curve[one])) for one in sizes])) / size
+        engine = float(np.interp(size, sizes, [float(np.median(curve[one])) for one in sizes])) / size
         rest = full.server_seconds - full.loop_seconds - engine * self._threads
-        least, most = float(self._decode.mean()), float(np.median(light.stages["decode"][light.alone]))
+        most = float(np.median(light.stages["decode"][light.alone]))
         return max(least, min(rest, most))
 
-    def _stretch(self, *, callers: int = 0, rate: float = 0.0, seed: int = 0) -> Seen:
-        seconds = max(self._seconds, ANSWERS / rate) if rate else self._seconds
+    def _stretch(self, seconds: float, *, callers: int = 0, rate: float = 0.0, seed: int = 0) -> Seen:
         return uvloop.run(_stretch(self._server, self._photographs, seconds, callers, rate, seed))
 
 

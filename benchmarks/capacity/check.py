@@ -1,8 +1,9 @@
 """The model against measurements: callers and arrivals from light load to just below what the service can do.
 
-All loads are measured in turn, round after round, together with what the model is calibrated from: a machine that slows
-down slows all of them. What is compared is the median over the rounds, of what was measured and of the simulation, which
-gets the very arrivals that were measured. So what differs is the model's fault, and no luck of the draw.
+All loads are measured in turn, round after round. A shared machine changes its speed within minutes, so before and after
+each of them the service is filled for a moment: rates are shares of what it answers then, and the model's times are longer
+or shorter by what that differs from the mean. The simulation gets the very arrivals that were measured. What is compared
+is the median of the rounds' ratios. So what differs is the model's fault, no luck of the draw and no doing of neighbours.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.capacity.quiet import Others
-from benchmarks.capacity.replica import Replica
+from benchmarks.capacity.replica import Replica, scaled
 from benchmarks.capacity.simulation import Outcome, closed_loop, traffic
 from benchmarks.load.arrivals import poisson
 from benchmarks.load.phase import Plan, run_phase
@@ -34,23 +35,27 @@ FIGURES: dict[str, Callable[[Outcome], float]] = {
 CHECKED = ("throughput", "p50_ms", "p99_ms")
 
 
-def loads(rate: float, shares: Sequence[float], seconds: float) -> list[dict[str, Any]]:
-    """Points to be measured of a service that answers `rate` a second when it is full."""
-    nothing: dict[str, Any] = {"callers": None, "share": None, "rate": None, "seconds": seconds, "rounds": []}
-    return [nothing | {"callers": callers} for callers in CALLERS] + [
-        nothing | {"share": share, "rate": round(share * rate, 4)} for share in shares
-    ]
+def loads(shares: Sequence[float], seconds: float) -> list[dict[str, Any]]:
+    """Points to be measured: callers, and arrivals at shares of what the full service answers at the time."""
+    nothing: dict[str, Any] = {"callers": None, "share": None, "seconds": seconds, "rounds": []}
+    return [nothing | {"callers": callers} for callers in CALLERS] + [nothing | {"share": share} for share in shares]
 
 
-def measure(point: dict[str, Any], server: Running, photographs: Sequence[Photograph], seed: int) -> str:
-    """Put the point's load on for one round, note what was measured, and say it in short."""
-    plan = Plan(point["seconds"], concurrency=point["callers"], rate=point["rate"], seed=seed)
+def measure(
+    point: dict[str, Any], server: Running, photographs: Sequence[Photograph], seed: int, full_rate: float
+) -> str:
+    """Put the point's load on for one round, note what was measured, and say it in short.
+
+    `full_rate`: answers a second of the full service just before.
+    """
+    rate = round(point["share"] * full_rate, 4) if point["share"] else None
+    plan = Plan(point["seconds"], concurrency=point["callers"], rate=rate, seed=seed)
     others = Others(server.process.pid)
     found = uvloop.run(run_phase(server.target(photographs), plan, WARM_UP))
     busy = others.processors()
     latency, calls = found["latency_ms"], (found["server"] or {}).get("batches") or {}
     point["rounds"] = [*point["rounds"], {
-        "seed": seed, "requests": found["requests"],
+        "seed": seed, "requests": found["requests"], "rate": rate, "full_rate": round(full_rate, 3),
         "measured": {
             "throughput": found["throughput"]["value"],
             **{f"{name}_ms": latency[name]["value"] if latency else None for name in ("p50", "p99")},
@@ -77,31 +82,35 @@ def middle(found: Sequence[dict[str, float | None]]) -> dict[str, dict[str, floa
     return result
 
 
-def predict(replica: Replica, point: dict[str, Any]) -> dict[str, Any]:
-    """What the model says of a measured point: the median over its rounds, and their range."""
-    seconds, found = point["seconds"], []
+def predict(replica: Replica, point: dict[str, Any], full_rate: float | None = None) -> dict[str, Any]:
+    """What the model says of a measured point: of each round, and the median over them with their range.
+
+    `full_rate`: of the full service when the replica's times were taken, in answers a second; None: as in each round.
+    """
+    seconds, rounds = point["seconds"], []
     for one in point["rounds"]:
-        seed = one["seed"]
+        seed, now = one["seed"], scaled(replica, full_rate / one["full_rate"] if full_rate else 1.0)
         outcome = (
-            closed_loop(replica, point["callers"], seconds, seed=seed)
+            closed_loop(now, point["callers"], seconds, seed=seed)
             if point["callers"]
-            else traffic(replica, poisson(point["rate"], seconds, seed), seconds, seed=seed)
+            else traffic(now, poisson(one["rate"], seconds, seed), seconds, seed=seed)
         )
-        found.append({name: round(of(outcome), 3) for name, of in FIGURES.items()})
-    return {"predicted": middle(found)}  # type: ignore[arg-type]
+        rounds.append(one | {"predicted": {name: round(of(outcome), 3) for name, of in FIGURES.items()}})
+    return {"rounds": rounds, "predicted": middle([one["predicted"] for one in rounds])}
 
 
 def title(point: dict[str, Any]) -> str:
     """The load, for people."""
     if point["callers"]:
         return f"{point['callers']} caller{'s' * (point['callers'] > 1)}"
-    return f"{point['rate']:.1f}/s ({100 * point['share']:.0f} %)"
+    return f"{100 * point['share']:.0f} % of full"
 
 
 def ratio(point: dict[str, Any], figure: str) -> float | None:
-    """Predicted over measured; None where nothing was measured."""
-    measured, predicted = (point[kind][figure]["value"] for kind in ("measured", "predicted"))
-    return predicted / measured if measured and predicted is not None else None
+    """Predicted over measured, the median of the rounds; None where nothing was measured."""
+    pairs = [(one["predicted"][figure], one["measured"][figure]) for one in point["rounds"]]
+    found = [predicted / measured for predicted, measured in pairs if measured and predicted is not None]
+    return statistics.median(found) if found else None
 
 
 def misses(found: Sequence[dict[str, Any]], figures: Sequence[str] = CHECKED) -> list[tuple[dict[str, Any], str]]:

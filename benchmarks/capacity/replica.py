@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,6 +94,15 @@ class Replica:
             _rate(1 if self.own_device else self.engines, best), _rate(self.processors or math.inf, on_host),
         ]  # fmt: skip
         return min(limits)
+
+
+def scaled(replica: Replica, factor: float) -> Replica:
+    """The replica on a machine that takes `factor` times as long for everything."""
+    longer = {f"{name}_seconds": factor * getattr(replica, f"{name}_seconds") for name in _TIMES if name != "timeout"}
+    curve = {size: tuple(factor * call for call in calls) for size, calls in replica.batch_seconds.items()}
+    return replace(
+        replica, batch_seconds=curve, decode_seconds=tuple(factor * one for one in replica.decode_seconds), **longer
+    )
 
 
 def _rate(places: float, seconds: float) -> float:

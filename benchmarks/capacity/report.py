@@ -90,8 +90,9 @@ def _check(points: Sequence[dict[str, Any]]) -> list[str]:
 
 
 EXPLAINED = (
-    "Medians over the rounds, and in brackets the least and the most of a round; predicted for the same arrivals. "
-    "Shares are of what the full service answers. The model is calibrated with other loads than these."
+    "Medians over the rounds, and in brackets the least and the most of a round; predicted for the same arrivals, at the "
+    "speed that the machine had (16 callers before and after). The ratio is the median of the rounds' ratios. Shares are of "
+    "what the full service answered just before. The model is calibrated with other loads than these."
 )
 
 
@@ -169,7 +170,9 @@ def plot(result: dict[str, Any]) -> bytes | None:
         shown = [(one["rate"], one[name]) for one in result["curve"] if one[name] is not None]
         axes.plot(*zip(*shown, strict=True), color=colour, label=f"{label}, predicted")
         dots = [
-            (p["rate"], p["measured"][name]) for p in result["points"] if p["rate"] and p["measured"][name]["value"]
+            (p["measured"]["throughput"]["value"], p["measured"][name])
+            for p in result["points"]
+            if p["share"] and p["measured"][name]["value"]
         ]
         if dots:
             values = np.array([[d["value"], d["low"] or d["value"], d["high"] or d["value"]] for _, d in dots])

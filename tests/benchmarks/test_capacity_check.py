@@ -74,24 +74,30 @@ def test_answers_that_say_too_little_are_no_calibration() -> None:
 
 
 def _point(p99: float, throughput: float) -> dict[str, Any]:
-    point: dict[str, Any] = {"callers": None, "share": 0.3, "rate": 30.0, "seconds": 20.0}
     figures: dict[str, float | None] = {"throughput": throughput, "p50_ms": 12.0, "p99_ms": p99, "batch": 1.1}
-    return point | {"rounds": [{"seed": 7, "requests": 600, "others": None}], "measured": middle([figures])}
+    return _measured({"callers": None, "share": 0.3, "seconds": 20.0}, figures)
+
+
+def _measured(point: dict[str, Any], figures: dict[str, float | None]) -> dict[str, Any]:
+    """The point in one round, in which the full service answered 100 a second."""
+    one = {"seed": 7, "requests": 600, "others": None, "rate": 30.0, "full_rate": 100.0, "measured": figures}
+    return point | {"rounds": [one], "measured": middle([figures])}
 
 
 def test_a_prediction_gets_the_arrivals_that_were_measured() -> None:
     replica, point = from_json(REPLICA, "it"), _point(1, 1)
     found = predict(replica, point)
     assert found["predicted"]["throughput"]["value"] == pytest.approx(len(poisson(30.0, 20.0, 7)) / 20, abs=0.2)
-    exact = point | found | {"measured": found["predicted"]}
+    exact = _measured(point, found["rounds"][0]["predicted"])
+    exact |= predict(replica, exact)
     assert [ratio(exact, name) for name in found["predicted"]] == [1.0] * 4
     assert not misses([exact])
-    assert title(point) == "30.0/s (30 %)"
+    assert title(point) == "30 % of full"
 
 
 def test_callers_are_predicted_too() -> None:
     """Eight callers keep calls of 8 photos and 20 ms going."""
-    point = _point(20, 400) | {"callers": 8, "share": None, "rate": None}
+    point = _point(20, 400) | {"callers": 8, "share": None}
     found = predict(from_json(REPLICA, "it"), point)["predicted"]
     assert found["throughput"]["value"] == pytest.approx(400, rel=0.02)
     assert found["p99_ms"]["value"] == pytest.approx(20, rel=0.1)
@@ -107,17 +113,26 @@ def test_the_middle_round_counts() -> None:
 
 def test_what_is_off_is_said() -> None:
     replica = from_json(REPLICA, "it")
-    point = _point(1, 1)
-    point |= predict(replica, point)
-    right = {name: one["value"] for name, one in point["predicted"].items()}
-    point["measured"] = middle([right | {"p99_ms": right["p99_ms"] / 1.16}])
+    right = predict(replica, _point(1, 1))["rounds"][0]["predicted"]
+
+    def measured(p99: float | None) -> dict[str, Any]:
+        point = _measured(_point(1, 1), right | {"p99_ms": p99})
+        return point | predict(replica, point)
+
+    point = measured(right["p99_ms"] / 1.16)
     assert [figure for _, figure in misses([point])] == ["p99_ms"]
     assert "answers/s: 1 of 1 predictions" in verdict([point])
-    assert "p99, ms: 0 of 1 predictions are within 15 %; not: 30.0/s (30 %) (1.160)" in verdict([point])
-    point["measured"] = middle([right | {"p99_ms": right["p99_ms"] / 1.14}])
-    assert not misses([point])
-    point["measured"] = middle([right | {"p99_ms": None}])
-    assert [figure for _, figure in misses([point])] == ["p99_ms"]
+    assert "p99, ms: 0 of 1 predictions are within 15 %; not: 30 % of full (1.160)" in verdict([point])
+    assert not misses([measured(right["p99_ms"] / 1.14)])
+    assert [figure for _, figure in misses([measured(None)])] == ["p99_ms"]
+
+
+def test_a_slower_machine_is_allowed_for() -> None:
+    """At half the speed of when the model was calibrated, everything takes twice as long."""
+    point = _point(1, 1) | {"callers": 8, "share": None}
+    as_it_was, half = (predict(from_json(REPLICA, "it"), point, rate)["predicted"] for rate in (100.0, 200.0))
+    assert half["throughput"]["value"] == pytest.approx(as_it_was["throughput"]["value"] / 2, rel=0.02)
+    assert half["p99_ms"]["value"] == pytest.approx(2 * as_it_was["p99_ms"]["value"], rel=0.02)
 
 
 # -- what cannot be measured apart ----------------------------------------------------------------------------------------
@@ -179,7 +194,7 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "LEAST_SECONDS": 0.05,
         "STRETCH": 1.0,
         "WARM_UP": 0.2,
-        "LOOKS": 1,
+        "LOOK": 0.5,
     }.items():
         monkeypatch.setattr(calibration, name, value)
     monkeypatch.setattr("benchmarks.capacity.check.CALLERS", (2,))
@@ -206,4 +221,8 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert main(["--from", str(out.with_name("run.json")), "--rates", "100", "--out", str(again)]) == 0
     repeated = json.loads(again.with_name("again.json").read_text())
     assert repeated["measured"]["command"] == result["command"]
-    assert repeated["points"] == [callers, point]
+    for one, first in zip(repeated["points"], (callers, point), strict=True):
+        assert one["measured"] == first["measured"]
+        assert one["predicted"]["throughput"]["value"] == pytest.approx(
+            first["predicted"]["throughput"]["value"], rel=0.05
+        )
