@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import uvloop
 
 from benchmarks.baselines.shared_engine import EngineFunction
 from benchmarks.capacity.fit import Loads, fit
-from benchmarks.capacity.quiet import tree_seconds
+from benchmarks.capacity.quiet import main_thread_seconds, tree_seconds
 from benchmarks.capacity.replica import COLD_AFTER, Replica
 from benchmarks.load.arrivals import OK, Asker, Sample, closed_loop, open_loop
 from benchmarks.load.client import Client
@@ -290,13 +289,3 @@ def seen(sample: Sample, loop_seconds: float, client_seconds: float, seconds: fl
     due, done = np.array(sample.due)[order], np.array(sample.done)[order]
     answers = float((done <= seconds).sum()) / seconds
     return Seen(due, done, stages, loop_seconds / count, client_seconds / count, answers)
-
-
-def main_thread_seconds(pid: int) -> float:
-    """Processor seconds of a process's main thread: exact from Linux' scheduler, else in the system's ticks."""
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text(encoding="ascii")
-        return int(text.split()[0]) / 1e9
-    except (OSError, ValueError, IndexError):
-        first = next(thread for thread in psutil.Process(pid).threads() if thread.id == pid)
-        return float(first.user_time + first.system_time)
