@@ -16,7 +16,7 @@ from contract.errors import ContractError
 
 # Our answers a second over plain FastAPI's by number of callers: tiny model, two cores for both and the client.
 # docs/performance.md says how and when it was measured.
-EXPECTED = {1: 0.90, 16: 1.30}
+EXPECTED = {1: 0.85, 16: 1.30}  # one caller pays the way to the process that decodes
 ALLOWED = 0.80  # share of what is expected
 
 
