@@ -68,7 +68,7 @@ class DecodePool:
         self._spawn(self._guard())
         try:
             for _ in range(self._size):
-                self._decoders.append(await self._started())
+                await self._start_one()
         except OSError as error:
             raise ContractError(
                 f"The {self._size} processes that decode photos cannot be started: {error.strerror}. "
@@ -78,7 +78,7 @@ class DecodePool:
     async def ready(self) -> None:
         """Wait for the processes. Raises `ContractError` when they die, or are not ready after `START_SECONDS`."""
         ends = time.monotonic() + START_SECONDS
-        while not (len(self._decoders) == self._size and all(decoder.ready.is_set() for decoder in self._decoders)):
+        while not (len(self._decoders) == self._size and all(decoder.ready for decoder in self._decoders)):
             await asyncio.sleep(0.01)
             if self._false_starts > self._size or time.monotonic() > ends:
                 raise ContractError(
@@ -93,7 +93,7 @@ class DecodePool:
 
     @property
     def _able(self) -> int:
-        return sum(decoder.ready.is_set() for decoder in self._decoders)
+        return sum(decoder.ready for decoder in self._decoders)
 
     @property
     def resident_bytes(self) -> int:
@@ -156,7 +156,7 @@ class DecodePool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _started(self) -> Decoder:
+    async def _start_one(self) -> None:
         """Raises `OSError` when the system does not let it."""
         ours, theirs = socket.socketpair()
         try:
@@ -167,9 +167,9 @@ class DecodePool:
             raise
         finally:
             theirs.close()
-        loop = asyncio.get_running_loop()
-        _, decoder = await loop.create_unix_connection(lambda: Decoder(self, process), sock=ours)
-        return decoder
+        decoder = Decoder(self, process)
+        self._decoders.append(decoder)  # before anything is awaited, so that `close` finds it whatever happens
+        await asyncio.get_running_loop().create_unix_connection(lambda: decoder, sock=ours)
 
     def came(self) -> None:
         """A process is ready."""
@@ -182,7 +182,7 @@ class DecodePool:
             return
         self._decoders.remove(decoder)
         self._on_lost()
-        self._false_starts += not decoder.ready.is_set()
+        self._false_starts += not decoder.ready
         if not self._able and self._down_since is None:
             self._down_since = time.monotonic()
         jobs = [job for job in decoder.jobs if not job.future.done()]
@@ -197,11 +197,11 @@ class DecodePool:
     async def _replace(self, decoder: Decoder) -> None:
         code = await asyncio.to_thread(reaped, decoder.process)
         log.error("a process that decodes photos ended with code %d; another is started", code)
-        if not decoder.ready.is_set():
+        if not decoder.ready:
             await asyncio.sleep(AGAIN_SECONDS)
         while True:
             try:
-                self._decoders.append(await self._started())
+                await self._start_one()
             except OSError as error:  # no memory or process to be had; perhaps later
                 log.error("no process to decode photos can be started: %s", error)
                 await asyncio.sleep(AGAIN_SECONDS)

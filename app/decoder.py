@@ -55,11 +55,11 @@ class Job:
 class Decoder(asyncio.BufferedProtocol):
     """One process, by its socket. Answers come in the order of the photos."""
 
-    transport: asyncio.Transport
+    _transport: asyncio.Transport | None = None
 
     def __init__(self, pool: Pool, process: subprocess.Popen[bytes]) -> None:
         self._pool, self.process = pool, process
-        self.ready = asyncio.Event()
+        self.ready = False
         self.jobs: deque[Job] = deque()
         self.killed = False
         self._began = 0.0  # when it turned to the first of its jobs
@@ -70,7 +70,7 @@ class Decoder(asyncio.BufferedProtocol):
     @property
     def load(self) -> int:
         """Photos that it has; more than any while it starts."""
-        return len(self.jobs) if self.ready.is_set() else 1 << 30
+        return len(self.jobs) if self.ready else 1 << 30
 
     def takes(self, job: Job) -> bool:
         """Whether it is idle, or reads something quick and this is quick too: then it need not wait for the next."""
@@ -81,7 +81,8 @@ class Decoder(asyncio.BufferedProtocol):
         self.jobs.append(job)
         if len(self.jobs) == 1:
             self._turned()
-        self.transport.writelines((PHOTO.pack(len(job.photo)), job.photo))
+        assert self._transport is not None
+        self._transport.writelines((PHOTO.pack(len(job.photo)), job.photo))
 
     @property
     def reading_seconds(self) -> float:
@@ -107,7 +108,8 @@ class Decoder(asyncio.BufferedProtocol):
     def close(self) -> None:
         """End it at once."""
         self.process.kill()
-        self.transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
         for job in self.jobs:
             job.future.cancel()
 
@@ -115,7 +117,7 @@ class Decoder(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See `asyncio.BufferedProtocol`."""
@@ -141,7 +143,7 @@ class Decoder(asyncio.BufferedProtocol):
 
     def _answered(self, kind: int, body: memoryview) -> None:
         if kind == READY:
-            self.ready.set()
+            self.ready = True
             self._pool.came()
             return
         job = self.jobs.popleft()

@@ -53,7 +53,7 @@ class ServedModel:
     """A verified bundle on the settings' provider. `load` before use; `retire` waits for what is under way.
 
     `progress` is told, from another thread, what is being loaded, `on_batch` the queue and size of each batch, and
-    `on_lost` of each process that died while it decoded photos.
+    `on_decoder_lost` of each process that died while it decoded photos.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ServedModel:
         settings: Settings,
         progress: Callable[[str], None],
         on_batch: Callable[[str, int], None] = lambda queue, size: None,
-        on_lost: Callable[[], None] = lambda: None,
+        on_decoder_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self.bundle = bundle
         self.self_check: SelfCheckReport | None = None  # None too for an older bundle, which has none
@@ -80,7 +80,7 @@ class ServedModel:
             image_size=bundle.manifest.image_size,
             max_pixels=settings.max_pixels,
             longest=settings.request_timeout_ms / 1000,
-            on_lost=on_lost,
+            on_lost=on_decoder_lost,
         )
 
     # -- life -----------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class ServedModel:
         return self._pool.busy_seconds
 
     @property
-    def undecodable_seconds(self) -> float:
+    def decoders_down_seconds(self) -> float:
         """How long there has been no process to decode a photo; 0 while there is one."""
         return self._decoder.down_seconds
 

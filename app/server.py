@@ -114,7 +114,7 @@ def create_app(
     app.state.service = service
     app.state.origins = settings.origins
     app.state.metrics = Metrics(lambda: service.now(app.version))
-    service.on_batch, service.on_lost = app.state.metrics.batch, app.state.metrics.decoders_lost.inc
+    service.on_batch, service.on_decoder_lost = app.state.metrics.batch, app.state.metrics.decoders_lost.inc
     app.include_router(photo_router)
     app.include_router(router)
     app.include_router(metrics_router)

@@ -24,7 +24,7 @@ from contract.bundle import Bundle, read_bundle
 from contract.errors import ContractError
 
 log = logging.getLogger("food_vision")
-LONGEST_UNDECODABLE = 5.0  # seconds; a process that died is replaced in less
+LONGEST_WITHOUT_DECODERS = 5.0  # seconds; a process that died is replaced in less
 
 
 class Service:
@@ -36,8 +36,10 @@ class Service:
         self.reason: str | None = "loading the model"
         self.last_reload: dict[str, Any] | None = None
         self.on_batch: Callable[[str, int], None] = lambda queue, size: None  # told the queue and size of each batch
-        self.on_lost: Callable[[], None] = lambda: None  # told of each process that died while it decoded photos
-        self._model = ServedModel(bundle, settings, self._progress, self._batch, self._lost)
+        self.on_decoder_lost: Callable[[], None] = lambda: (
+            None
+        )  # told of each process that died while it decoded photos
+        self._model = ServedModel(bundle, settings, self._progress, self._batch, self._decoder_lost)
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -93,7 +95,7 @@ class Service:
                 if bundle.manifest.digest == self.bundle.manifest.digest:
                     return self._reloaded(False, f"the bundle is the same: {bundle.manifest.version}")
                 new = ServedModel(
-                    bundle, self.settings, lambda text: log.info("reload: %s", text), self._batch, self._lost
+                    bundle, self.settings, lambda text: log.info("reload: %s", text), self._batch, self._decoder_lost
                 )
                 await new.load()
             except Exception as error:  # whatever it is, the old model serves on
@@ -120,8 +122,8 @@ class Service:
     def _batch(self, queue: str, size: int) -> None:
         self.on_batch(queue, size)
 
-    def _lost(self) -> None:
-        self.on_lost()
+    def _decoder_lost(self) -> None:
+        self.on_decoder_lost()
 
     def _progress(self, text: str) -> None:
         if self.state == "starting":
@@ -140,7 +142,7 @@ class Service:
         """Raise `ServiceError` unless a request would be answered; a draining service still answers."""
         if self.state not in ("ready", "draining"):
             raise ServiceError("not_ready", f"The service is not ready: {(self.reason or self.state).rstrip('.')}.")
-        if self._model.undecodable_seconds > LONGEST_UNDECODABLE:
+        if self._model.decoders_down_seconds > LONGEST_WITHOUT_DECODERS:
             raise ServiceError(
                 "not_ready", "The service is not ready: no process that decodes photos stays alive; the log says why."
             )

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.cores import available
 from contract.errors import ContractError
-from contract.pixels import MAX_PIXELS
+from contract.pixels import DECODE_BYTES, MAX_PIXELS
 
 ENV_PREFIX = "FOOD_VISION_"
 VERTEX_PORT = "AIP_HTTP_PORT"  # set by Vertex AI in its containers
@@ -59,7 +59,8 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=MAX_PIXELS,
         ge=1,
-        description="most pixels of one photo, from its header; then 413; a decode process may take 17 bytes a pixel",
+        description="most pixels of one photo, from its header; then 413; a decode process may take "
+        f"{DECODE_BYTES} bytes a pixel",
     )
     max_images: int = Field(default=32, ge=1, le=1024, description="most photos in one /predict/batch; then 413")
     top_k: int = Field(default=5, ge=1, le=100, description="labels in `top` when the request does not say")

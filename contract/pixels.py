@@ -21,6 +21,7 @@ from contract.errors import PhotoError
 from contract.formats import FORMATS, NAMES, known
 
 MAX_PIXELS = 50_000_000  # width x height, read from the header before anything is decoded
+DECODE_BYTES = 18  # a pixel, at most, while a photo is decoded (lossless WebP); tests/contract/test_decode_memory.py
 DRAFT_SIDES = 1.75  # a JPEG is decoded smaller while both sides stay this many times S; see `photo_to_pixels`
 
 # BLIP's normalisation of pixels in 0..1 (OPENAI_CLIP_MEAN and _STD): in training's forward and inside encoder.onnx.

@@ -16,7 +16,6 @@ from app.bulk.places import reason
 from contract.errors import ContractError
 
 DECODE_CPUS = 1.0  # a decoding task's
-PIXEL_BYTES = 9  # what decoding may take for each pixel: the setting max_pixels says so too
 SPARE_BYTES = 200 << 20  # of a decoding task beside the photo that it decodes
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from app.bulk.cluster import DECODE_CPUS, PIXEL_BYTES, SPARE_BYTES, Workers
+from app.bulk.cluster import DECODE_CPUS, SPARE_BYTES, Workers
 from app.bulk.labeller import Labeller
 from app.bulk.photos import BLOCK_BYTES, Limits, decode
 from app.bulk.places import reason
 from app.settings import Settings
 from contract.errors import ContractError
+from contract.pixels import DECODE_BYTES
 
 ADDED = "\nFailed to apply UDF"  # what Ray adds to the text of an exception
 
@@ -94,7 +95,7 @@ def run_shards(
 
 def _decode_bytes(ray: Any, settings: Settings) -> float:
     """Memory that a decoding task reserves: what it may take, if that much is free at all."""
-    wanted = float(PIXEL_BYTES * settings.max_pixels + SPARE_BYTES)
+    wanted = float(DECODE_BYTES * settings.max_pixels + SPARE_BYTES)
     return min(wanted, ray.cluster_resources().get("memory", wanted) / 2)
 
 

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 
 
 def test_the_service_is_not_ready_while_no_process_stays_alive(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.service.LONGEST_UNDECODABLE", 0.5)
+    monkeypatch.setattr("app.service.LONGEST_WITHOUT_DECODERS", 0.5)
     monkeypatch.setattr("app.decode_pool.AGAIN_SECONDS", 0.1)
     with running(bundle, decode_processes=1) as (url, app):
         pool = app.state.service.model._decoder
