@@ -42,9 +42,9 @@ def test_a_stall_shows_in_the_open_loop_and_hides_in_the_closed_one() -> None:
     """
     with stand_in(Stalls(period=0.8, stall=0.2)) as url:
         closed = measured(url, Plan(1.6, concurrency=1))
-        opened = measured(url, Plan(1.6, rate=100, seed=3))
+        opened = measured(url, Plan(1.6, rate=200, seed=3))
     assert closed["latency_ms"]["p95"]["value"] < 20
-    assert 130 < opened["latency_ms"]["p95"]["value"] < 260
+    assert 100 < opened["latency_ms"]["p95"]["value"] < 300  # 160 on the mean of arrivals
     assert opened["latency_ms"]["p50"]["value"] < 20
     assert closed["errors"] == opened["errors"] == {}
 
