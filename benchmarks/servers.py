@@ -21,6 +21,7 @@ import psutil
 import uvloop
 
 from benchmarks.hardware import ROOT
+from benchmarks.known_engine import Device
 from benchmarks.load.connection import server_of
 from benchmarks.load.phase import Target
 from benchmarks.load.photographs import Photograph
@@ -65,6 +66,16 @@ ENTRIES = (
         _baseline("flask_original", "--new-tokens", str(NEW_TOKENS)),
     ),
 )
+
+
+def known(of: Device) -> Entry:
+    """This project's service with an engine of known speed (`known_engine`)."""
+
+    def command(bundle: Path, checkpoint: Path, threads: int) -> list[str]:
+        times = f"{of.first_ms:g},{of.photo_ms:g}"
+        return ["-m", "benchmarks.known_engine", "--device-ms", times, *_ours(bundle, checkpoint, threads)[2:]]
+
+    return Entry(f"{OURS} on a stand-in device", f"{OURS} with {of}", command, scraped=True)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 python -m benchmarks.capacity --out results/capacity                   # calibrate a replica here, check the model, size
 python -m benchmarks.capacity --bundle bundles/food101 --photos FOLDER
+python -m benchmarks.capacity --device-ms 10,3                         # the same with a stand-in for a GPU's speed
 python -m benchmarks.capacity --from results/capacity.json --rates 100,1000,10000 --slo-ms 100 --balance round_robin
 python -m benchmarks.capacity --from gpu.json --engine engine.json --contestant ours-cuda-bf16 --node g2-standard-4
 
@@ -15,7 +16,7 @@ import json
 import shlex
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from benchmarks.capacity.replica import Replica, engine_times, load_replica, to_
 from benchmarks.capacity.report import markdown, plot
 from benchmarks.capacity.sizing import PRICES, Prices, Wanted, curve, fleet, load_prices, table
 from benchmarks.hardware import cores, provenance
+from benchmarks.known_engine import device, known_times
 from benchmarks.load.arguments import number, numbers, whole
 from contract.cli import run
 from contract.errors import ContractError
@@ -38,6 +40,7 @@ MEASURING = (
     "shapes",
     "bundle",
     "threads",
+    "device_ms",
     "photos",
     "side",
     "seconds",
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.saved is not None and (given := [name for name in MEASURING if getattr(args, name) is not None]):
-        parser.error(f"argument --from: nothing is measured, so leave --{given[0]} out")
+        parser.error(f"argument --from: nothing is measured, so leave --{given[0].replace('_', '-')} out")
     if args.shapes and args.bundle:
         parser.error("argument --bundle: it is served instead of a random model, so leave --shapes out")
     if args.engine is not None and (args.saved is None or args.contestant is None):
@@ -76,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--shapes", choices=MODELS, help="random model to serve (default: small)")
     one.add_argument("--bundle", type=Path, metavar="FOLDER", help="bundle to serve instead of a random model")
     one.add_argument("--threads", type=whole(1, 1024), help="engine threads (default: 1)")
+    one.add_argument(
+        "--device-ms", type=device, metavar="CALL,PHOTO",
+        help="in place of the CPU, a stand-in for a GPU of known speed: ms a call, and ms for each of its photos",
+    )  # fmt: skip
     one.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to send (default: drawn pictures)")
     one.add_argument("--side", type=whole(16, 1024), help="side of drawn pictures in px (default: 512)")
     one.add_argument("--seconds", type=number(2, 86_400), help="of each measured point in a round (default: 3)")
@@ -170,7 +177,7 @@ def _measured(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
     from benchmarks.capacity.calibrate import Calibrator  # what follows needs the service's packages, --from does not
     from benchmarks.capacity.check import SHARES, loads, measure, title
     from benchmarks.load.photographs import drawn, from_folder
-    from benchmarks.servers import ENTRIES, started
+    from benchmarks.servers import ENTRIES, known, started
 
     threads, shares, seconds = args.threads or 1, args.shares or SHARES, args.seconds or 3.0
     photographs = from_folder(args.photos, 64, 0) if args.photos else drawn((args.side or 512,), 16, 0)
@@ -178,14 +185,17 @@ def _measured(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
         work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-")))
         work.mkdir(parents=True, exist_ok=True)
         bundle = _bundle(args, work)
-        result["what"] = (
-            f"{args.bundle.name if args.bundle else f'random model {args.shapes or MODELS[1]!r}'} on the CPU"
-        )
+        model = args.bundle.name if args.bundle else f"random model {args.shapes or MODELS[1]!r}"
+        result["what"] = f"{model} on {f'a stand-in device, {args.device_ms}' if args.device_ms else 'the CPU'}"
+        entry = known(args.device_ms) if args.device_ms else ENTRIES[0]
         _say("starting the service")
-        (server,) = stack.enter_context(started(ENTRIES[:1], bundle, bundle, threads, work, photographs))
+        (server,) = stack.enter_context(started([entry], bundle, bundle, threads, work, photographs))
         stack.enter_context(server.awake())
         _say("timing the engine, and looking what the service can do")
-        calibrator = Calibrator(bundle, server, photographs, threads=threads, processors=cores())
+        with known_times(args.device_ms) if args.device_ms else nullcontext():
+            calibrator = Calibrator(
+                bundle, server, photographs, threads=threads, processors=cores(), own_device=bool(args.device_ms)
+            )
         points, rounds = loads(shares, seconds), args.rounds or ROUNDS
         try:
             for number in range(rounds):

@@ -35,7 +35,7 @@ from contract.errors import ContractError
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 LEAST_CALLS, LEAST_SECONDS, MOST_SECONDS = 15, 0.4, 10.0  # of each batch size
 WARM_UP = 0.5  # seconds
-CALLERS = 16  # keep the service full
+CALLERS = 16  # keep the service full, or twice the largest batch: one that runs and one that waits
 PROBE = 0.25  # arrivals that leave it time, as a share of what the full service answers
 STRETCH, ANSWERS = 3.0, 60  # seconds of a stretch, and answers to get in it
 DECODE_TURNS = 15
@@ -56,12 +56,21 @@ class Calibration:
 class Calibrator:
     """Measures `server`, which serves `bundle` with `threads` engine threads on this host's `processors`.
 
+    `own_device`: the engine is not on them.
+
     `look` at what the full service answers before and after all that is to be predicted, and `measure` in turn with it,
     so that a machine that slows down slows both; at last the replica.
     """
 
     def __init__(
-        self, bundle: Path, server: Running, photographs: Sequence[Photograph], *, threads: int, processors: int
+        self,
+        bundle: Path,
+        server: Running,
+        photographs: Sequence[Photograph],
+        *,
+        threads: int,
+        processors: int,
+        own_device: bool = False,
     ) -> None:
         served = info(server.target(photographs).route.server) or {}
         limits, largest = served.get("limits") or {}, served.get("max_batch")
@@ -69,9 +78,11 @@ class Calibrator:
             raise ContractError("The service says no max_batch at /info, so there is no batch curve to measure.")
         engine = EngineFunction(bundle, threads=threads, max_batch=largest)
         self._server, self._photographs = server, photographs
-        self._threads, self._processors = threads, processors
+        self._threads, self._processors, self._own_device = threads, processors, own_device
         self._max_batch, self._max_queue = int(largest), int(limits.get("max_queue", 256))
-        self._curve = batch_curve(engine, photographs, largest, time.thread_time if threads == 1 else time.perf_counter)
+        self.callers = max(CALLERS, 2 * self._max_batch)
+        clock = time.thread_time if threads == 1 and not own_device else time.perf_counter
+        self._curve = batch_curve(engine, photographs, largest, clock)
         self._decode = decode_times(engine, photographs)
         fastest = min(float(np.median(calls)) / size for size, calls in self._curve.items())
         self._seconds, self._look_seconds = max(STRETCH, ANSWERS * fastest), max(LOOK, LOOK_ANSWERS * fastest)
@@ -82,7 +93,7 @@ class Calibrator:
 
     def look(self) -> float:
         """Answers a second of the full service, for a moment."""
-        self._full.append(self._stretch(self._look_seconds, callers=CALLERS))
+        self._full.append(self._stretch(self._look_seconds, callers=self.callers))
         return self._full[-1].answers
 
     def measure(self, seed: int, rate: float) -> None:
@@ -105,6 +116,7 @@ class Calibrator:
             decode_seconds=tuple((decode / self._decode.mean() * self._decode).tolist()),
             decoders=self._processors,
             engine_threads=self._threads,
+            own_device=self._own_device,
             cold_seconds=cold,
             handover_seconds=light.handover_seconds(),
             processors=self._processors,
@@ -113,10 +125,10 @@ class Calibrator:
         )
         loads = Loads(
             statistics.mean(self._light_rates), light.loop_seconds, light.client_seconds,
-            CALLERS, full.answers, full.loop_seconds, full.client_seconds,
+            self.callers, full.answers, full.loop_seconds, full.client_seconds,
         )  # fmt: skip
         figures = {
-            "callers": CALLERS, "full_rate": round(full.answers, 3), "light_rate": round(loads.light_rate, 3),
+            "callers": self.callers, "full_rate": round(full.answers, 3), "light_rate": round(loads.light_rate, 3),
             "answers": len(full.due) + len(light.due), "found_the_engine_idle": int(alone.sum()),
             "engine_in_service_over_alone": round(ratio, 4),
             "light_and_full": [
@@ -135,7 +147,7 @@ class Calibrator:
         sizes = sorted(curve)
         size = float(np.clip(full.photos_a_call(), sizes[0], sizes[-1]))
         engine = float(np.interp(size, sizes, [float(np.median(curve[one])) for one in sizes])) / size
-        rest = full.server_seconds - full.loop_seconds - engine * self._threads
+        rest = full.server_seconds - full.loop_seconds - (0 if self._own_device else engine * self._threads)
         most = float(np.median(light.stages["decode"][light.alone]))
         return max(least, min(rest, most))
 

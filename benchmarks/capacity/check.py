@@ -23,7 +23,7 @@ from benchmarks.load.photographs import Photograph
 from benchmarks.servers import Running
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)  # of what the full service answers
-CALLERS = (1, 4, 32)  # other numbers than the model is calibrated with
+CALLERS = (1, 4, 12)  # other numbers than the model is calibrated with
 WITHIN = 0.15
 WARM_UP = 0.5  # seconds
 FIGURES: dict[str, Callable[[Outcome], float]] = {

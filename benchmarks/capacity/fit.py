@@ -64,10 +64,12 @@ def _full(replica: Replica, loads: Loads) -> Outcome:
 
 
 def _processors(replica: Replica, loads: Loads, most: float) -> Replica:
-    """As many processors as the measured rate of the full service takes.
+    """As many processors as the measured rate of the full service takes; all where the engine is not on them.
 
     More than the host has only where work was measured as longer than it is under full load.
     """
+    if replica.own_device:  # it sets the rate, so the rate says nothing of the processors
+        return replace(replica, processors=most)
     low, high = 0.25 * most, 2 * most
     while high - low > NEAR * most:
         middle = (low + high) / 2

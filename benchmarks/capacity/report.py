@@ -91,7 +91,7 @@ def _check(points: Sequence[dict[str, Any]]) -> list[str]:
 
 EXPLAINED = (
     "Medians over the rounds, and in brackets the least and the most of a round; predicted for the same arrivals, at the "
-    "speed that the machine had (16 callers before and after). The ratio is the median of the rounds' ratios. Shares are of "
+    "speed that the machine had (full load before and after). The ratio is the median of the rounds' ratios. Shares are of "
     "what the full service answered just before. The model is calibrated with other loads than these."
 )
 

@@ -99,6 +99,8 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--balance", "luck"], "--balance"),
         (["--from", "x.json", "--shapes", "tiny"], "nothing is measured"),
         (["--from", "x.json", "--seconds", "5"], "nothing is measured"),
+        (["--from", "x.json", "--device-ms", "5,1"], "leave --device-ms out"),
+        (["--device-ms", "5"], "--device-ms"),
         (["--shapes", "tiny", "--bundle", "x"], "leave --shapes out"),
         (["--engine", "e.json"], "--engine"),
         (["--from", "x.json", "--engine", "e.json"], "--contestant"),

@@ -34,6 +34,14 @@ def saved(tmp_path: Path) -> Path:
     return _write(tmp_path / "replica.json", {"replica": REPLICA})
 
 
+@pytest.fixture
+def short_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sizing and curves, whose figures are not looked at here."""
+    for name, value in {"SEARCH": 400, "REPORT": 1000, "FLEET": (1, 10)}.items():
+        monkeypatch.setattr(f"benchmarks.capacity.sizing.{name}", value)
+    monkeypatch.setattr("benchmarks.capacity.__main__.CURVE", 4)
+
+
 def _write(path: Path, content: Any) -> Path:
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
@@ -155,6 +163,7 @@ def test_cold_threads_and_processors_are_found_again() -> None:
     assert found.loop_cold_seconds == pytest.approx(0.0005, rel=0.1)
 
 
+@pytest.mark.usefixtures("short_simulations")
 def test_sizing_from_a_file(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads(saved.read_text())
     saved = _write(
@@ -187,8 +196,13 @@ def test_the_command_runs_as_a_module(saved: Path) -> None:
     assert "none is enough" in done.stdout
 
 
-def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrated, measured and predicted, in seconds; how near it comes needs a quiet machine and is not looked at."""
+@pytest.mark.usefixtures("short_simulations")
+@pytest.mark.parametrize("speed", [None, "5,2"])
+def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speed: str | None) -> None:
+    """Calibrated, measured and predicted, in seconds; how near it comes needs a quiet machine and is not looked at.
+
+    But for the median of a device of known speed, which is mostly that speed.
+    """
     for name, value in {
         "LEAST_CALLS": 3,
         "LEAST_SECONDS": 0.05,
@@ -202,12 +216,13 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     out = tmp_path / "run"
     argv: Sequence[str] = [
         "--bundle", str(bundle), "--side", "64", "--seconds", "2", "--shares", "0.1", "--rounds", "1",
-        "--rates", "100", "--out", str(out),
+        "--rates", "100", "--out", str(out), *(("--device-ms", speed) if speed else ()),
     ]  # fmt: skip
     assert any(main(list(argv)) == 0 for _ in range(3)), "a busy machine may spoil a measurement, but not three"
     result = json.loads(out.with_name("run.json").read_text())
     replica = from_json(result["replica"], "it")
     assert sorted(replica.batch_seconds)[0] == 1
+    assert replica.own_device == bool(speed)
     assert replica.loop_seconds > 0
     assert min(replica.decode_seconds) > 0
     assert replica.client_seconds > 0
@@ -216,6 +231,10 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not point["rounds"][0]["errors"]
     predicted, measured = (point[kind]["throughput"]["value"] for kind in ("predicted", "measured"))
     assert predicted == pytest.approx(measured, rel=0.2)
+    if speed:
+        assert "a stand-in device, 5 ms a call and 2 ms a photo" in result["what"]
+        assert replica.engine(1) == pytest.approx(0.007, rel=0.3)
+        assert ratio(point, "p50_ms") == pytest.approx(1, abs=0.3)
     assert "Predicted and measured" in markdown(result)
     again = tmp_path / "again"
     assert main(["--from", str(out.with_name("run.json")), "--rates", "100", "--out", str(again)]) == 0

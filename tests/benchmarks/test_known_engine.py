@@ -1,0 +1,64 @@
+"""The service with an engine of known speed: how long its calls take, and that its answers are the bundle's."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.engine import Engine
+from benchmarks.known_engine import Device, device, known_times, main
+from tests.conftest import drawn_png, serving, serving_process
+
+
+def test_a_call_is_padded_to_the_next_power_of_two() -> None:
+    of = Device(10, 3)
+    assert [round(1000 * of.seconds(photos)) for photos in (1, 2, 3, 5, 8, 16)] == [13, 16, 22, 34, 34, 58]
+    assert str(of) == "10 ms a call and 3 ms a photo"
+    assert device("10,3") == of
+    assert device("10,10") == Device(10, 10)
+
+
+@pytest.mark.parametrize("text", ["10", "10,3,1", "fast,3", "-1,3", "10,nan", "10,", "1e9,1"])
+def test_a_wrong_speed_is_told(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        device(text)
+
+
+def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--device-ms", "slow", "--bundle", "x"])
+    assert ended.value.code == 2
+    assert "'slow' is not two times in ms" in capsys.readouterr().err
+
+
+def test_engines_are_themselves_again_afterwards() -> None:
+    plain = Engine.score
+    with pytest.raises(RuntimeError), known_times(Device(1, 1)):
+        assert Engine.score is not plain
+        raise RuntimeError
+    assert Engine.score is plain
+
+
+def test_the_service_takes_the_device_s_time_and_gives_the_bundle_s_answers(bundle: Path) -> None:
+    """150 ms a call and 50 a photo: alone 200 ms; two that come meanwhile share a call of 250 ms."""
+
+    def ask(number: int) -> tuple[str, float]:
+        got = httpx.post(f"{url}/predict", content=drawn_png(number), timeout=30).raise_for_status()
+        encode, score = (float(re.search(rf"{name};dur=([\d.]+)", got.headers["server-timing"])[1]) for name in STAGES)  # type: ignore[index]
+        return got.json()["label"], encode + score
+
+    with serving(bundle, "--threads", 1) as url:
+        labels = [ask(number)[0] for number in range(3)]
+    flags = ("--threads", 1, "--device-ms", "150,50")
+    with serving_process(bundle, *flags, module="benchmarks.known_engine") as (url, _), ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(ask, range(3)))
+    assert [label for label, _ in found] == labels
+    assert sorted(taken for _, taken in found) == pytest.approx([200, 250, 250], abs=60)
+
+
+STAGES = ("encode", "score")
