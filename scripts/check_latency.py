@@ -1,10 +1,12 @@
 """The latency benchmark's figures beside those of independent load generators, on the same server.
 
 python -m scripts.check_latency --bundle build/demo/bundle
-python -m scripts.check_latency --bundle bundles/mine --concurrency 1,8 --rounds 5 --tools wrk,hey
+python -m scripts.check_latency --bundle build/demo/bundle --device-ms 10,3 --concurrency 1,8,32 --tools wrk,hey
 
 Starts the service, and in each round has every tool send the same photograph to /predict from the same number of callers,
-in an order that turns. Ratios are taken within a round, then their median. Needs Debian's `wrk` and `hey`.
+in an order that turns. Ratios are taken within a round, then their median. With `--device-ms` the service's engine takes a
+known time (`benchmarks.known_engine`), so that a machine that changes its speed does not hide what the tools differ in.
+Needs Debian's `wrk` and `hey`.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ from typing import NamedTuple
 
 import uvloop
 
+from benchmarks.known_engine import device
 from benchmarks.load.connection import server_of
 from benchmarks.load.phase import Plan, Target, run_phase
 from benchmarks.load.photographs import Photograph, drawn
 from benchmarks.load.report import table
 from benchmarks.load.routes import Route
-from benchmarks.servers import ENTRIES, OURS, started
+from benchmarks.servers import ENTRIES, OURS, known, started
 from contract.cli import run
 from contract.errors import ContractError
 
@@ -88,6 +91,9 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Exit code 1 when a median ratio is off by more than 5 %, or a tool is missing.",
     )
     parser.add_argument("--bundle", type=Path, required=True, metavar="FOLDER", help="what to serve")
+    parser.add_argument(
+        "--device-ms", type=device, metavar="CALL,PHOTO", help="let the engine take so many ms a call and a photo"
+    )
     parser.add_argument("--concurrency", default="1,8", metavar="N,N", help="callers (default: 1,8)")
     parser.add_argument("--rounds", type=int, default=4, metavar="N", help="turns of all tools (default: 4)")
     parser.add_argument("--seconds", type=int, default=2, metavar="S", help="of each measurement (default: 2)")
@@ -114,7 +120,7 @@ def _check(args: argparse.Namespace, tools: list[str], callers: list[int]) -> in
             raise ContractError(f"{tool} is not installed; on Debian: apt-get install {tool}")
     photographs = drawn((args.side,), 1, 0)
     found: dict[tuple[str, int], list[Figures]] = {}
-    entries = [entry for entry in ENTRIES if entry.name == OURS]
+    entries = [known(args.device_ms)] if args.device_ms else [entry for entry in ENTRIES if entry.name == OURS]
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         photo.write_bytes(photographs[0].data)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import uvloop
 
 from benchmarks.baselines.shared_engine import EngineFunction
+from benchmarks.capacity.alone import batch_curve, decode_times
 from benchmarks.capacity.fit import Loads, fit
 from benchmarks.capacity.quiet import main_thread_seconds, tree_seconds
 from benchmarks.capacity.replica import COLD_AFTER, Replica
@@ -32,13 +33,10 @@ from benchmarks.load.server_side import info
 from benchmarks.servers import Running
 from contract.errors import ContractError
 
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-LEAST_CALLS, LEAST_SECONDS, MOST_SECONDS = 15, 0.4, 10.0  # of each batch size
 WARM_UP = 0.5  # seconds
 CALLERS = 16  # keep the service full, or twice the largest batch: one that runs and one that waits
 PROBE = 0.25  # arrivals that leave it time, as a share of what the full service answers
 STRETCH, ANSWERS = 3.0, 60  # seconds of a stretch, and answers to get in it
-DECODE_TURNS = 15
 LOOK, LOOK_ANSWERS = 1.0, 20  # the same of a look at the full service
 UNQUEUED = 0.0005  # seconds in the queue of a photo that found the engine idle
 LEAST = 10  # calls to conclude from
@@ -56,10 +54,8 @@ class Calibration:
 class Calibrator:
     """Measures `server`, which serves `bundle` with `threads` engine threads on this host's `processors`.
 
-    `own_device`: the engine is not on them.
-
-    `look` at what the full service answers before and after all that is to be predicted, and `measure` in turn with it,
-    so that a machine that slows down slows both; at last the replica.
+    `own_device`: the engine is not on them. `look` at what the full service answers before and after all that is to be
+    predicted, and `measure` in turn with it, so that a machine that slows down slows both; at last the replica.
     """
 
     def __init__(
@@ -153,49 +149,6 @@ class Calibrator:
 
     def _stretch(self, seconds: float, *, callers: int = 0, rate: float = 0.0, seed: int = 0) -> Seen:
         return uvloop.run(_stretch(self._server, self._photographs, seconds, callers, rate, seed))
-
-
-def batch_curve(
-    engine: EngineFunction,
-    photographs: Sequence[Photograph],
-    largest: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[int, tuple[float, ...]]:
-    """Seconds of engine calls by their number of photos, up to `largest`; sizes in turn, so that a busy second hits all.
-
-    `clock`: of the thread where the engine has no other, so that what waits for a processor is not counted.
-    """
-    pixels = [engine.pixels(one.data) for one in photographs]
-    sizes = sorted({*(size for size in BATCHES if size < largest), largest})
-    found: dict[int, list[float]] = {size: [] for size in sizes}
-    for size in sizes:
-        engine.engine.score(_some(pixels, size, 0))
-    began = time.perf_counter()
-    for turn in range(10_000):
-        left = [size for size, calls in found.items() if len(calls) < LEAST_CALLS or sum(calls) < LEAST_SECONDS]
-        if not left or (turn >= 3 and time.perf_counter() - began > MOST_SECONDS):
-            break
-        for size in left:
-            batch = _some(pixels, size, turn)
-            at = clock()
-            engine.engine.score(batch)
-            found[size].append(clock() - at)
-    return {size: tuple(calls) for size, calls in found.items()}
-
-
-def decode_times(engine: EngineFunction, photographs: Sequence[Photograph]) -> np.ndarray:
-    """Processor seconds of decoding each photograph in this thread: the median of a few turns."""
-    found = []
-    for _ in range(DECODE_TURNS):
-        for one in photographs:
-            at = time.thread_time()
-            engine.pixels(one.data)
-            found.append(time.thread_time() - at)
-    return np.median(np.array(found).reshape(DECODE_TURNS, -1), axis=0)
-
-
-def _some(pixels: Sequence[Any], size: int, turn: int) -> list[Any]:
-    return [pixels[(turn + i) % len(pixels)] for i in range(size)]
 
 
 @dataclass(frozen=True)
