@@ -2,7 +2,8 @@
 
 A lone request never waits while an engine is idle. While all engines run, the queue grows, and the next batch takes
 the oldest `max_batch` of it at the moment an engine is free. Requests that expired or whose caller went away are left
-out when the batch is formed, so nobody computes an answer that nobody reads.
+out when the batch is formed, so nobody computes an answer that nobody reads. An engine that is done gets its next batch
+before the answers of the last one are handed out, which takes the event loop some milliseconds.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Batcher(Generic[T, R]):
 
     `slot` counts the free engines: batchers that share engines share one semaphore, and each forms its batch only once
     it holds a place. An exception of `run` fails the items of its batch and no others. `max_batch` may be lowered later.
+    `run` may be a plain function that starts the engine and returns a future: then the engine starts at once.
     """
 
     def __init__(
@@ -125,13 +127,26 @@ class Batcher(Generic[T, R]):
             if not batch:
                 self._slot.release()
                 continue
-            task = asyncio.create_task(self._answer(batch))
-            self._running.add(task)
-            task.add_done_callback(self._ended)
+            self._start(batch)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _start(self, batch: list[_Waiting[T, R]]) -> None:
+        started = self._clock()
+        try:
+            running = asyncio.ensure_future(self._run([waiting.item for waiting in batch]))
+        except Exception as error:
+            self._slot.release()
+            _fail(batch, error)
+            return
+        running.add_done_callback(
+            lambda _: self._slot.release()
+        )  # before `_answer` hears of it: the engine comes first
+        task = asyncio.create_task(self._answer(batch, running, started))
+        self._running.add(task)
+        task.add_done_callback(lambda ended: self._ended(ended, running))
+
+    def _ended(self, task: asyncio.Task[None], running: asyncio.Future[list[R]]) -> None:
         self._running.discard(task)
-        self._slot.release()
+        running.cancel()  # if the task was cancelled before it began to wait
 
     def _form(self) -> list[_Waiting[T, R]]:
         """Take the oldest live items, up to `max_batch`."""
@@ -150,16 +165,13 @@ class Batcher(Generic[T, R]):
     def _measure(self, seconds: float) -> None:
         self.seconds_per_item += 0.2 * (seconds - self.seconds_per_item) if self.seconds_per_item else seconds
 
-    async def _answer(self, batch: list[_Waiting[T, R]]) -> None:
-        started = self._clock()
+    async def _answer(self, batch: list[_Waiting[T, R]], running: asyncio.Future[list[R]], started: float) -> None:
         try:
-            results = await self._run([waiting.item for waiting in batch])
+            results = await running
             if len(results) != len(batch):
                 raise RuntimeError(f"the engine gave {len(results)} results for {len(batch)} items")
         except Exception as error:
-            for waiting in batch:
-                if not waiting.future.done():
-                    waiting.future.set_exception(error)
+            _fail(batch, error)
             return
         except asyncio.CancelledError:
             for waiting in batch:
@@ -169,6 +181,12 @@ class Batcher(Generic[T, R]):
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(Done(result, started - waiting.since, len(batch)))
+
+
+def _fail(batch: list[_Waiting[T, R]], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)
 
 
 def _expire(future: asyncio.Future[Done[R]]) -> None:

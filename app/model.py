@@ -20,7 +20,7 @@ import numpy as np
 from app.answers import caption, prediction
 from app.batcher import Batcher, Expired, QueueFull
 from app.decode_pool import DecodePool
-from app.engine import Captions, Engine, EngineError
+from app.engine import Engine, EngineError
 from app.errors import ServiceError
 from app.pool import EnginePool
 from app.ready import ready_engine
@@ -249,16 +249,23 @@ class ServedModel:
 
     # -- batches, run in an engine's thread -----------------------------------------------------------------------------
 
-    async def _score(self, batch: list[Pixels]) -> list[_Scored]:
-        self._on_batch("predict", len(batch))
-        scores = await self._pool.run(lambda engine: engine.score(batch))
-        return [_Scored(row, scores.encode_seconds, scores.score_seconds) for row in scores.probabilities]
+    def _score(self, batch: list[Pixels]) -> Awaitable[list[_Scored]]:
+        def work(engine: Engine) -> list[_Scored]:
+            scores = engine.score(batch)
+            return [_Scored(row, scores.encode_seconds, scores.score_seconds) for row in scores.probabilities]
 
-    async def _caption(self, batch: list[Pixels]) -> list[_Captioned]:
-        self._on_batch("caption", len(batch))
+        self._on_batch("predict", len(batch))
+        return self._pool.run(work)
+
+    def _caption(self, batch: list[Pixels]) -> Awaitable[list[_Captioned]]:
         limit = self._settings.max_caption_tokens
-        found: Captions = await self._pool.run(lambda engine: engine.caption(batch, limit))
-        return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
+
+        def work(engine: Engine) -> list[_Captioned]:
+            found = engine.caption(batch, limit)
+            return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
+
+        self._on_batch("caption", len(batch))
+        return self._pool.run(work)
 
 
 def _left(deadline: float) -> float:

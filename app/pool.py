@@ -57,15 +57,18 @@ class EnginePool:
         """Most photos of one call that every engine takes."""
         return min(engine.max_batch for engine in self.engines)
 
-    async def run(self, function: Callable[[Engine], R]) -> R:
-        """The function's result on an idle engine, in its thread."""
-        i = self._idle.pop()
+    def run(self, function: Callable[[Engine], R]) -> asyncio.Future[R]:
+        """The function's result on an idle engine, in its thread, where it starts at once."""
+        i = self._idle[-1]
+        running = asyncio.get_running_loop().run_in_executor(self._threads[i], function, self.engines[i])
+        self._idle.pop()
         self._since[i] = time.monotonic()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads[i], function, self.engines[i])
-        finally:
-            del self._since[i]
-            self._idle.append(i)
+        running.add_done_callback(lambda _: self._ended(i))
+        return running
+
+    def _ended(self, i: int) -> None:
+        del self._since[i]
+        self._idle.append(i)
 
     @property
     def busy_seconds(self) -> float:

@@ -1,8 +1,8 @@
 """One replica under load, simulated with the service's own batcher on a simulated clock.
 
 A request passes: the client (if it shares the host), the event loop, a thread that decodes the photo, the real `Batcher`,
-an engine, the event loop and the client again. The event loop is one thread, so the next batch starts only when it
-has handed out the answers of the last one, as in the service. What runs on the host shares its processors.
+an engine, the event loop and the client again. The event loop is one thread, so it hears of a finished call, and starts the
+next, only between two pieces of work, as in the service. What runs on the host shares its processors.
 
 Many replicas behind a balancer: Poisson arrivals that are split at random stay Poisson, so one replica at its share of
 the rate stands for all, exactly; taken in turn (round robin of N) a replica's gaps are sums of N gaps, which are Erlang
@@ -105,7 +105,6 @@ class _Host:
         )  # fmt: skip
 
     async def _engine(self, batch: list[int]) -> list[None]:
-        await self.loop.work(0)  # the answers of the last batch are handed out first
         seen, began = self.seen, self._time()
         luck = self._luck[seen.calls % len(self._luck)]
         seen.calls += 1
@@ -114,7 +113,7 @@ class _Host:
         await self._device.work(self._calls[len(batch)][luck] + cold, self._threads)
         self._worked = self._time()
         seen.engine_seconds += self._worked - began
-        await self.loop.work(0)
+        await self.loop.work(0)  # which hears of it after what it is doing
         return [None] * len(batch)
 
     async def request(self, number: int, due: float) -> bool:

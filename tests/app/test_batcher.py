@@ -254,33 +254,6 @@ def test_a_wrong_number_of_results_fails_the_batch(results: list[int]) -> None:
     play(story())
 
 
-def test_batchers_that_share_a_slot_take_turns_and_form_late() -> None:
-    async def story() -> None:
-        slot, running, log = asyncio.Semaphore(1), 0, []
-
-        async def run(items: list[int]) -> list[int]:
-            nonlocal running
-            running += 1
-            assert running == 1
-            log.append(items)
-            await asyncio.sleep(0.01)
-            running -= 1
-            return items
-
-        one, two = batcher_of(run, slot=slot), batcher_of(run, slot=slot)
-        tasks = submitted(one, 10)
-        await settle()
-        tasks += submitted(two, 20)  # its worker now waits for the slot
-        await settle()
-        tasks += submitted(two, 21, 22) + submitted(one, 11)
-        assert [done.result for done in await asyncio.gather(*tasks)] == [10, 20, 21, 22, 11]
-        assert log == [[10], [20, 21, 22], [11]]
-        await one.close()
-        await two.close()
-
-    play(story())
-
-
 def test_close_cancels_those_who_wait_and_those_who_run() -> None:
     async def story() -> None:
         engine = Engine()
