@@ -102,7 +102,7 @@ class Calibrator:
     def calibration(self) -> Calibration:
         """From all that was measured."""
         light, full = joined(self._light), joined(self._full)
-        slower = self._first / full.answers
+        slower = 1.0 if self._own_device else self._first / full.answers  # a device keeps its speed
         curve = {size: tuple(slower * call for call in calls) for size, calls in self._curve.items()}
         ratio, cold = light.engine(curve)
         alone = light.alone

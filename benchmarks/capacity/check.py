@@ -2,7 +2,7 @@
 
 All loads are measured in turn, round after round. A shared machine changes its speed within minutes, so before and after
 each of them the service is filled for a moment: rates are shares of what it answers then, and the model's times are longer
-or shorter by what that differs from the mean. The simulation gets the very arrivals that were measured. What is compared
+or shorter by what that differs from the mean, but not those of an engine on a device of its own. The simulation gets the very arrivals that were measured. What is compared
 is the median of the rounds' ratios. So what differs is the model's fault, no luck of the draw and no doing of neighbours.
 """
 
@@ -86,8 +86,11 @@ def predict(replica: Replica, point: dict[str, Any], full_rate: float | None = N
     """What the model says of a measured point: of each round, and the median over them with their range.
 
     `full_rate`: of the full service when the replica's times were taken, in answers a second; None: as in each round.
+    It is set by the engine, so it says nothing of the host when that is on a device of its own.
     """
     seconds, rounds = point["seconds"], []
+    if replica.own_device:
+        full_rate = None
     for one in point["rounds"]:
         seed, now = one["seed"], scaled(replica, full_rate / one["full_rate"] if full_rate else 1.0)
         outcome = (

@@ -23,7 +23,7 @@ def markdown(result: dict[str, Any]) -> str:
     if result["replica"]:
         parts += ["## The replica", *_replica(result)]
     if result["points"]:
-        parts += ["## Predicted and measured", *_check(result["points"])]
+        parts += ["## Predicted and measured", *_check(result["points"], result["replica"])]
     if result["sizing"]:
         parts += ["## Sizing", *_sizing(result)]
     return "\n\n".join(parts) + "\n"
@@ -70,7 +70,7 @@ def _replica(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _check(points: Sequence[dict[str, Any]]) -> list[str]:
+def _check(points: Sequence[dict[str, Any]], replica: dict[str, Any] | None) -> list[str]:
     rows = []
     for point in points:
         load = title(point)
@@ -79,8 +79,9 @@ def _check(points: Sequence[dict[str, Any]]) -> list[str]:
             load = ""
             row += [number(point["predicted"][figure], 2), _ratio(point, figure)] if "predicted" in point else ["-"] * 2
             rows.append(row)
+    explained = EXPLAINED.format("" if replica and replica["own_device"] else AT_THAT_SPEED)
     others = [one["others"] for point in points for one in point["rounds"] if one["others"] is not None]
-    parts = [table(("load", "", "measured", "predicted", "predicted / measured"), rows), EXPLAINED, verdict(points)]
+    parts = [table(("load", "", "measured", "predicted", "predicted / measured"), rows), explained, verdict(points)]
     if others:
         parts.append(
             f"Other processes of the machine used {np.median(others):.2f} processors meanwhile (median; at most "
@@ -90,10 +91,11 @@ def _check(points: Sequence[dict[str, Any]]) -> list[str]:
 
 
 EXPLAINED = (
-    "Medians over the rounds, and in brackets the least and the most of a round; predicted for the same arrivals, at the "
-    "speed that the machine had (full load before and after). The ratio is the median of the rounds' ratios. Shares are of "
-    "what the full service answered just before. The model is calibrated with other loads than these."
+    "Medians over the rounds, and in brackets the least and the most of a round; predicted for the same arrivals{}. The "
+    "ratio is the median of the rounds' ratios. Shares are of what the full service answered just before. The model is "
+    "calibrated with other loads than these."
 )
+AT_THAT_SPEED = ", at the speed that the machine had (full load before and after)"
 
 
 def _ratio(point: dict[str, Any], figure: str) -> str:

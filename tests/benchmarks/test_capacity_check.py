@@ -142,6 +142,8 @@ def test_a_slower_machine_is_allowed_for() -> None:
     as_it_was, half = (predict(from_json(REPLICA, "it"), point, rate)["predicted"] for rate in (100.0, 200.0))
     assert half["throughput"]["value"] == pytest.approx(as_it_was["throughput"]["value"] / 2, rel=0.02)
     assert half["p99_ms"]["value"] == pytest.approx(2 * as_it_was["p99_ms"]["value"], rel=0.02)
+    on_a_device = predict(from_json(REPLICA | {"own_device": True}, "it"), point, 200.0)["predicted"]
+    assert on_a_device["p99_ms"]["value"] < 1.1 * as_it_was["p99_ms"]["value"], "a device keeps its speed"
 
 
 # -- what cannot be measured apart ----------------------------------------------------------------------------------------
