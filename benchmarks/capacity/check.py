@@ -2,8 +2,9 @@
 
 All loads are measured in turn, round after round. A shared machine changes its speed within minutes, so before and after
 each of them the service is filled for a moment: rates are shares of what it answers then, and the model's times are longer
-or shorter by what that differs from the mean, but not those of an engine on a device of its own. The simulation gets the very arrivals that were measured. What is compared
-is the median of the rounds' ratios. So what differs is the model's fault, no luck of the draw and no doing of neighbours.
+or shorter by what that differs from the mean (not where the engine is on a device of its own, which keeps its speed). The
+simulation gets the very arrivals that were measured. What is compared is the median of the rounds' ratios. So what differs
+is the model's fault, no luck of the draw and no doing of neighbours.
 """
 
 from __future__ import annotations
