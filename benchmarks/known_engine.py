@@ -12,12 +12,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.load.arguments import numbers
+
+if TYPE_CHECKING:
+    from app.engine import Scores
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Device:
     def seconds(self, photos: int) -> float:
         """Of one call; longer where the graphs on the CPU are slower than this."""
         return (self.first_ms + self.photo_ms * (1 << (photos - 1).bit_length())) / 1000
+
+    @property
+    def flag(self) -> str:
+        """As `device` reads it."""
+        return f"{self.first_ms:g},{self.photo_ms:g}"
 
     def __str__(self) -> str:
         return f"{self.first_ms:g} ms a call and {self.photo_ms:g} ms a photo"
@@ -44,20 +52,25 @@ def device(text: str) -> Device:
     return Device(one(parts[0])[0], one(parts[1])[0])
 
 
-@contextmanager
-def known_times(of: Device) -> Iterator[None]:
-    """Every engine of this process takes the device's time to score, and says so in the stages."""
-    from app.engine import Engine, Scores  # loads the runtime, which a command line need not
+def taking(of: Device, score: Callable[..., Scores]) -> Callable[..., Scores]:
+    """`score`, whose last argument are the photos' pixels, in the device's time, and its stages say so."""
 
-    plain = Engine.score
-
-    def score(engine: Engine, pixels: Any) -> Scores:
+    def timed(*args: Any) -> Scores:
         began = time.perf_counter()
-        found = plain(engine, pixels)
-        time.sleep(max(0.0, of.seconds(len(pixels)) - (time.perf_counter() - began)))
+        found = score(*args)
+        time.sleep(max(0.0, of.seconds(len(args[-1])) - (time.perf_counter() - began)))
         return replace(found, encode_seconds=time.perf_counter() - began - found.score_seconds)
 
-    setattr(Engine, "score", score)  # noqa: B010
+    return timed
+
+
+@contextmanager
+def known_times(of: Device) -> Iterator[None]:
+    """Every engine of this process takes the device's time to score."""
+    from app.engine import Engine  # loads the runtime, which a command line need not
+
+    plain = Engine.score
+    setattr(Engine, "score", taking(of, plain))  # noqa: B010
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -68,14 +68,15 @@ ENTRIES = (
 )
 
 
-def known(of: Device) -> Entry:
-    """This project's service with an engine of known speed (`known_engine`)."""
+def on_device(entry: Entry, of: Device) -> Entry:
+    """The same server with an engine of known speed (`known_engine`). Not for the original, which has no engine."""
 
     def command(bundle: Path, checkpoint: Path, threads: int) -> list[str]:
-        times = f"{of.first_ms:g},{of.photo_ms:g}"
-        return ["-m", "benchmarks.known_engine", "--device-ms", times, *_ours(bundle, checkpoint, threads)[2:]]
+        plain = entry.command(bundle, checkpoint, threads)
+        module = "benchmarks.known_engine" if plain[1] == "app" else plain[1]
+        return ["-m", module, *plain[2:], "--device-ms", of.flag]
 
-    return Entry(f"{OURS} on a stand-in device", f"{OURS} with {of}", command, scraped=True)
+    return replace(entry, what=f"{entry.what}, on a stand-in device of {of}", command=command)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 python -m benchmarks.serving                                              # tiny and BLIP-base shapes
 python -m benchmarks.serving --shapes tiny --rounds 5 --out build/serving
+python -m benchmarks.serving --device-ms 10,3 --rounds 5                   # engines with a GPU's speed, stood in for
 python -m benchmarks.serving --guard                                      # short: ours against plain FastAPI, for CI
 
 What is compared and how to read it: docs/performance.md.
@@ -20,12 +21,13 @@ from typing import Any
 import uvloop
 
 from benchmarks.hardware import cores, provenance
+from benchmarks.known_engine import device
 from benchmarks.load.phase import Plan, run_phase
 from benchmarks.load.photographs import Photograph, drawn, from_folder
 from benchmarks.load.run import interruptible
 from benchmarks.random_model import random_model
 from benchmarks.regression import judge
-from benchmarks.servers import ENTRIES, OURS, PLAIN, Entry, Running, started
+from benchmarks.servers import ENTRIES, ORIGINAL, OURS, PLAIN, Entry, Running, on_device, started
 from benchmarks.serving_report import agreement, markdown, write_report
 from contract.cli import run
 from contract.files import write_text_atomic
@@ -51,6 +53,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=0, help="engine threads (default: 1 for tiny, one per core for base)"
     )
+    parser.add_argument(
+        "--device-ms", type=device, metavar="CALL,PHOTO",
+        help="let every engine take so many ms a call and for each of its photos, as a GPU of that speed would (tiny)",
+    )  # fmt: skip
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="photographs to send (default: drawn, 512 px)")
     parser.add_argument("--side", type=int, default=512, help="side of drawn pictures in px (default: 512)")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the random models here")
@@ -62,7 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     shapes = tuple(dict.fromkeys(args.shapes.split(",")))
     if unknown := set(shapes) - set(LOADS):
         parser.error(f"argument --shapes: there is no {min(unknown)!r}; there are tiny and base")
-    names = [entry.name for entry in ENTRIES]
+    if args.device_ms and (args.guard or args.shapes not in ("tiny", parser.get_default("shapes"))):
+        parser.error("argument --device-ms: it is for --shapes tiny, whose own time is less, and not for --guard")
+    entries = list(ENTRIES)
+    if args.device_ms:
+        shapes, entries = ("tiny",), [on_device(one, args.device_ms) for one in ENTRIES if one.name != ORIGINAL]
+    names = [entry.name for entry in entries]
     only = [name.strip() for name in args.only.split(",") if name.strip()] or names
     if missing := [name for name in only if name not in names]:
         parser.error(f"argument --only: there is no server {missing[0]!r}; there are {', '.join(names)}")
@@ -70,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--rounds and --seconds must be above 0")
     if args.guard:
         shapes, only = ("tiny",), [OURS, PLAIN]
-    entries = [entry for entry in ENTRIES if entry.name in only]
+    entries = [entry for entry in entries if entry.name in only]
     return run(
         "benchmarks.serving", lambda: _benchmark(args, shapes, entries, argv if argv is not None else sys.argv[1:])
     )
@@ -120,7 +131,9 @@ def _compare(
     model = random_model(shape, work)
     threads = args.threads or (1 if shape == "tiny" else cores())
     loads = GUARD_LOADS if args.guard else LOADS[shape]
-    found: dict[str, Any] = {"threads": threads, "loads": list(loads), "servers": {}}
+    found: dict[str, Any] = {"threads": threads, "device": None, "loads": list(loads), "servers": {}}
+    if args.device_ms:
+        found["device"] = str(args.device_ms)
     result["models"][shape] = found
     for entry in entries:
         found["servers"][entry.name] = {"what": entry.what, "phases": [], "memory_bytes": 0}

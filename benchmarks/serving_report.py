@@ -137,6 +137,8 @@ def _model(shape: str, model: dict[str, Any]) -> list[str]:
                 rows.append(_row(servers, name, load, phases))
     title = "BLIP-base shapes" if shape == "base" else "The tiny model"
     parts = [f"## {title}, engine threads: {model['threads']}"]
+    if device := model.get("device"):
+        parts = [f"## {title}, on a stand-in device: {device}"]
     parts.append(table(("server, callers", "answers/s", "p50 ms", "p99 ms", "processor ms an answer", "ours is"), rows))
     other = [name for name in servers if name != OURS]
     if OURS in servers and other:

@@ -30,7 +30,7 @@ from benchmarks.load.phase import Plan, Target, run_phase
 from benchmarks.load.photographs import Photograph, drawn
 from benchmarks.load.report import table
 from benchmarks.load.routes import Route
-from benchmarks.servers import ENTRIES, OURS, known, started
+from benchmarks.servers import ENTRIES, OURS, on_device, started
 from contract.cli import run
 from contract.errors import ContractError
 
@@ -120,7 +120,9 @@ def _check(args: argparse.Namespace, tools: list[str], callers: list[int]) -> in
             raise ContractError(f"{tool} is not installed; on Debian: apt-get install {tool}")
     photographs = drawn((args.side,), 1, 0)
     found: dict[tuple[str, int], list[Figures]] = {}
-    entries = [known(args.device_ms)] if args.device_ms else [entry for entry in ENTRIES if entry.name == OURS]
+    entries = [entry for entry in ENTRIES if entry.name == OURS]
+    if args.device_ms:
+        entries = [on_device(entries[0], args.device_ms)]
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
         photo.write_bytes(photographs[0].data)

@@ -12,19 +12,20 @@ from fastapi import Request
 
 from benchmarks.baselines.command import options
 from benchmarks.baselines.shared_engine import EngineFunction
+from benchmarks.known_engine import Device
 from contract.pixels import Pixels
 
 
 class FoodAPI(litserve.LitAPI):
     """LitServe's five steps around the engine function."""
 
-    def __init__(self, bundle: Any, threads: int, max_batch: int, wait: float) -> None:
+    def __init__(self, bundle: Any, threads: int, max_batch: int, wait: float, device: Device | None) -> None:
         super().__init__(max_batch_size=max_batch, batch_timeout=wait)
-        self._bundle, self._threads, self._most = bundle, threads, max_batch
+        self._bundle, self._threads, self._most, self._known = bundle, threads, max_batch, device
 
     def setup(self, device: str) -> None:
         """In the worker process."""
-        self.engine = EngineFunction(self._bundle, threads=self._threads, max_batch=self._most)
+        self.engine = EngineFunction(self._bundle, threads=self._threads, max_batch=self._most, device=self._known)
 
     def decode_request(self, request: Request) -> Pixels:
         """The form that the API process parsed → pixels."""
@@ -51,7 +52,7 @@ class FoodAPI(litserve.LitAPI):
 def main() -> None:
     """Serve until SIGTERM."""
     args = options("litserve_server")
-    api = FoodAPI(args.bundle, args.threads, args.max_batch, args.wait_ms / 1000)
+    api = FoodAPI(args.bundle, args.threads, args.max_batch, args.wait_ms / 1000, args.device_ms)
     server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=60)
     server.run(host="127.0.0.1", port=args.port, generate_client_file=False, log_level="warning", access_log=False)
 

@@ -31,7 +31,7 @@ def build(engine: EngineFunction) -> FastAPI:
 def main() -> None:
     """Serve until SIGTERM."""
     args = options("plain_fastapi")
-    engine = EngineFunction(args.bundle, threads=args.threads, max_batch=1)
+    engine = EngineFunction(args.bundle, threads=args.threads, max_batch=1, device=args.device_ms)
     uvicorn.run(build(engine), host="127.0.0.1", port=args.port, log_level="warning", access_log=False)
 
 

@@ -16,7 +16,7 @@ import json
 import shlex
 import sys
 import tempfile
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from benchmarks.capacity.replica import Replica, engine_times, load_replica, to_
 from benchmarks.capacity.report import markdown, plot
 from benchmarks.capacity.sizing import PRICES, Prices, Wanted, curve, fleet, load_prices, table
 from benchmarks.hardware import cores, provenance
-from benchmarks.known_engine import device, known_times
+from benchmarks.known_engine import device
 from benchmarks.load.arguments import number, numbers, whole
 from contract.cli import run
 from contract.errors import ContractError
@@ -177,7 +177,7 @@ def _measured(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
     from benchmarks.capacity.calibrate import Calibrator  # what follows needs the service's packages, --from does not
     from benchmarks.capacity.check import SHARES, loads, measure, title
     from benchmarks.load.photographs import drawn, from_folder
-    from benchmarks.servers import ENTRIES, known, started
+    from benchmarks.servers import ENTRIES, on_device, started
 
     threads, shares, seconds = args.threads or 1, args.shares or SHARES, args.seconds or 3.0
     photographs = from_folder(args.photos, 64, 0) if args.photos else drawn((args.side or 512,), 16, 0)
@@ -187,15 +187,12 @@ def _measured(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
         bundle = _bundle(args, work)
         model = args.bundle.name if args.bundle else f"random model {args.shapes or MODELS[1]!r}"
         result["what"] = f"{model} on {f'a stand-in device, {args.device_ms}' if args.device_ms else 'the CPU'}"
-        entry = known(args.device_ms) if args.device_ms else ENTRIES[0]
+        entry = on_device(ENTRIES[0], args.device_ms) if args.device_ms else ENTRIES[0]
         _say("starting the service")
         (server,) = stack.enter_context(started([entry], bundle, bundle, threads, work, photographs))
         stack.enter_context(server.awake())
         _say("timing the engine, and looking what the service can do")
-        with known_times(args.device_ms) if args.device_ms else nullcontext():
-            calibrator = Calibrator(
-                bundle, server, photographs, threads=threads, processors=cores(), own_device=bool(args.device_ms)
-            )
+        calibrator = Calibrator(bundle, server, photographs, threads=threads, processors=cores(), device=args.device_ms)
         points, rounds = loads(shares, seconds), args.rounds or ROUNDS
         try:
             for number in range(rounds):

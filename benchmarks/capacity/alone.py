@@ -30,7 +30,7 @@ def batch_curve(
     sizes = sorted({*(size for size in BATCHES if size < largest), largest})
     found: dict[int, list[float]] = {size: [] for size in sizes}
     for size in sizes:
-        engine.engine.score(_some(pixels, size, 0))
+        engine.score(_some(pixels, size, 0))
     began = time.perf_counter()
     for turn in range(10_000):
         left = [size for size, calls in found.items() if len(calls) < LEAST_CALLS or sum(calls) < LEAST_SECONDS]
@@ -39,7 +39,7 @@ def batch_curve(
         for size in left:
             batch = _some(pixels, size, turn)
             at = clock()
-            engine.engine.score(batch)
+            engine.score(batch)
             found[size].append(clock() - at)
     return {size: tuple(calls) for size, calls in found.items()}
 

@@ -25,6 +25,7 @@ from benchmarks.capacity.alone import batch_curve, decode_times
 from benchmarks.capacity.fit import Loads, fit
 from benchmarks.capacity.quiet import main_thread_seconds, tree_seconds
 from benchmarks.capacity.replica import COLD_AFTER, Replica
+from benchmarks.known_engine import Device
 from benchmarks.load.arrivals import OK, Asker, Sample, closed_loop, open_loop
 from benchmarks.load.client import Client
 from benchmarks.load.phase import STAGE
@@ -54,7 +55,7 @@ class Calibration:
 class Calibrator:
     """Measures `server`, which serves `bundle` with `threads` engine threads on this host's `processors`.
 
-    `own_device`: the engine is not on them. `look` at what the full service answers before and after all that is to be
+    `device`: the engine is not on them but there. `look` at what the full service answers before and after all that is to be
     predicted, and `measure` in turn with it, so that a machine that slows down slows both; at last the replica.
     """
 
@@ -66,18 +67,18 @@ class Calibrator:
         *,
         threads: int,
         processors: int,
-        own_device: bool = False,
+        device: Device | None = None,
     ) -> None:
         served = info(server.target(photographs).route.server) or {}
         limits, largest = served.get("limits") or {}, served.get("max_batch")
         if not largest:
             raise ContractError("The service says no max_batch at /info, so there is no batch curve to measure.")
-        engine = EngineFunction(bundle, threads=threads, max_batch=largest)
+        engine = EngineFunction(bundle, threads=threads, max_batch=largest, device=device)
         self._server, self._photographs = server, photographs
-        self._threads, self._processors, self._own_device = threads, processors, own_device
+        self._threads, self._processors, self._own_device = threads, processors, device is not None
         self._max_batch, self._max_queue = int(largest), int(limits.get("max_queue", 256))
         self.callers = max(CALLERS, 2 * self._max_batch)
-        clock = time.thread_time if threads == 1 and not own_device else time.perf_counter
+        clock = time.thread_time if threads == 1 and not self._own_device else time.perf_counter
         self._curve = batch_curve(engine, photographs, largest, clock)
         self._decode = decode_times(engine, photographs)
         fastest = min(float(np.median(calls)) / size for size, calls in self._curve.items())

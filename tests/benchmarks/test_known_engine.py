@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import httpx
 import pytest
 
 from app.engine import Engine
+from benchmarks.baselines.shared_engine import EngineFunction
 from benchmarks.known_engine import Device, device, known_times, main
+from benchmarks.servers import ENTRIES, ORIGINAL, on_device
+from benchmarks.serving import main as compare
 from tests.conftest import drawn_png, serving, serving_process
 
 
@@ -42,6 +46,32 @@ def test_engines_are_themselves_again_afterwards() -> None:
         assert Engine.score is not plain
         raise RuntimeError
     assert Engine.score is plain
+
+
+def test_every_server_of_the_comparison_can_be_given_one(bundle: Path) -> None:
+    of = Device(10, 0.5)
+    commands = [on_device(entry, of).command(bundle, bundle, 1) for entry in ENTRIES if entry.name != ORIGINAL]
+    assert [command[1].rpartition(".")[2] for command in commands] == [
+        "known_engine", "plain_fastapi", "litserve_server",
+    ]  # fmt: skip
+    assert all(device(command[command.index("--device-ms") + 1]) == of for command in commands)
+
+
+def test_the_function_of_the_baselines_takes_the_device_s_time(bundle: Path) -> None:
+    known = EngineFunction(bundle, threads=1, max_batch=4, device=Device(100, 20))
+    pixels = known.pixels(drawn_png(0))
+    began = time.perf_counter()
+    answers = known.label([pixels] * 3)
+    assert time.perf_counter() - began == pytest.approx(0.180, abs=0.05)
+    assert answers == EngineFunction(bundle, threads=1, max_batch=4).label([pixels] * 3)
+
+
+@pytest.mark.parametrize("more", [["--shapes", "base"], ["--guard"]])
+def test_the_comparison_is_of_the_tiny_model(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        compare(["--device-ms", "10,3", *more])
+    assert ended.value.code == 2
+    assert "it is for --shapes tiny" in capsys.readouterr().err
 
 
 def test_the_service_takes_the_device_s_time_and_gives_the_bundle_s_answers(bundle: Path) -> None:

@@ -94,6 +94,13 @@ RESULT = {
 }  # fmt: skip
 
 
+def test_a_stand_in_device_is_named() -> None:
+    models: Any = RESULT["models"]
+    text = markdown(RESULT | {"models": {"tiny": models["tiny"] | {"device": "10 ms a call and 3 ms a photo"}}})
+    assert "## The tiny model, on a stand-in device: 10 ms a call and 3 ms a photo" in text
+    assert "stand-in" not in markdown(RESULT)
+
+
 def test_the_tables() -> None:
     text = markdown(RESULT)
     assert f"| {PLAIN}, 4 | 200.0 (200.0-200.0) | 20.0 | 40.0 | 1.50 | 1.50x (1.40-1.65) |" in text
