@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from app.schemas import Abstention, Candidate, Caption, Model, Prediction
 from contract.bundle import Bundle
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """Label numbers int64 [labels], best first, and their probabilities float32 [labels]."""
+
+    order: np.ndarray
+    probabilities: np.ndarray
+
+
+def ranked(probabilities: np.ndarray) -> list[Ranked]:
+    """Of each row of probabilities float32 [B, labels]; equals keep their order.
+
+    Done for a whole batch in the engine's thread: numpy lets go of the interpreter's lock while it sorts, and an event
+    loop that sorted for itself would wait to get it back, once for each answer.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return [Ranked(*row) for row in zip(order, np.take_along_axis(probabilities, order, axis=1), strict=True)]
+
+
 def prediction(
     bundle: Bundle,
     model: Model,
-    probabilities: np.ndarray,
+    ranked: Ranked,
     top_k: int,
     seconds: dict[str, float],
     min_confidence: float = 0.0,
 ) -> Prediction:
-    """The best labels, best first, of probabilities float32 [labels]; `seconds` of each stage.
+    """The best labels, best first; `seconds` of each stage.
 
     Where the best one is below `min_confidence`, no field that programs act on names it: only `top` and the caption do.
     """
     labels, form = bundle.labels, bundle.manifest.caption
     assert labels is not None
     assert form is not None
-    order = np.argsort(-probabilities, kind="stable")[: min(top_k, len(labels))]
     top = [
-        Candidate(
-            class_id=int(i),
-            label=labels[int(i)].name,
-            prediction=labels[int(i)].display,
-            confidence=round(float(probabilities[i]), 6),
-        )
-        for i in order
+        Candidate(class_id=i, label=labels[i].name, prediction=labels[i].display, confidence=round(confidence, 6))
+        for i, confidence in zip(ranked.order[:top_k].tolist(), ranked.probabilities[:top_k].tolist(), strict=True)
     ]
     best = top[0]
     abstained = _abstained(best.confidence, min_confidence)

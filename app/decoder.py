@@ -151,7 +151,7 @@ class Decoder(asyncio.BufferedProtocol):
             self._turned()
         if not job.future.done():
             if kind == PIXELS:
-                job.future.set_result(np.array(body).reshape(self._pool.shape))
+                job.future.set_result(np.frombuffer(bytes(body), np.uint8).reshape(self._pool.shape))
             elif kind == FAULT:
                 job.future.set_exception(RuntimeError("a fault of the decoder"))
                 log.error("a photo was not decoded: %s", body.tobytes().decode("utf-8", "replace"))

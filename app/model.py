@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-
-from app.answers import caption, prediction
+from app.answers import Ranked, caption, prediction, ranked
 from app.batcher import Batcher, Expired, QueueFull
 from app.decode_pool import DecodePool
 from app.engine import Engine, EngineError
@@ -37,7 +35,7 @@ LONGEST_RETRY = 60  # seconds
 
 @dataclass(frozen=True)
 class _Scored:
-    probabilities: np.ndarray
+    ranked: Ranked
     encode_seconds: float
     score_seconds: float
 
@@ -197,7 +195,7 @@ class ServedModel:
             "score": scored.score_seconds,
             "total": time.perf_counter() - started,
         }
-        return prediction(self.bundle, self._name, scored.probabilities, top_k, timings, min_confidence)
+        return prediction(self.bundle, self._name, scored.ranked, top_k, timings, min_confidence)
 
     async def caption(self, photo: bytes, deadline: float) -> Caption:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
@@ -252,7 +250,7 @@ class ServedModel:
     def _score(self, batch: list[Pixels]) -> Awaitable[list[_Scored]]:
         def work(engine: Engine) -> list[_Scored]:
             scores = engine.score(batch)
-            return [_Scored(row, scores.encode_seconds, scores.score_seconds) for row in scores.probabilities]
+            return [_Scored(one, scores.encode_seconds, scores.score_seconds) for one in ranked(scores.probabilities)]
 
         self._on_batch("predict", len(batch))
         return self._pool.run(work)

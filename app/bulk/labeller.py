@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from app.answers import prediction
+from app.answers import prediction, ranked
 from app.bulk.places import reason
 from app.engine import Engine, EngineError, Scores
 from app.ready import ready_engine
@@ -94,7 +94,7 @@ def answers(pixels: Sequence[Pixels], engine: Engine, settings: Settings) -> lis
 
 def _answer(row: np.ndarray, bundle: Bundle, settings: Settings, seconds: dict[str, float]) -> Prediction:
     model = Model(name=bundle.manifest.name, version=bundle.manifest.version)
-    return prediction(bundle, model, row, settings.top_k, seconds, settings.abstain_below)
+    return prediction(bundle, model, ranked(row[None])[0], settings.top_k, seconds, settings.abstain_below)
 
 
 def _scores(pixels: Sequence[Pixels], engine: Engine) -> Scores:
