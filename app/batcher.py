@@ -3,7 +3,9 @@
 A lone request never waits while an engine is idle. While all engines run, the queue grows, and the next batch takes
 the oldest `max_batch` of it at the moment an engine is free. Requests that expired or whose caller went away are left
 out when the batch is formed, so nobody computes an answer that nobody reads. An engine that is done gets its next batch
-before the answers of the last one are handed out, which takes the event loop some milliseconds.
+before the answers of the last one are handed out, which takes the event loop some milliseconds. Where the engine pads
+batches to a few sizes, a batch that would be mostly padding is cut to the size below: nine photos that are paid as sixteen
+take longer than eight and then one.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+FILLED = 0.75  # of a size, for a batch that is padded to it
 
 
 class QueueFull(Exception):
@@ -48,7 +51,8 @@ class Batcher(Generic[T, R]):
     """Collects items for `run`, which takes up to `max_batch` of them and returns as many results in order.
 
     `slot` counts the free engines: batchers that share engines share one semaphore, and each forms its batch only once
-    it holds a place. An exception of `run` fails the items of its batch and no others. `max_batch` may be lowered later.
+    it holds a place. An exception of `run` fails the items of its batch and no others. `max_batch` may be lowered later,
+    and `sizes` set: those to which the engine pads a batch, ascending; empty where it runs a batch as it is.
     `run` may be a plain function that starts the engine and returns a future: then the engine starts at once.
     """
 
@@ -63,6 +67,7 @@ class Batcher(Generic[T, R]):
     ) -> None:
         self._run = run
         self.max_batch = max_batch
+        self.sizes: Sequence[int] = ()
         self._max_queue = max_queue
         self._slot = slot
         self._clock = clock
@@ -149,7 +154,7 @@ class Batcher(Generic[T, R]):
         running.cancel()  # if the task was cancelled before it began to wait
 
     def _form(self) -> list[_Waiting[T, R]]:
-        """Take the oldest live items, up to `max_batch`."""
+        """Take the oldest live items, up to `max_batch`, and no more than fill one of `sizes` well."""
         now = self._clock()
         batch: list[_Waiting[T, R]] = []
         while self._queue and len(batch) < self.max_batch:
@@ -160,7 +165,9 @@ class Batcher(Generic[T, R]):
                 waiting.future.set_exception(Expired())
                 continue
             batch.append(waiting)
-        return batch
+        kept = filling(len(batch), self.sizes)
+        self._queue.extendleft(reversed(batch[kept:]))
+        return batch[:kept]
 
     def _measure(self, seconds: float) -> None:
         self.seconds_per_item += 0.2 * (seconds - self.seconds_per_item) if self.seconds_per_item else seconds
@@ -181,6 +188,16 @@ class Batcher(Generic[T, R]):
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(Done(result, started - waiting.since, len(batch)))
+
+
+def filling(count: int, sizes: Sequence[int]) -> int:
+    """How many of `count` items to take: all that fill `FILLED` of the next of `sizes` (ascending), else the one below."""
+    below = 0
+    for size in sizes:
+        if size >= count:
+            return count if count >= FILLED * size or not below else below
+        below = size
+    return count
 
 
 def _fail(batch: list[_Waiting[T, R]], error: Exception) -> None:

@@ -98,6 +98,7 @@ class ServedModel:
             await self.close()
             raise
         self._scores.max_batch = self._captions.max_batch = self._pool.max_batch
+        self._scores.sizes = self._captions.sizes = self._pool.sizes
         for _ in self._pool.engines[1:]:
             slot.release()
 
@@ -147,7 +148,7 @@ class ServedModel:
             "provider": engines[0].provider if engines else None,
             "engines": len(engines),
             "max_batch": self._pool.max_batch if engines else None,
-            "buckets": list(engines[0].buckets) if engines else [],
+            "buckets": list(self._pool.sizes) if engines else [],
             "labels": len(self.bundle.labels) if self.bundle.labels is not None else 0,
             "image_size": manifest.image_size,
             "precision": manifest.precision,

@@ -57,6 +57,11 @@ class EnginePool:
         """Most photos of one call that every engine takes."""
         return min(engine.max_batch for engine in self.engines)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """To which every engine pads a batch; empty where they run it as it is."""
+        return min((engine.buckets for engine in self.engines), key=len)
+
     def run(self, function: Callable[[Engine], R]) -> asyncio.Future[R]:
         """The function's result on an idle engine, in its thread, where it starts at once."""
         i = self._idle[-1]

@@ -66,15 +66,19 @@ def taking(of: Device, score: Callable[..., Scores]) -> Callable[..., Scores]:
 
 @contextmanager
 def known_times(of: Device) -> Iterator[None]:
-    """Every engine of this process takes the device's time to score."""
+    """Every engine of this process takes the device's time to score, and batches are formed as for a device that pads."""
+    from app.batches import buckets
     from app.engine import Engine  # loads the runtime, which a command line need not
+    from app.pool import EnginePool
 
-    plain = Engine.score
+    plain, sizes = Engine.score, EnginePool.sizes
     setattr(Engine, "score", taking(of, plain))  # noqa: B010
+    setattr(EnginePool, "sizes", property(lambda pool: buckets(pool.max_batch)))  # noqa: B010
     try:
         yield
     finally:
         setattr(Engine, "score", plain)  # noqa: B010
+        setattr(EnginePool, "sizes", sizes)  # noqa: B010
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,7 +28,7 @@ DYNAMIC = {"import_module", "__import__", "find_spec", "run_module"}
 SIMULATION = "benchmarks/capacity/simulation.py"  # runs the service's own batcher on a simulated clock
 KNOWN_ENGINE = "benchmarks/known_engine.py"  # the service itself, with an engine that takes a known time
 ENGINE_FACE = {"app.engine", "app.providers", "app.self_check"}
-EXCEPTIONS = {SIMULATION: {"app.batcher"}, KNOWN_ENGINE: {"app.engine", "app.__main__"}}
+EXCEPTIONS = {SIMULATION: {"app.batcher"}, KNOWN_ENGINE: {"app.engine", "app.pool", "app.batches", "app.__main__"}}
 
 
 def imported_modules(source: str) -> set[str]:

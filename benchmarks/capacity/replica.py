@@ -77,6 +77,11 @@ class Replica:
         found[wanted > sizes[-1]] = measured[-1] * (wanted[wanted > sizes[-1]] / sizes[-1])[:, None]
         return found
 
+    def sizes(self) -> tuple[int, ...]:
+        """To which a GPU's engine pads a batch, as `app.batches.buckets` has them; empty on the host."""
+        most = self.max_batch
+        return (*(2**i for i in range(most.bit_length()) if 2**i < most), most) if self.own_device else ()
+
     def engine(self, size: int) -> float:
         """Mean seconds of a call of `size` photos."""
         return float(self.calls()[size].mean())

@@ -103,6 +103,7 @@ class _Host:
             self._engine, max_batch=replica.max_batch, max_queue=replica.max_queue,
             slot=asyncio.Semaphore(replica.engines), clock=self._time,
         )  # fmt: skip
+        self.batcher.sizes = replica.sizes()
 
     async def _engine(self, batch: list[int]) -> list[None]:
         seen, began = self.seen, self._time()

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.app.test_batcher import batcher_of, play, settle, submitted
+from app.batcher import filling
+from tests.app.test_batcher import Engine, batcher_of, play, settle, submitted
 
 
 def test_batchers_that_share_a_slot_take_turns_and_form_late() -> None:
@@ -60,6 +61,38 @@ def test_an_engine_that_is_done_gets_its_next_batch_before_the_answers_go_out() 
             "starts [0, 1]", "starts [2, 3]", "answered 0", "answered 1", "starts [4]", "answered 2", "answered 3",
             "answered 4",
         ]  # fmt: skip
+        await batcher.close()
+
+    play(story())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "taken"),
+    [
+        ((), [1, 2, 3, 5, 6, 9, 11, 12, 16]),
+        ((1, 2, 4, 8, 16), [1, 2, 3, 4, 6, 8, 8, 12, 16]),
+        ((1, 2, 4, 8, 12), [1, 2, 3, 4, 6, 9, 11, 12, 16]),
+        ((16,), [1, 2, 3, 5, 6, 9, 11, 12, 16]),
+    ],
+)
+def test_a_batch_fills_three_quarters_of_its_size(sizes: tuple[int, ...], taken: list[int]) -> None:
+    assert [filling(count, sizes) for count in (1, 2, 3, 5, 6, 9, 11, 12, 16)] == taken
+
+
+def test_those_who_would_be_paid_as_padding_come_first_in_the_next_batch() -> None:
+    async def story() -> None:
+        engine = Engine()
+        engine.gate.clear()
+        batcher = batcher_of(engine.run, max_batch=16)
+        batcher.sizes = (1, 2, 4, 8, 16)
+        tasks = submitted(batcher, 0)
+        await settle()
+        tasks += submitted(batcher, *range(1, 10))
+        await settle()
+        engine.gate.set()
+        assert [done.result for done in await asyncio.gather(*tasks)] == [2 * item for item in range(10)]
+        assert engine.batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8], [9]]
+        assert batcher.depth == 0
         await batcher.close()
 
     play(story())

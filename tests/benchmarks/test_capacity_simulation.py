@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from app.batches import buckets
 from benchmarks.capacity.clock import simulate
 from benchmarks.capacity.replica import COLD_AFTER, Replica
 from benchmarks.capacity.shared import RESTED, Processors, Thread
@@ -227,3 +228,9 @@ def test_what_nothing_wakes_is_told_and_does_not_hang() -> None:
 
     with pytest.raises(RuntimeError, match="no timer"):
         simulate(forever())
+
+
+def test_a_device_pads_to_the_sizes_of_the_service_s_engine() -> None:
+    for most in (1, 6, 16):
+        assert replace(ONE_BY_ONE, own_device=True, max_batch=most).sizes() == buckets(most)
+    assert BATCHING.sizes() == ()
