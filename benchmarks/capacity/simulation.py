@@ -2,7 +2,8 @@
 
 A request passes: the client (if it shares the host), the event loop, a thread that decodes the photo, the real `Batcher`,
 an engine, the event loop and the client again. The event loop is one thread, so it hears of a finished call, and starts the
-next, only between two pieces of work, as in the service. What runs on the host shares its processors.
+next, only between two pieces of work, as in the service; and an engine's thread gets Python's lock, at both ends of its
+call, when the event loop rests or after `SWITCH`. What runs on the host shares its processors.
 
 Many replicas behind a balancer: Poisson arrivals that are split at random stay Poisson, so one replica at its share of
 the rate stands for all, exactly; taken in turn (round robin of N) a replica's gaps are sums of N gaps, which are Erlang
@@ -12,6 +13,7 @@ distributed. So thousands of replicas cost as much to simulate as one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ Floats = npt.NDArray[np.float64]
 SETTLING = 0.1  # share of the requests that fill the empty system and are not counted
 DRAWN = 4096  # decode times of a closed loop, whose requests are not known before
 REFUSED = 0.05  # seconds that a refused caller waits, as in the measured closed loop
+SWITCH = 0.005  # seconds after which Python takes its lock from a thread that others wait for
 SHORTEST = 0.001  # seconds left of a request's time, as in the service
 
 
@@ -111,11 +114,18 @@ class _Host:
         seen.calls += 1
         seen.photos += len(batch)
         cold = self.replica.cold_seconds * min(1.0, (began - self._worked) / COLD_AFTER)
+        await self._interpreter()
         await self._device.work(self._calls[len(batch)][luck] + cold, self._threads)
+        await self._interpreter()
         self._worked = self._time()
         seen.engine_seconds += self._worked - began
         await self.loop.work(0)  # which hears of it after what it is doing
         return [None] * len(batch)
+
+    async def _interpreter(self) -> None:
+        """An engine's thread, before and after its call, waits for the interpreter's lock: for the event loop's rest."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.loop.work(0), SWITCH)
 
     async def request(self, number: int, due: float) -> bool:
         """A request from when it was due to its answer, which is noted; whether there was one."""

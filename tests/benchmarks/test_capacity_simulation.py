@@ -234,3 +234,15 @@ def test_a_device_pads_to_the_sizes_of_the_service_s_engine() -> None:
     for most in (1, 6, 16):
         assert replace(ONE_BY_ONE, own_device=True, max_batch=most).sizes() == buckets(most)
     assert BATCHING.sizes() == ()
+
+
+def test_an_engine_s_thread_waits_for_the_interpreter_while_the_event_loop_works() -> None:
+    """Eight callers on a device: each call waits for what the event loop has to do, at most 5 ms at either end."""
+    device = Replica({1: (SERVICE,), 4: (SERVICE,)}, max_batch=4, own_device=True)
+    free, little, much = (
+        1 / closed_loop(replace(device, loop_seconds=loop), 8, 4.0, settling=0.4).throughput
+        for loop in (0, 0.001, 0.02)
+    )
+    assert free == pytest.approx(SERVICE / 4, rel=0.02)
+    assert little == pytest.approx((SERVICE + 4 * 0.0005) / 4, rel=0.03), "four answers go out before it starts"
+    assert much == pytest.approx(0.02, rel=0.05), "then the event loop is the limit"
