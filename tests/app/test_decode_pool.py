@@ -163,7 +163,9 @@ def test_what_libraries_say_of_a_photo_is_not_in_the_log(capfd: pytest.CaptureFi
 def test_processes_that_die_at_once_are_told_and_nothing_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.decode_pool.PROGRAM", ("-c", "raise SystemExit(3)"))
     monkeypatch.setattr("app.decode_pool.AGAIN_SECONDS", 0.05)
-    with pytest.raises(ContractError, match="Of 2 processes that decode photos 0 are ready, and [1-9][0-9]* ended as soon"):
+    with pytest.raises(
+        ContractError, match="Of 2 processes that decode photos 0 are ready, and [1-9][0-9]* ended as soon"
+    ):
         with_pool(lambda pool: asyncio.sleep(0), processes=2)
 
 
