@@ -232,8 +232,8 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert predicted == pytest.approx(measured, rel=0.2)
     if speed:
         assert "a stand-in device, 5 ms a call and 2 ms a photo" in result["what"]
-        assert replica.engine(1) == pytest.approx(0.007, rel=0.3)
-        assert ratio(point, "p50_ms") == pytest.approx(1, abs=0.3)
+        assert np.median(replica.batch_seconds[1]) == pytest.approx(0.007, rel=0.3)
+        assert ratio(point, "p50_ms") == pytest.approx(1, abs=0.5)
     assert "Predicted and measured" in markdown(result)
     again = tmp_path / "again"
     assert main(["--from", str(out.with_name("run.json")), "--rates", "100", "--out", str(again)]) == 0

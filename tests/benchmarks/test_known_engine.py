@@ -62,7 +62,7 @@ def test_the_function_of_the_baselines_takes_the_device_s_time(bundle: Path) -> 
     pixels = known.pixels(drawn_png(0))
     began = time.perf_counter()
     answers = known.label([pixels] * 3)
-    assert time.perf_counter() - began == pytest.approx(0.180, abs=0.05)
+    assert 0.180 <= time.perf_counter() - began < 0.5
     assert answers == EngineFunction(bundle, threads=1, max_batch=4).label([pixels] * 3)
 
 
@@ -88,7 +88,8 @@ def test_the_service_takes_the_device_s_time_and_gives_the_bundle_s_answers(bund
     with serving_process(bundle, *flags, module="benchmarks.known_engine") as (url, _), ThreadPoolExecutor(3) as pool:
         found = list(pool.map(ask, range(3)))
     assert [label for label, _ in found] == labels
-    assert sorted(taken for _, taken in found) == pytest.approx([200, 250, 250], abs=60)
+    for taken, least in zip(sorted(taken for _, taken in found), (200, 250, 250), strict=True):
+        assert least - 1 <= taken < least + 200  # a busy machine is late, never early
 
 
 STAGES = ("encode", "score")
