@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
-import socket
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from filelock import FileLock
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
+
+from tests.commands import ROOT as ROOT
+from tests.commands import run_module as run_module
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in a test may reach for the hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: a second thread costs more than it brings
 
-ROOT = Path(__file__).parent.parent
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as in a shell's background job: what a test starts would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Every `httpx.get` makes a client, which by default reads all root certificates (20 ms of processor
+# time) and gives up after 5 seconds, which a busy machine may need.
+DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_CONFIG.write = 60
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
+
 DATA = ROOT.parent / "shared" / "data"  # real photographs and the real vocabulary, beside the checkout; not in it
 KEPT = Path(os.environ["FOOD_VISION_TEST_MODEL"]) if "FOOD_VISION_TEST_MODEL" in os.environ else None
-SMALL = [
-    "data.train_count=2048", "data.test_count=32", "model.image_size=32", "model.vision_layers=2", "model.vision_width=64",
-    "model.text_width=64", "model.heads=4", "train.epochs=4",
-]  # fmt: skip
+CHECKPOINT = Path(__file__).parent / "models" / "tiny"  # how it was made: tests/models/README.md
 
 
 def shared_data(name: str) -> Path:
@@ -36,19 +50,9 @@ def shared_data(name: str) -> Path:
     return path
 
 
-def run_module(
-    *args: object, timeout: float = 300, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """`python -m …` as a user would run it, from the repository root."""
-    command = [sys.executable, "-m", *map(str, args)]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=os.environ | (env or {}), check=False
-    )
-
-
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny model: one for all processes of a run (pytest-xdist).
+    """The folder of the tiny model's bundle: one for all processes of a run (pytest-xdist).
 
     FOOD_VISION_TEST_MODEL names one that stays from run to run, for quick runs while developing.
     """
@@ -57,28 +61,21 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(kept: Path) -> Path:
-    """A tiny BLIP trained for a few seconds on drawn pictures, by the command a user types."""
-    path = kept / "tiny"
-    overrides = [part for value in SMALL for part in ("--set", value)]
-    _made_once(path, "training.json", "training", "--recipe", "drawn", "--out", path, *overrides)
-    return path
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the committed tiny BLIP, the same weights on every machine: 16 drawn foods, 59 % right."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path_factory.mktemp("checkpoint") / "tiny"))
 
 
 @pytest.fixture(scope="session")
 def bundle(kept: Path, checkpoint: Path) -> Path:
-    """The bundle of `checkpoint`, by the command a user types."""
+    """The bundle of `checkpoint`, by the command a user types; made once for all processes of a run."""
     path = kept / "bundle"
-    _made_once(path, "manifest.json", "export", checkpoint, path)
-    return path
-
-
-def _made_once(path: Path, marker: str, *command: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if not (path / marker).is_file():
-            done = run_module(*command)
+        if not (path / "manifest.json").is_file():
+            done = run_module("export", checkpoint, path)
             assert done.returncode == 0, done.stderr
+    return path
 
 
 @contextmanager
@@ -91,11 +88,7 @@ def serving(bundle: Path, *flags: object) -> Iterator[str]:
 @contextmanager
 def serving_process(bundle: Path, *flags: object, module: str = "app") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """As `serving`, with the process; `module` is what Python runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", module, "--bundle", str(bundle), "--port", str(port), *map(str, flags)]
-    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", module, "--bundle", str(bundle), "--port", "0", *map(str, flags)]
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill up and stop the server
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
@@ -104,26 +97,30 @@ def serving_process(bundle: Path, *flags: object, module: str = "app") -> Iterat
             return log.read()
 
         try:
-            deadline = time.monotonic() + 60
-            while True:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"the server did not start: {output()}")
-                try:
-                    if httpx.get(f"{url}/health/ready", timeout=2).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    pass
-                time.sleep(0.1)
+            url = url_once_ready(process, output)
             yield url, process
         finally:
             process.terminate()
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
         assert process.returncode == 0, output()
         assert "Traceback" not in output(), output()
+
+
+def url_once_ready(process: subprocess.Popen[bytes], output: Callable[[], str], seconds: float = 120) -> str:
+    """The base URL of a server that was started on port 0, once it is ready. `output` says what it has printed."""
+    deadline, url = time.monotonic() + seconds, ""
+    while process.poll() is None and time.monotonic() < deadline:
+        listening = [one for one in psutil.Process(process.pid).net_connections("tcp") if one.status == "LISTEN"]
+        with suppress(httpx.TransportError):
+            url = f"http://127.0.0.1:{listening[0].laddr.port}" if listening else ""
+            if url and httpx.get(f"{url}/health/ready", timeout=60).status_code == 200:
+                return url
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start: {output()}")
 
 
 @pytest.fixture(scope="session")

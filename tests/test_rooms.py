@@ -110,7 +110,7 @@ def test_files_can_be_read_without_getting_lost() -> None:
         str(path.relative_to(ROOT)): lines
         for room in (*ROOMS, "tests", "scripts")
         for path in (ROOT / room).rglob("*.py")
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 300
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
     }
     assert not long
 
