@@ -21,6 +21,7 @@ _CONTAINERS = {
 _SEQUENCE_HEADER = 1
 _STEPS = 10_000  # boxes, parts and OBUs that are looked at; a photo has about a hundred, a long animation some thousand
 _DEPTH = 8
+_HEADER = 256  # bytes of a sequence header that are looked at, and no more are copied: parts may overlap
 
 
 class _Budget:
@@ -115,7 +116,8 @@ def _frames(data: bytes, at: int, end: int, budget: _Budget) -> Iterator[int]:
         kind, extended, sized = header >> 3 & 15, header >> 2 & 1, header >> 1 & 1
         if header & 0x81 or not sized:  # no OBU, or the last
             if not header & 0x81 and kind == _SEQUENCE_HEADER:
-                yield _frame(data[at + 1 + extended : end])
+                at += 1 + extended
+                yield _frame(data[at : min(end, at + _HEADER)])
             return
         at, size = at + 1 + extended, 0
         for shift in range(0, 56, 7):  # leb128
@@ -124,13 +126,13 @@ def _frames(data: bytes, at: int, end: int, budget: _Budget) -> Iterator[int]:
             if not data[at - 1] & 0x80:
                 break
         if kind == _SEQUENCE_HEADER:
-            yield _frame(data[at : at + size])
+            yield _frame(data[at : at + min(size, _HEADER)])
         at += size
 
 
 def _frame(header: bytes) -> int:
-    """Largest width times largest height of a sequence header."""
-    bits, at = int.from_bytes(header[:256].ljust(256, b"\0")), 2048
+    """Largest width times largest height of a sequence header, of which `_HEADER` bytes at most are given."""
+    bits, at = int.from_bytes(header.ljust(_HEADER, b"\0")), 8 * _HEADER
 
     def read(count: int) -> int:
         nonlocal at

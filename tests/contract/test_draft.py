@@ -1,11 +1,9 @@
-"""A large JPEG is decoded smaller: how much faster, how close to full decode, and that odd JPEGs still work."""
+"""A large JPEG is decoded smaller: by how much, how close to full decode, and that odd JPEGs still work."""
 
 from __future__ import annotations
 
 import io
 import statistics
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from contract.errors import PhotoError
 from contract.pixels import DRAFT_SIDES, Pixels, open_rgb, photo_to_pixels, to_pixels
 from scripts.measure_decode import phone_photo
 from tests.app.photos import encoded
-from tests.conftest import drawn_png, shared_data
+from tests.conftest import ROOT, drawn_png, shared_data
 
 PICTURE = Image.open(io.BytesIO(drawn_png(2, size=256))).convert("RGB").resize((1200, 900), Image.Resampling.BICUBIC)
 
@@ -32,14 +30,8 @@ def levels(data: bytes, size: int) -> np.ndarray:
     return np.abs(photo_to_pixels(data, size).astype(int) - fully(data, size))
 
 
-@pytest.mark.parametrize(("width", "height", "size", "scale"), [
-    (4032, 3024, 384, 4), (3024, 4032, 384, 4), (4000, 3000, 384, 4), (1920, 1080, 384, 1), (2592, 1944, 384, 2),
-    (1344, 1344, 384, 2), (1343, 1343, 384, 1), (4032, 600, 384, 1), (4032, 3024, 64, 8), (512, 384, 384, 1), (1, 1, 1, 1),
-])  # fmt: skip
-def test_the_smallest_scale_that_leaves_enough(
-    width: int, height: int, size: int, scale: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = encoded(Image.new("L", (width, height)), "JPEG")
+def decoded_sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The sizes at which libjpeg hands out the pixels of each JPEG from now on."""
     decoded: list[tuple[int, int]] = []
     load = JpegImagePlugin.JpegImageFile.load
 
@@ -48,25 +40,36 @@ def test_the_smallest_scale_that_leaves_enough(
         return load(image)
 
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", noted)
+    return decoded
+
+
+@pytest.mark.parametrize(("width", "height", "size", "scale"), [
+    (4032, 3024, 384, 4), (3024, 4032, 384, 4), (4000, 3000, 384, 4), (1920, 1080, 384, 1), (2592, 1944, 384, 2),
+    (1344, 1344, 384, 2), (1343, 1343, 384, 1), (4032, 600, 384, 1), (4032, 3024, 64, 8), (512, 384, 384, 1), (1, 1, 1, 1),
+])  # fmt: skip
+def test_the_smallest_scale_that_leaves_enough(
+    width: int, height: int, size: int, scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(Image.new("L", (width, height)), "JPEG")
+    decoded = decoded_sizes(monkeypatch)
     assert photo_to_pixels(data, size).shape == (size, size, 3)
     assert decoded[0] == (-(-width // scale), -(-height // scale))
     assert scale == 1 or min(width, height) / scale >= DRAFT_SIDES * size
     assert open_rgb(data).size == (width, height)
 
 
-def test_a_phone_photo_takes_a_third_of_the_time() -> None:
-    photos = [phone_photo(drawn_png(index, size=256), index) for index in range(3)]
-    ratios = []
-    for data in photos * 2:
-        started = time.process_time()
+def test_of_a_phone_photo_a_sixteenth_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that saves in time is measured by scripts/measure_decode.py."""
+    for seed in (0, 10):  # the lowest quality and the highest
+        data = phone_photo(drawn_png(seed, size=256), seed)
         whole = fully(data, 384)
-        between = time.process_time()
-        pixels = photo_to_pixels(data, 384)
-        ratios.append((between - started) / (time.process_time() - between))
+        with monkeypatch.context() as watched:
+            decoded = decoded_sizes(watched)
+            pixels = photo_to_pixels(data, 384)
+        assert decoded[0] == (4032 // 4, 3024 // 4)
         difference = np.abs(pixels.astype(int) - whole)
         assert difference.max() <= 12
         assert difference.mean() <= 0.5
-    assert statistics.median(ratios) >= 2.5, ratios  # 3.1 on a quiet machine, see docs/performance.md
 
 
 def test_a_photo_that_is_not_scaled_is_decoded_exactly() -> None:
@@ -88,17 +91,22 @@ def test_close_to_full_decode_on_real_photos() -> None:
     assert 0 < statistics.mean(found) < 1
 
 
-def test_the_same_labels_on_real_photos(bundle: Path) -> None:
-    """Decision 4's gate. A label may turn only where the two best were as good as equal."""
-    engine = Engine(read_bundle(bundle), provider="cpu", threads=1)
+def test_the_same_labels_on_real_photos() -> None:
+    """Decision 4's gate, on committed weights. A label may turn only where the two best were as good as equal."""
+    engine = Engine(read_bundle(ROOT / "tests" / "regression" / "drawn-tiny"), provider="cpu", threads=1)
     photos = [path.read_bytes() for path in sorted(shared_data("food101_photos/test").glob("*/*.jpg"))[::3]]
     ways = [[way(photo, engine.image_size) for photo in photos] for way in (fully, photo_to_pixels)]
     whole, drafted = (engine.score(pixels).probabilities for pixels in ways)
     turned = whole.argmax(axis=1) != drafted.argmax(axis=1)
     ranked = np.sort(whole, axis=1)
+    ties = ranked[:, -1] - ranked[:, -2] < 0.06  # 9 photos; where labels turn, the lead is 0.046 at most
     assert len(photos) >= 100
-    assert turned.mean() <= 0.03
-    assert ((ranked[:, -1] - ranked[:, -2])[turned] < 0.05).all()
+    assert ties.mean() <= 0.1, "the model is sure enough for its labels to say something"
+    assert not turned[~ties].any()
+    assert turned.mean() <= 0.04  # 3 of 130
+    shift = np.abs(np.log(drafted) - np.log(whole))  # decoded at 1 S instead of 1.75: 0.25 on average
+    assert 0 < shift.mean() < 0.15
+    assert shift.max() < 0.6
 
 
 def odd_jpegs() -> dict[str, bytes]:
