@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import zlib
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -126,7 +125,7 @@ class _Body:
         return {**message, "body": body}
 
     async def _in_time(self) -> Message:
-        now, timeout = time.monotonic(), self._limits.timeout
+        now, timeout = asyncio.get_running_loop().time(), self._limits.timeout
         self._begun = self._begun or now
         left = self._begun + timeout * (1 + self._seen / SLOWEST) - now
         try:

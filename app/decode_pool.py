@@ -59,6 +59,7 @@ class DecodePool:
         self._decoders: list[Decoder] = []
         self._waiting: deque[Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lost: set[subprocess.Popen[bytes]] = set()  # until their exit code is read
         self._closed = False
         self._down_since: float | None = None
         self._false_starts = 0
@@ -181,6 +182,7 @@ class DecodePool:
         if self._closed or decoder not in self._decoders:
             return
         self._decoders.remove(decoder)
+        self._lost.add(decoder.process)
         self._on_lost()
         self._false_starts += not decoder.ready
         if not self._able and self._down_since is None:
@@ -196,6 +198,7 @@ class DecodePool:
 
     async def _replace(self, decoder: Decoder) -> None:
         code = await asyncio.to_thread(reaped, decoder.process)
+        self._lost.discard(decoder.process)
         log.error("a process that decodes photos ended with code %d; another is started", code)
         if not decoder.ready:
             await asyncio.sleep(AGAIN_SECONDS)
@@ -216,8 +219,8 @@ class DecodePool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for decoder in self._decoders:
             decoder.close()
-        for decoder in self._decoders:
-            await asyncio.to_thread(reaped, decoder.process)
+        for process in [*(decoder.process for decoder in self._decoders), *self._lost]:
+            await asyncio.to_thread(reaped, process)
         for job in self._waiting:
             job.future.cancel()
 

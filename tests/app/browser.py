@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ GOOD = drawn_png(0, 256)
 TEXT = b"this is no picture\n"
 
 # The last five keep Chromium itself from asking its makers' hosts at every start.
+PATIENCE = 60_000  # milliseconds; a browser on a busy machine may be slow, and nothing here asks how slow
+expect.set_options(timeout=PATIENCE)
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -65,15 +68,16 @@ def choose(page: Page, name: str, data: bytes, kind: str = "image/png", field: s
 def hand_over(page: Page, event: str, data: bytes) -> None:
     """Drop or paste a file as a person would, but for the mouse."""
     page.evaluate(
-        """([event, bytes]) => {
+        """([event, text]) => {
+          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
           const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array(bytes)], "dinner.png", { type: "image/png" }));
+          transfer.items.add(new File([bytes], "dinner.png", { type: "image/png" }));
           const options = { bubbles: true, cancelable: true };
           document.body.dispatchEvent(event === "paste"
             ? new ClipboardEvent("paste", { ...options, clipboardData: transfer })
             : new DragEvent("drop", { ...options, dataTransfer: transfer }));
         }""",
-        [event, list(data)],
+        [event, base64.b64encode(data).decode()],
     )
 
 

@@ -23,8 +23,10 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(params=[None])
 def page(chromium: Browser, server: str, request: pytest.FixtureRequest) -> Iterator[Page]:
     """An empty page whose base is the server; parametrize indirectly with options of the browser's context."""
+    from tests.app.browser import PATIENCE
+
     context = chromium.new_context(base_url=server, **(request.param or {}))
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE)
     yield page
     context.close()

@@ -28,12 +28,18 @@ def decoders(parent: int | None = None) -> list[psutil.Process]:
     return found
 
 
+async def settle() -> None:
+    """Let everything run that can run: photos asked for are then at the processes, or wait."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 def with_pool(work: Callable[[DecodePool], Awaitable[Any]], processes: int = 1, **options: Any) -> Any:
     """Do something with a pool that is ready."""
 
     async def whole() -> Any:
         pool = DecodePool(
-            processes, **{"max_waiting": 64, "image_size": 32, "max_pixels": 10**6, "longest": 5} | options
+            processes, **{"max_waiting": 64, "image_size": 32, "max_pixels": 10**6, "longest": 60} | options
         )
         try:
             await pool.start()

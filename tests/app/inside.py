@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.engine import Engine, Scores
+from app.observe import refused_unread
 from app.server import create_app
 from app.settings import load_settings
+from app.slow_heads import limited_heads
 from contract.bundle import read_bundle
 from contract.pixels import Pixels
+
+# a busy machine is no error
+PATIENT = {"request_timeout_ms": 60_000, "body_timeout_ms": 60_000}
 
 
 class Gate:
@@ -32,7 +38,7 @@ class Gate:
 
         def score(engine: Engine, pixels: Pixels) -> Scores:
             self.calls.append(len(pixels))
-            assert self.open.wait(20)
+            assert self.open.wait(60)
             if self.error is not None:
                 raise self.error
             return real(engine, pixels)
@@ -40,7 +46,7 @@ class Gate:
         monkeypatch.setattr(Engine, "score", score)
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for a condition, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -51,8 +57,10 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 @contextmanager
 def running(bundle: Path, *, wait: bool = True, **settings: Any) -> Iterator[tuple[str, FastAPI]]:
     """URL and application of a server in a thread; with `wait`, once the model is ready or has failed."""
-    app = create_app(read_bundle(bundle), load_settings(bundle=bundle, threads=1, **settings))
-    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5)
+    chosen = load_settings(bundle=bundle, threads=1, **PATIENT | settings)
+    app = create_app(read_bundle(bundle), chosen)
+    heads = limited_heads(chosen.body_timeout_ms / 1000, partial(refused_unread, app.state.metrics))
+    config = uvicorn.Config(app, port=0, http=heads, log_config=None, timeout_graceful_shutdown=20)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -64,6 +72,6 @@ def running(bundle: Path, *, wait: bool = True, **settings: Any) -> Iterator[tup
         yield f"http://127.0.0.1:{port}", app
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)
     assert not thread.is_alive()

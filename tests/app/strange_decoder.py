@@ -6,13 +6,18 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from app import decoder_process
 from contract.pixels import Pixels, photo_to_pixels
 
 JPEG = b"\xff\xd8"
 DEADLY, SLOW, HANGING, FAULTY, NOISY = (JPEG + word for word in (b"deadly", b"slow", b"hanging", b"faulty", b"noisy"))
-SLOW_SECONDS = 0.8
+
+
+def slow(end: Path) -> bytes:
+    """A photo that takes until this file exists."""
+    return SLOW + os.fsencode(end)
 
 
 def strange(data: bytes, size: int, *, max_pixels: int) -> Pixels:
@@ -21,8 +26,8 @@ def strange(data: bytes, size: int, *, max_pixels: int) -> Pixels:
         os.kill(os.getpid(), signal.SIGKILL)
     if data == HANGING:
         time.sleep(600)
-    if data == SLOW:
-        time.sleep(SLOW_SECONDS)
+    while data.startswith(SLOW) and not Path(os.fsdecode(data.removeprefix(SLOW))).exists():
+        time.sleep(0.01)
     if data == FAULTY:
         raise RuntimeError("ü" * 40_000 + "x")  # cut by bytes, it begins within a letter
     if data == NOISY:

@@ -19,7 +19,7 @@ from contract.errors import PhotoError
 from contract.pixels import open_rgb, photo_to_pixels
 from tests.app.inside import running
 from tests.app.photos import answer, assert_error, drawn, encoded, png_of_size, predict, scores, upload
-from tests.conftest import drawn_png, serving
+from tests.conftest import drawn_png
 
 PICTURE = drawn(3)
 GOOD = encoded(PICTURE, "PNG")
@@ -32,7 +32,7 @@ PART = b'--cut\r\nContent-Disposition: form-data; name="image"; filename="a.png"
 @pytest.fixture(scope="module")
 def small(bundle: Path) -> Iterator[str]:
     """A server with narrow limits."""
-    with serving(bundle, "--max-body-bytes", LIMIT, "--max-images", 2, "--log-level", "warning") as url:
+    with running(bundle, max_body_bytes=LIMIT, max_images=2) as (url, _):
         yield url
 
 

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from app.batcher import filling
-from tests.app.test_batcher import Engine, batcher_of, play, settle, submitted
+from tests.app.fake_time import play
+from tests.app.test_batcher import Engine, batcher_of, settle, submitted
 
 
 def test_batchers_that_share_a_slot_take_turns_and_form_late() -> None:

@@ -1,4 +1,7 @@
-"""Compressed bodies, slow senders, endless headers and forms: each within its limit, each refused in the one shape."""
+"""Compressed bodies, slow senders, endless headers and forms: each within its limit, each refused in the one shape.
+
+How long a slow sender is waited for, to the millisecond: `test_body_patience`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import json
 import re
 import socket
 import tempfile
-import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,12 +28,20 @@ from tests.conftest import drawn_png, serving
 
 GOOD = drawn_png(0, size=64)
 LIMIT = 60_000
+HEAD = b"POST /predict HTTP/1.1\r\nHost: t\r\nX-A: "  # the begin of one
 
 
 @pytest.fixture(scope="module")
 def strict(bundle: Path) -> Iterator[str]:
-    """A server with a small limit for bodies and little patience."""
-    with serving(bundle, "--max-body-bytes", LIMIT, "--body-timeout-ms", 600, "--log-level", "warning") as url:
+    """A server with a small limit for bodies."""
+    with running(bundle, max_body_bytes=LIMIT) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def hasty(bundle: Path) -> Iterator[str]:
+    """A server with so little patience that a busy machine may be too slow for it."""
+    with serving(bundle, "--body-timeout-ms", 300, "--log-level", "warning") as url:
         yield url
 
 
@@ -127,12 +137,16 @@ def test_decompression_stops_at_the_limit() -> None:
 
 
 def connected(url: str) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=15)
+    return socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=60)
 
 
 def assert_refused(connection: socket.socket, slug: str) -> str:
     """The server answers with this slug and then closes; gives the sentence."""
-    head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")  # read() returns when it has closed
+    return refusal(connection.makefile("rb").read(), slug)  # read() returns when it has closed
+
+
+def refusal(answer: bytes, slug: str) -> str:
+    head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % ERRORS[slug].status), head
     assert b"connection: close" in head.lower()
     found = json.loads(body)
@@ -141,61 +155,33 @@ def assert_refused(connection: socket.socket, slug: str) -> str:
     return str(found["error"])
 
 
-def post_head(extra: str = "", length: int = 5000) -> bytes:
-    return f"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: {length}\r\n{extra}\r\n".encode()
+def refused_after(url: str, sent: bytes, words: str) -> None:
+    """Who sends this and falls silent gets a `body_timeout` with these words.
+
+    Again where a busy machine brought no byte, or no whole head, of it in time.
+    """
+    for _ in range(100):
+        with connected(url) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(sent)
+            answer = connection.makefile("rb").read()
+            if answer and words in refusal(answer, "body_timeout"):
+                return
+    raise AssertionError("never refused in these words")
+
+
+def post_head(extra: str) -> bytes:
+    return f"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: 5000\r\n{extra}\r\n".encode()
 
 
 @pytest.mark.parametrize(("extra", "begin"), [
     ("", GOOD[:99]),
     ("Content-Type: multipart/form-data; boundary=cut\r\n", b"--cut\r\nContent-Dis"),
     ("Content-Encoding: gzip\r\n", gzip.compress(GOOD)[:99]),
-])  # fmt: skip
+], ids=["raw", "form", "gzip"])  # fmt: skip
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_sender_that_falls_silent_is_let_go(strict: str, extra: str, begin: bytes, silent: bool) -> None:
-    with connected(strict) as connection:
-        started = time.monotonic()
-        connection.sendall(post_head(extra) + (b"" if silent else begin))
-        assert "0.6 seconds" in assert_refused(connection, "body_timeout")
-        assert 0.4 < time.monotonic() - started < 4
-
-
-def test_a_sender_of_a_byte_now_and_then_is_let_go_too(strict: str) -> None:
-    with connected(strict) as connection:
-        started = time.monotonic()
-        connection.sendall(post_head())
-        connection.settimeout(0.1)
-        while time.monotonic() - started < 4:
-            try:
-                connection.sendall(b"x")
-                if connection.recv(1, socket.MSG_PEEK):
-                    break
-            except TimeoutError:
-                continue
-        connection.settimeout(15)
-        assert time.monotonic() - started < 3
-        assert_refused(connection, "body_timeout")
-
-
-def test_a_slow_sender_that_keeps_going_is_served(strict: str) -> None:
-    body = GOOD + bytes(40_000 - len(GOOD))
-    with connected(strict) as connection:
-        connection.sendall(post_head("Connection: close\r\n", len(body)))
-        for at in range(0, len(body), 10_000):
-            time.sleep(0.25)  # longer in all than the limit on silence
-            connection.sendall(body[at : at + 10_000])
-        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
-
-
-def test_waiting_for_the_answer_is_no_silence(bundle: Path) -> None:
-    statuses = []
-    with serving(bundle, "--body-timeout-ms", 1) as url:
-        for _ in range(50):  # on a busy machine the body itself may take a millisecond
-            if 200 in statuses:
-                break
-            with contextlib.suppress(httpx.TransportError):  # a busy machine: closed before the request was there
-                statuses.append(httpx.post(f"{url}/predict", content=GOOD).status_code)
-    assert set(statuses) <= {200, 408}
-    assert 200 in statuses, "the answer takes longer than a millisecond"
+def test_a_sender_that_falls_silent_is_let_go(hasty: str, extra: str, begin: bytes, silent: bool) -> None:
+    sent = post_head(extra) + (b"" if silent else begin)
+    refused_after(hasty, sent, "Too little of the request body came in 0.3 seconds")
 
 
 @pytest.mark.parametrize(
@@ -213,46 +199,39 @@ def test_refusals_before_there_is_a_request_are_counted(strict: str) -> None:
         of_all = value(found, "requests_total", route="other", outcome=slug)
         return of_all, value(found, "rejected_total", reason=slug)
 
-    slugs = ("headers_too_large", "body_timeout", "bad_request")
+    slugs = ("headers_too_large", "bad_request")
     before = {slug: count(slug) for slug in slugs}
-    for sent, slug in ((b"GET /a HTTP/1.1\r\nX-A: ", "body_timeout"), (b"\0\r\n\r\n", "bad_request")):
-        with connected(strict) as connection:
-            connection.sendall(sent)
-            assert_refused(connection, slug)
     with connected(strict) as connection:
-        connection.sendall(b"GET /a HTTP/1.1\r\nX-A: " + b"a" * (LARGEST_HEAD + 1000))
+        connection.sendall(b"\0\r\n\r\n")
+        assert_refused(connection, "bad_request")
+    with connected(strict) as connection:
+        # no more than is refused: a connection that is closed with bytes unread may lose the answer
+        connection.sendall(b"GET /a HTTP/1.1\r\nX-A: ".ljust(LARGEST_HEAD + 1, b"a"))
         assert_refused(connection, "headers_too_large")
     whole = httpx.get(f"{strict}/labels", headers={"x-a": "a" * LARGEST_HEAD})
     assert_error(whole, "headers_too_large")
-    for slug, limit in (("headers_too_large", 2), ("body_timeout", 1), ("bad_request", 0)):
+    for slug, limit in (("headers_too_large", 2), ("bad_request", 0)):
         of_all, rejected = (after - old for after, old in zip(count(slug), before[slug], strict=True))
         assert rejected == limit, slug
         assert of_all == 1, slug
 
 
-@pytest.mark.parametrize("sent", [b"", b"POST /predict HT", b"POST /predict HTTP/1.1\r\nHost: t\r\nX-A: "])
-def test_headers_that_do_not_come_are_not_waited_for(strict: str, sent: bytes) -> None:
-    with connected(strict) as connection:
-        started = time.monotonic()
-        connection.sendall(sent)
-        if sent:
-            assert_refused(connection, "body_timeout")
-        else:
+def test_a_head_that_came_too_slowly_is_counted(bundle: Path) -> None:
+    with running(bundle, body_timeout_ms=100) as (url, app):
+        refused_after(url, HEAD, "The headers of the request were not there within 0.1 seconds")
+        labels = {"route": "other", "outcome": "body_timeout"}
+        registry = app.state.metrics.registry
+        assert registry.get_sample_value("food_vision_requests_total", labels) == 1
+        assert registry.get_sample_value("food_vision_rejected_total", {"reason": "body_timeout"}) == 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /predict HT", HEAD])
+def test_headers_that_do_not_come_are_not_waited_for(hasty: str, sent: bytes) -> None:
+    if sent:
+        refused_after(hasty, sent, "The headers of the request were not there within 0.3 seconds")
+    else:
+        with connected(hasty) as connection:
             assert connection.recv(1) == b"", "a connection without a request is closed without a word"
-        assert 0.4 < time.monotonic() - started < 4
-
-
-def test_a_second_request_may_come_late_but_not_slowly(strict: str) -> None:
-    with connected(strict) as connection:
-        for pause in (1, 0):
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
-            found = b""
-            while not found.endswith(b"}"):
-                found += connection.recv(4096)
-            assert found.startswith(b"HTTP/1.1 200 ")
-            time.sleep(pause)
-        connection.sendall(b"GET /health")
-        assert_refused(connection, "body_timeout")
 
 
 @pytest.mark.parametrize("one", [b"X-A: " + b"a" * (1 << 20), b"X-A: b\r\n" * 30_000])
@@ -262,7 +241,6 @@ def test_endless_headers_are_refused(strict: str, one: bytes) -> None:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\n")
             for at in range(0, len(one), 20_000):
                 connection.sendall(one[at : at + 20_000])
-                time.sleep(0.005)
         except OSError:
             return  # it has closed already
         with contextlib.suppress(ConnectionResetError):  # closed with bytes unread, which may take the answer along

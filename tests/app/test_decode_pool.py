@@ -6,7 +6,9 @@ import asyncio
 import errno
 import logging
 import os
-import time
+import signal
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +16,23 @@ import psutil
 import pytest
 
 from app.decode_pool import DecodePool
+from app.decoder import Decoder, Job
 from app.errors import ServiceError
 from contract.errors import ContractError, PhotoError
 from contract.pixels import photo_to_pixels
-from tests.app.decoders import PHOTO, QUICK, decoders, with_pool
-from tests.app.strange_decoder import DEADLY, FAULTY, HANGING, NOISY, SLOW, SLOW_SECONDS
+from tests.app.decoders import PHOTO, QUICK, decoders, settle, with_pool
+from tests.app.photos import png_of_size
+from tests.app.strange_decoder import DEADLY, FAULTY, HANGING, NOISY, slow
 from tests.conftest import drawn_png
+
+PATIENT = 60  # seconds: only against hanging
 
 
 def test_each_photo_gets_its_own_pixels() -> None:
     photos = [drawn_png(i, size=40 + i) for i in range(40)]
 
     async def work(pool: DecodePool) -> list[Any]:
-        return await asyncio.gather(*(pool.decode(photo, 20) for photo in photos))
+        return await asyncio.gather(*(pool.decode(photo, PATIENT) for photo in photos))
 
     for photo, (pixels, seconds) in zip(photos, with_pool(work, processes=2), strict=True):
         assert np.array_equal(pixels, photo_to_pixels(photo, 32))
@@ -35,10 +41,10 @@ def test_each_photo_gets_its_own_pixels() -> None:
 
 
 def test_a_bad_photo_fails_alone_and_in_its_own_words() -> None:
-    photos = [PHOTO, b"no photo", PHOTO, b"", drawn_png(1, size=1024), PHOTO]
+    photos = [PHOTO, b"no photo", PHOTO, b"", png_of_size(1001, 1000), PHOTO]
 
     async def work(pool: DecodePool) -> list[Any]:
-        return await asyncio.gather(*(pool.decode(photo, 20) for photo in photos), return_exceptions=True)
+        return await asyncio.gather(*(pool.decode(photo, PATIENT) for photo in photos), return_exceptions=True)
 
     found = with_pool(work)
     assert [type(one) is tuple for one in found] == [True, False, True, False, False, True]
@@ -52,7 +58,7 @@ def test_a_photo_larger_than_any_socket_buffer() -> None:
     photo = PHOTO + bytes(20 << 20)  # what follows a PNG's end is not read
 
     async def work(pool: DecodePool) -> Any:
-        return await asyncio.gather(pool.decode(photo, 20), pool.decode(PHOTO, 20))
+        return await asyncio.gather(pool.decode(photo, PATIENT), pool.decode(PHOTO, PATIENT))
 
     (large, _), (small, _) = with_pool(work)
     assert np.array_equal(large, small)
@@ -60,9 +66,9 @@ def test_a_photo_larger_than_any_socket_buffer() -> None:
 
 def test_no_more_than_allowed_wait() -> None:
     async def work(pool: DecodePool) -> list[Any]:
-        waiting = [asyncio.create_task(pool.decode(PHOTO, 20)) for _ in range(4)]
+        waiting = [asyncio.create_task(pool.decode(PHOTO, PATIENT)) for _ in range(4)]
         found = await asyncio.gather(*waiting, return_exceptions=True)
-        await pool.decode(PHOTO, 20)
+        await pool.decode(PHOTO, PATIENT)
         return found
 
     found = with_pool(work, max_waiting=3)
@@ -75,8 +81,8 @@ def test_a_death_costs_no_photo_and_the_process_is_replaced(caplog: pytest.LogCa
     async def work(pool: DecodePool) -> list[Any]:
         (victim,) = decoders()
         victim.suspend()
-        waiting = [asyncio.create_task(pool.decode(PHOTO, 20)) for _ in range(4)]
-        await asyncio.sleep(0.1)
+        waiting = [asyncio.create_task(pool.decode(PHOTO, PATIENT)) for _ in range(4)]
+        await settle()
         victim.kill()
         return await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -85,6 +91,13 @@ def test_a_death_costs_no_photo_and_the_process_is_replaced(caplog: pytest.LogCa
     assert [type(one) for one in found] == [tuple] * 4
     assert lost == [1]
     assert "ended with code -9; another is started" in caplog.text
+
+
+async def gone(process: psutil.Process) -> None:
+    """Wait until it has ended."""
+    async with asyncio.timeout(PATIENT):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -99,7 +112,7 @@ def test_a_photo_at_which_two_processes_die_is_refused_and_no_other() -> None:
 
     async def work(pool: DecodePool) -> list[Any]:
         photos = [QUICK, DEADLY, QUICK, QUICK, DEADLY, QUICK]
-        return await asyncio.gather(*(pool.decode(photo, 20) for photo in photos), return_exceptions=True)
+        return await asyncio.gather(*(pool.decode(photo, PATIENT) for photo in photos), return_exceptions=True)
 
     found = with_pool(work, on_lost=lambda: lost.append(1))
     assert [type(one) for one in found] == [tuple, PhotoError, tuple, tuple, PhotoError, tuple]
@@ -109,40 +122,42 @@ def test_a_photo_at_which_two_processes_die_is_refused_and_no_other() -> None:
 
 
 @pytest.mark.usefixtures("strange")
-def test_a_hang_of_a_photo_that_lay_ready_and_that_nobody_awaits() -> None:
+def test_a_hang_of_a_photo_that_lay_ready_and_that_nobody_awaits(tmp_path: Path) -> None:
     async def work(pool: DecodePool) -> Any:
-        slow = asyncio.create_task(pool.decode(SLOW, 20))
-        await asyncio.sleep(0)
+        (first,) = decoders()
+        busy = asyncio.create_task(pool.decode(slow(tmp_path / "end"), PATIENT))
+        await settle()
         with pytest.raises(TimeoutError):
             await pool.decode(HANGING, 0.1)
+        (tmp_path / "end").touch()
         with pytest.raises(PhotoError):
-            await slow
-        return await pool.decode(PHOTO, 10)
+            await busy
+        pool._longest = 0.2
+        await gone(first)
+        pool._longest = PATIENT
+        return await pool.decode(PHOTO, PATIENT)
 
-    began = time.monotonic()
-    assert isinstance(with_pool(work, longest=1.5), tuple)
-    assert time.monotonic() - began < 8
+    assert isinstance(with_pool(work), tuple)
 
 
 @pytest.mark.usefixtures("strange")
-def test_a_photo_does_not_wait_behind_a_slow_one_while_another_process_is_idle() -> None:
-    async def work(pool: DecodePool) -> tuple[float, list[bool]]:
-        slow = [asyncio.create_task(pool.decode(SLOW, 20))]
-        await asyncio.sleep(0)
-        found = await asyncio.gather(*(pool.decode(QUICK, 20) for _ in range(3)))
-        running = [not one.done() for one in slow]
-        await asyncio.gather(*slow, return_exceptions=True)
-        return max(seconds for _, seconds in found), running
+def test_a_photo_does_not_wait_behind_a_slow_one_while_another_process_is_idle(tmp_path: Path) -> None:
+    async def work(pool: DecodePool) -> None:
+        busy = asyncio.create_task(pool.decode(slow(tmp_path / "end"), 2 * PATIENT))
+        await settle()
+        await asyncio.gather(*(pool.decode(QUICK, PATIENT) for _ in range(3)))
+        assert not busy.done()
+        (tmp_path / "end").touch()
+        with pytest.raises(PhotoError):
+            await busy
 
-    seconds, running = with_pool(work, processes=2)
-    assert running == [True]
-    assert seconds < SLOW_SECONDS - 0.2
+    with_pool(work, processes=2, longest=2 * PATIENT)
 
 
 @pytest.mark.usefixtures("strange")
 def test_a_fault_is_logged_and_the_next_photo_is_answered(caplog: pytest.LogCaptureFixture) -> None:
     async def work(pool: DecodePool) -> list[Any]:
-        return await asyncio.gather(*(pool.decode(one, 20) for one in (FAULTY, PHOTO)), return_exceptions=True)
+        return await asyncio.gather(*(pool.decode(one, PATIENT) for one in (FAULTY, PHOTO)), return_exceptions=True)
 
     fault, good = with_pool(work)
     assert isinstance(fault, RuntimeError)
@@ -154,7 +169,7 @@ def test_a_fault_is_logged_and_the_next_photo_is_answered(caplog: pytest.LogCapt
 def test_what_libraries_say_of_a_photo_is_not_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     async def work(pool: DecodePool) -> None:
         with pytest.raises(PhotoError):
-            await pool.decode(NOISY, 20)
+            await pool.decode(NOISY, PATIENT)
 
     with_pool(work)
     assert capfd.readouterr().err == ""
@@ -184,19 +199,20 @@ def test_the_rest_of_the_pool_goes_on_while_one_hangs_and_it_is_killed() -> None
     async def work(pool: DecodePool) -> Any:
         before = decoders()
         before[0].suspend()
-        first = await asyncio.gather(
-            *(pool.decode(drawn_png(i, size=300), 0.2) for i in range(6)), return_exceptions=True
-        )
-        async with asyncio.timeout(10):
-            while before[0].is_running() and before[0].status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.02)
+        tasks = [asyncio.create_task(pool.decode(drawn_png(i, size=300), PATIENT)) for i in range(6)]
+        while sum(one.done() for one in tasks) < 5:  # all but the one that the hanging process has
+            await asyncio.wait([one for one in tasks if not one.done()], return_when=asyncio.FIRST_COMPLETED)
+        assert before[0].status() == psutil.STATUS_STOPPED
+        pool._longest = 0.2
+        await gone(before[0])
+        pool._longest = PATIENT
+        async with asyncio.timeout(PATIENT):
             while len(decoders()) < 2:
                 await asyncio.sleep(0.02)
-        return first, await pool.decode(PHOTO, 20)
+        return await asyncio.gather(*tasks, return_exceptions=True), await pool.decode(PHOTO, PATIENT)
 
-    first, last = with_pool(work, processes=2, longest=0.5)
-    assert {type(one) for one in first} <= {tuple, TimeoutError}
-    assert 1 <= sum(isinstance(one, TimeoutError) for one in first) <= 2
+    found, last = with_pool(work, processes=2)
+    assert sorted(type(one).__name__ for one in found) == ["PhotoError"] + 5 * ["tuple"]
     assert isinstance(last, tuple)
 
 
@@ -204,45 +220,75 @@ def test_a_client_that_leaves_does_not_hide_a_hang() -> None:
     async def work(pool: DecodePool) -> None:
         (victim,) = decoders()
         victim.suspend()
-        task = asyncio.create_task(pool.decode(PHOTO, 20))
-        await asyncio.sleep(0.05)
+        task = asyncio.create_task(pool.decode(PHOTO, PATIENT))
+        await settle()
         task.cancel()
-        await pool.decode(PHOTO, 10)
+        pool._longest = 0.2
+        await gone(victim)
+        pool._longest = PATIENT
+        await pool.decode(PHOTO, PATIENT)
 
-    with_pool(work, longest=0.3)
+    with_pool(work)
 
 
-def test_what_was_not_begun_by_its_deadline_is_not_decoded() -> None:
-    async def work(pool: DecodePool) -> float:
+def test_what_was_not_begun_by_its_deadline_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    send = Decoder.send
+
+    def counted(decoder: Decoder, job: Job) -> None:
+        sent.append(job.photo)
+        send(decoder, job)
+
+    monkeypatch.setattr(Decoder, "send", counted)
+    late = [drawn_png(i, size=64) for i in range(1, 21)]
+
+    async def work(pool: DecodePool) -> None:
         (busy,) = decoders()
         busy.suspend()
-        tasks = [asyncio.create_task(pool.decode(drawn_png(2, size=900), 0.2)) for _ in range(20)]
+        tasks = [asyncio.create_task(pool.decode(photo, 0.2)) for photo in late]
         assert {type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)} == {TimeoutError}
-        before = sum(busy.cpu_times()[:2])
         busy.resume()
-        await pool.decode(PHOTO, 20)
-        return sum(busy.cpu_times()[:2]) - before
+        await pool.decode(PHOTO, PATIENT)
 
-    began = time.process_time()
-    for _ in range(3):
-        photo_to_pixels(drawn_png(2, size=900), 32)
-    three = time.process_time() - began
-    assert with_pool(work, longest=20) < 2 * three, "two at most: the one under way and the one that lay ready"
+    with_pool(work)
+    assert sent == [late[0], PHOTO], "but for the one that was under way"
 
 
 def test_closing_ends_the_wait_of_a_photo_under_way() -> None:
     async def whole() -> None:
-        pool = DecodePool(1, 64, image_size=32, max_pixels=10**6, longest=5)
+        pool = DecodePool(1, 64, image_size=32, max_pixels=10**6, longest=PATIENT)
         await pool.start()
         await pool.ready()
         decoders()[0].suspend()
-        tasks = [asyncio.create_task(pool.decode(PHOTO, 20)) for _ in range(3)]
-        await asyncio.sleep(0.05)
+        tasks = [asyncio.create_task(pool.decode(PHOTO, PATIENT)) for _ in range(3)]
+        await settle()
         await pool.close()
-        found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        await settle()
+        assert all(task.done() for task in tasks)
+        found = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(one) for one in found} == {asyncio.CancelledError}
 
     asyncio.run(whole())
+
+
+def test_closing_waits_for_a_process_that_has_just_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def whole() -> subprocess.Popen[bytes]:
+        pool = DecodePool(1, 64, image_size=32, max_pixels=10**6, longest=PATIENT)
+        await pool.start()
+        await pool.ready()
+        (decoder,) = pool._decoders
+        lost, closing = pool.lost, asyncio.get_running_loop().create_future()
+
+        def lost_while_closing(one: Decoder) -> None:
+            closing.set_result(asyncio.create_task(pool.close()))  # before the task that reads the exit code
+            lost(one)
+
+        monkeypatch.setattr(pool, "lost", lost_while_closing)
+        decoder.process.kill()
+        await (await closing)
+        return decoder.process
+
+    assert asyncio.run(whole()).returncode == -signal.SIGKILL
 
 
 def test_no_secret_of_the_service_reaches_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -15,7 +15,7 @@ import pytest
 
 from tests.app.decoders import PHOTO, decoders
 from tests.app.inside import running, until
-from tests.app.photos import assert_error
+from tests.app.photos import answer, assert_error
 from tests.conftest import ROOT
 
 
@@ -27,49 +27,42 @@ def test_the_service_is_not_ready_while_no_process_stays_alive(bundle: Path, mon
         command, pool._command = pool._command, [sys.executable, "-c", ""]
         decoders()[0].kill()
         until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
-        answer = httpx.post(f"{url}/predict", content=PHOTO)
-        assert_error(answer, "not_ready")
-        assert "no process that decodes photos stays alive" in answer.json()["error"]
+        refused = httpx.post(f"{url}/predict", content=PHOTO)
+        assert "no process that decodes photos stays alive" in assert_error(refused, "not_ready")
         pool._command = command
         until(lambda: httpx.get(f"{url}/health/ready").status_code == 200)
         assert httpx.post(f"{url}/predict", content=PHOTO).status_code == 200
 
 
 def test_a_stop_does_not_wait_for_processes_that_are_not_ready(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.decode_pool.PROGRAM", ("-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr("app.decode_pool.PROGRAM", ("-c", "import time; time.sleep(120)"))
+    monkeypatch.setattr("app.decode_pool.START_SECONDS", 120)  # longer than `running` waits for the end
     with running(bundle, wait=False) as (url, app):
         until(lambda: app.state.service.reason == "waiting for the processes that decode photos")
         assert "waiting for the processes" in httpx.get(f"{url}/health/ready").json()["error"]
-        began = time.monotonic()
-    assert time.monotonic() - began < 10
 
 
 def test_it_is_seen_from_outside(bundle: Path) -> None:
     with running(bundle, decode_processes=1) as (url, _):
         decoders()[0].kill()
         until(lambda: httpx.post(f"{url}/predict", content=PHOTO).status_code == 200)
-        metrics = httpx.get(f"{url}/metrics").text
+        (one,) = decoders()
+        one.suspend()  # so that its memory is the same when we ask
+        metrics, memory = httpx.get(f"{url}/metrics").text, one.memory_info().rss
     assert "food_vision_decoders_lost_total 1.0" in metrics
-    memory = next(line for line in metrics.splitlines() if line.startswith("food_vision_decoders_memory_bytes "))
-    assert 1e7 < float(memory.split()[1]) < 3e8
+    told = next(line for line in metrics.splitlines() if line.startswith("food_vision_decoders_memory_bytes "))
+    assert float(told.split()[1]) == pytest.approx(memory, rel=0.5), "in bytes; the system may take some pages back"
 
 
 def test_a_request_whose_decoder_dies_is_answered_by_the_next(bundle: Path) -> None:
-    with running(bundle, decode_processes=1) as (url, _), httpx.Client(base_url=url) as client:
+    with running(bundle, decode_processes=1) as (url, app), ThreadPoolExecutor(1) as threads:
         victim = decoders()[0]
         victim.suspend()
-        asker = subprocess.Popen(
-            [sys.executable, "-c", "import httpx, sys; print(httpx.post(sys.argv[1], content=sys.stdin.buffer.read()).text)",
-             f"{url}/predict"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False,
-        )  # fmt: skip
-        assert asker.stdin is not None
-        asker.stdin.write(PHOTO)
-        asker.stdin.close()
-        asker.stdin = None
-        until(lambda: "food_vision_requests_in_flight 1.0" in client.get("/metrics").text)
-        time.sleep(0.1)
+        asked = threads.submit(httpx.post, f"{url}/predict", content=PHOTO)
+        (its_side,) = app.state.service.model._decoder._decoders
+        until(lambda: len(its_side.jobs) == 1)
         victim.kill()
-        assert b'"confidence"' in asker.communicate(timeout=20)[0]
+        assert "confidence" in answer(asked.result())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -78,7 +71,7 @@ def test_none_outlives_the_service(bundle: Path, number: int) -> None:
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    until(lambda: bool(decoders(process.pid)), seconds=30)
+    until(lambda: bool(decoders(process.pid)))
     assert process.stderr is not None
     for line in process.stderr:
         if "ready on" in line:
@@ -89,8 +82,8 @@ def test_none_outlives_the_service(bundle: Path, number: int) -> None:
     if number == signal.SIGKILL:
         children[0].suspend()  # one that hangs
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    log = process.communicate(timeout=30)[1]
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    log = process.communicate(timeout=60)[1]
+    gone, alive = psutil.wait_procs(children, timeout=60)
     assert (len(gone) > 0, alive) == (True, [])
     assert "Traceback" not in log
 
@@ -98,7 +91,5 @@ def test_none_outlives_the_service(bundle: Path, number: int) -> None:
 def test_slow_photos_and_a_deadline(bundle: Path) -> None:
     with running(bundle, decode_processes=1, request_timeout_ms=300) as (url, _):
         decoders()[0].suspend()
-        started = time.monotonic()
         assert_error(httpx.post(f"{url}/predict", content=PHOTO), "deadline_exceeded")
-        assert time.monotonic() - started < 2
         until(lambda: httpx.post(f"{url}/predict", content=PHOTO).status_code == 200)

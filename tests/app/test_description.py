@@ -21,7 +21,7 @@ from app.examples import MODEL
 from scripts import openapi
 from tests.app.inside import running
 from tests.app.photos import assert_error
-from tests.conftest import ROOT, drawn_png, run_module
+from tests.conftest import ROOT, drawn_png
 
 DOCUMENT: dict[str, Any] = openapi.description()
 OPERATIONS = {
@@ -32,10 +32,9 @@ OPERATIONS = {
 COUNT = sum(len(methods) for methods in DOCUMENT["paths"].values())
 
 
-def test_what_is_committed_is_what_the_code_says() -> None:
+def test_what_is_committed_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
     """After a change: python -m scripts.openapi --write."""
-    done = run_module("scripts.openapi", "--check")
-    assert done.returncode == 0, done.stderr
+    assert openapi.main(["--check"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "part"), [("openapi.json", '"operationId": "predict"'), ("api.md", "| 409 | `")])

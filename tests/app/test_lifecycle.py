@@ -8,15 +8,18 @@ import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
+from app.__main__ import Server
 from app.engine import Engine, Scores
 from app.service import Service
 from app.settings import load_settings
@@ -24,6 +27,7 @@ from contract.bundle import MANIFEST_FILE, read_bundle
 from contract.files import sha256_file
 from contract.labels import LabelSet
 from tests.app.inside import Gate, running, until
+from tests.app.logged import logged
 from tests.conftest import drawn_png, serving_process
 
 
@@ -54,13 +58,14 @@ def load(url: str, clients: int = 4) -> Iterator[list[httpx.Response | Exception
     done = threading.Event()
 
     def client(number: int) -> None:
-        with httpx.Client(base_url=url, timeout=20) as session:
+        photo = drawn_png(number)
+        with httpx.Client(base_url=url) as session:
             while not done.is_set():
                 try:
-                    found.append(session.post("/predict", content=drawn_png(number)))
+                    found.append(session.post("/predict", content=photo))
                 except httpx.TransportError as error:
                     found.append(error)
-                    time.sleep(0.05)
+                    done.wait(0.05)
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
     for thread in threads:
@@ -70,7 +75,7 @@ def load(url: str, clients: int = 4) -> Iterator[list[httpx.Response | Exception
     finally:
         done.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
 
 
 def names_of(folder: Path) -> tuple[str, list[str]]:
@@ -84,22 +89,22 @@ def test_hangup_reloads_under_load_and_each_answer_is_of_one_model(bundle: Path,
     link = tmp_path / "current"
     link.symlink_to(bundle)
     models = dict(names_of(folder) for folder in (bundle, other))
-    with serving_process(link, "--threads", 1) as (url, process):
+    with serving_process(link, "--threads", 1, "--decode-processes", 1) as (url, process):
 
         def version() -> Any:
             return httpx.get(f"{url}/info").json()["model"]["version"]
 
         first = version()
         with load(url) as answers:
+            until(lambda: len(answers) > 10)
             for target in (other, bundle, other):
-                until(lambda: len(answers) > 20)
                 point(link, target)
                 process.send_signal(signal.SIGHUP)
                 until(lambda target=target: version() == names_of(target)[0])  # type: ignore[misc]
                 answered = len(answers)
                 until(lambda answered=answered: len(answers) > answered + 10)  # type: ignore[misc]
         bodies = [answer.json() for answer in answers if isinstance(answer, httpx.Response)]
-        assert len(bodies) == len(answers) > 60, "no request was lost"
+        assert len(bodies) == len(answers) > 40, "no request was lost"
         assert {answer.status_code for answer in answers if isinstance(answer, httpx.Response)} == {200}
         for body in bodies:
             assert models[body["model"]["version"]][body["class_id"]] == body["label"], "of exactly one model"
@@ -156,7 +161,7 @@ def test_what_had_begun_is_answered_by_the_old_model(
     def held(engine: Engine, pixels: Any) -> Scores:
         if engine.bundle.manifest.version == old:
             begun.set()
-            assert release.wait(20)
+            assert release.wait(60)
         return score(engine, pixels)
 
     monkeypatch.setattr(Engine, "score", held)
@@ -164,7 +169,7 @@ def test_what_had_begun_is_answered_by_the_old_model(
     with running(link, max_batch=1) as (url, app):
 
         def ask() -> None:
-            answers.append(httpx.post(f"{url}/predict", content=drawn_png(0), timeout=20))
+            answers.append(httpx.post(f"{url}/predict", content=drawn_png(0)))
 
         threads = [threading.Thread(target=ask) for _ in range(3)]  # one in the engine, two in its queue
         for thread in threads:
@@ -176,7 +181,7 @@ def test_what_had_begun_is_answered_by_the_old_model(
         assert new["model"]["version"] == names_of(other)[0], "the new one does not wait for the old"
         release.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         assert [answer.json()["model"]["version"] for answer in answers] == [old] * 3
 
 
@@ -186,54 +191,63 @@ def in_loop(service: Service) -> bool:
     return asyncio.run_coroutine_threadsafe(service.reload(), loop).result(60)
 
 
-def test_sigterm_under_load_loses_nothing(bundle: Path) -> None:
-    with serving_process(bundle, "--threads", 1, "--shutdown-delay-seconds", 2) as (url, process), load(url) as answers:
-        until(lambda: len(answers) > 20)
+def test_sigterm_under_load_loses_nothing_and_a_second_does_not_wait(bundle: Path, tmp_path: Path) -> None:
+    flags = ("--threads", 1, "--decode-processes", 1, "--shutdown-delay-seconds", 3600)
+    with logged(bundle, tmp_path / "log", *flags) as (url, process, lines), load(url) as answers:
+        until(lambda: len(answers) > 10)
         process.send_signal(signal.SIGTERM)
         until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
         told = httpx.get(f"{url}/health/ready").json()
         assert told["error_type"] == "not_ready"
         assert httpx.get(f"{url}/health/live").status_code == 200, "it must not be killed for going"
         begun = len(answers)
-        until(lambda: len(answers) > begun + 20)
+        until(lambda: len(answers) > begun + 10)
         assert process.poll() is None, "it still answers while load balancers look elsewhere"
-        assert process.wait(timeout=20) == 0
+        assert all(isinstance(answer, httpx.Response) for answer in answers)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
         until(lambda: isinstance(answers[-1], Exception))
-    kinds = [type(answer) for answer in answers]
-    last = max(i for i, kind in enumerate(kinds) if kind is httpx.Response)
+    answered = [answer for answer in answers if isinstance(answer, httpx.Response)]
     refused = [answer for answer in answers if isinstance(answer, Exception)]
-    assert {answer.status_code for answer in answers if isinstance(answer, httpx.Response)} == {200}
-    assert all(isinstance(error, httpx.ConnectError | httpx.RemoteProtocolError | httpx.ReadError) for error in refused)
-    lost = [error for error in answers[:last] if isinstance(error, httpx.ReadError)]
-    assert not lost, "what was accepted is answered"
+    assert {answer.status_code for answer in answered} == {200}
+    assert all(isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError) for error in refused)
+    # A connection that the server had not read yet may be reset; what reached it is in its log.
+    reached = [line["outcome"] for line in lines() if line.get("route") == "/predict"]
+    assert reached == ["ok"] * len(answered), "what was accepted is answered"
 
 
-def test_a_second_signal_does_not_wait(bundle: Path) -> None:
-    with serving_process(bundle, "--shutdown-delay-seconds", 60) as (url, process):
-        process.send_signal(signal.SIGTERM)
-        until(lambda: httpx.get(f"{url}/health/ready").status_code == 503)
-        began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
-        assert time.monotonic() - began < 10
+@pytest.mark.parametrize("delay", [7, 0])
+def test_the_first_signal_ends_the_server_after_the_delay(delay: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[float, Callable[..., None], Any]] = []
+    monkeypatch.setattr(threading, "Timer", lambda *given: SimpleNamespace(start=lambda: begun.append(given)))
+    server, told = Server(uvicorn.Config("none:app")), threading.Event()
+    server.before_exit, server.delay = told.set, delay
+    server.handle_exit(signal.SIGTERM, None)
+    assert server.should_exit == (delay == 0)
+    assert told.is_set() == (delay > 0)
+    assert [seconds for seconds, *_ in begun] == [delay] * (delay > 0)
+    for _, function, arguments in begun:
+        function(*arguments)
+    assert server.should_exit
 
 
 def test_a_hanging_engine_fails_liveness_and_requests_fast(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch)
-    with running(bundle, stuck_seconds=1, request_timeout_ms=3000) as (url, _):
-        held = threading.Thread(target=lambda: httpx.post(f"{url}/predict", content=drawn_png(0), timeout=20))
-        held.start()
+    gate, now = Gate(monkeypatch), [0.0]
+    monkeypatch.setattr("app.pool.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with running(bundle, stuck_seconds=5, request_timeout_ms=3_600_000) as (url, app), ThreadPoolExecutor(1) as pool:
+        held = pool.submit(httpx.post, f"{url}/predict", content=drawn_png(0))
         until(lambda: len(gate.calls) == 1)
+        now[0] = 5.0
         assert httpx.get(f"{url}/health/live").status_code == 200
-        until(lambda: httpx.get(f"{url}/health/live").status_code == 503)
+        now[0] = 5.1
         for path in ("/health/live", "/health/ready"):
-            assert httpx.get(f"{url}{path}").json()["error_type"] == "engine_stuck"
-        began = time.monotonic()
-        answer = httpx.post(f"{url}/predict", content=drawn_png(1))
+            answer = httpx.get(f"{url}{path}")
+            assert (answer.status_code, answer.json()["error_type"]) == (503, "engine_stuck")
+        answer = httpx.post(f"{url}/predict", content=drawn_png(1))  # it would wait for an hour
         assert (answer.status_code, answer.json()["error_type"]) == (503, "engine_stuck")
-        assert time.monotonic() - began < 0.5
+        assert app.state.service.model._scores.depth == 0, "it was not queued"
         gate.open.set()
-        held.join(20)
+        assert held.result().status_code == 200
         until(lambda: httpx.get(f"{url}/health/live").status_code == 200)
         assert httpx.post(f"{url}/predict", content=drawn_png(1)).status_code == 200
 
@@ -241,33 +255,43 @@ def test_a_hanging_engine_fails_liveness_and_requests_fast(bundle: Path, monkeyp
 def test_retry_after_is_the_time_the_queue_takes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     with running(bundle, max_batch=1, max_queue=3) as (url, app):
-        threads = [
-            threading.Thread(target=lambda: httpx.post(f"{url}/predict", content=drawn_png(0), timeout=20))
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
+
+        def ask() -> int:
+            return httpx.post(f"{url}/predict", content=drawn_png(0)).status_code
+
         scores = app.state.service.model._scores
-        until(lambda: len(gate.calls) == 1 and scores.depth == 3)
-        scores.seconds_per_item = 2.5
-        answer = httpx.post(f"{url}/predict", content=drawn_png(1))
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "8")
-        assert "Try again in 8 s." in answer.json()["error"]
-        scores.seconds_per_item = 1000
-        assert httpx.post(f"{url}/predict", content=drawn_png(1)).headers["retry-after"] == "60"
-        gate.open.set()
-        for thread in threads:
-            thread.join(20)
+        with ThreadPoolExecutor(4) as pool:
+            sent = [pool.submit(ask)]
+            until(lambda: len(gate.calls) == 1)  # else all four could stand in the queue at once
+            sent += [pool.submit(ask) for _ in range(3)]
+            until(lambda: scores.depth == 3)
+            scores.seconds_per_item = 2.5
+            answer = httpx.post(f"{url}/predict", content=drawn_png(1))
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "8")
+            assert "Try again in 8 s." in answer.json()["error"]
+            scores.seconds_per_item = 1000
+            assert httpx.post(f"{url}/predict", content=drawn_png(1)).headers["retry-after"] == "60"
+            gate.open.set()
+            assert [one.result() for one in sent] == [200] * 4
 
 
-def test_the_rate_is_measured(bundle: Path) -> None:
-    async def run() -> float:
-        service = Service(read_bundle(bundle), load_settings(bundle=bundle, threads=1))
+def test_the_rate_is_measured(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, takes, score = [0.0], iter((0.5, 1.0)), Engine.score
+
+    def slow(engine: Engine, pixels: Any) -> Scores:
+        now[0] += next(takes)
+        return score(engine, pixels)
+
+    async def run() -> list[float]:
+        service = Service(read_bundle(bundle), load_settings(bundle=bundle, threads=1, decode_processes=1))
         await service.start()
-        for i in range(3):
+        scores, found = service.model._scores, []
+        monkeypatch.setattr(scores, "_clock", lambda: now[0])
+        for i in range(2):
             await service.predict(drawn_png(i), 1)
-        found: float = service.model._scores.seconds_per_item
+            found.append(scores.seconds_per_item)
         await service.stop()
         return found
 
-    assert 1e-5 < asyncio.run(run()) < 1
+    monkeypatch.setattr(Engine, "score", slow)
+    assert asyncio.run(run()) == pytest.approx([0.5, 0.6])  # a fifth of the way to the last batch's

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -54,7 +55,7 @@ def test_what_happened_is_counted(bundle: Path) -> None:
         assert value(found, "requests_total", route="/predict", outcome=outcome) == count
     assert value(found, "requests_total", route="/predict/batch", outcome="ok") == 1
     assert value(found, "request_seconds_count", route="/predict") == 6
-    assert 0 < value(found, "request_seconds_sum", route="/predict") < 60
+    assert value(found, "request_seconds_sum", route="/predict") > 0
     assert value(found, "rejected_total", reason="image_too_large") == 2  # a request, and a photo of the batch
     assert value(found, "rejected_total", reason="overloaded") == 0
     # no photo by itself: that request failed as a whole
@@ -62,7 +63,7 @@ def test_what_happened_is_counted(bundle: Path) -> None:
     photos_by_stage = {"decode": 5, "queue": 5, "encode": 5, "score": 4, "generate": 1}
     for stage, count in photos_by_stage.items():
         assert value(found, "stage_seconds_count", stage=stage) == count
-        assert 0 <= value(found, "stage_seconds_sum", stage=stage) < 10  # seconds, not milliseconds
+        assert value(found, "stage_seconds_sum", stage=stage) >= 0
     assert found["process_resident_memory_bytes", frozenset()] > 1e6
     assert found["process_cpu_seconds_total", frozenset()] > 0
 
@@ -70,10 +71,10 @@ def test_what_happened_is_counted(bundle: Path) -> None:
 def test_the_state_of_this_moment(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(bundle, max_batch=1, max_queue=1) as (url, app), ThreadPoolExecutor(2) as threads:
         gate = Gate(monkeypatch)
-        first = threads.submit(httpx.post, f"{url}/predict", content=GOOD, timeout=20)
+        first = threads.submit(httpx.post, f"{url}/predict", content=GOOD)
         try:
             until(lambda: gate.calls == [1])
-            second = threads.submit(httpx.post, f"{url}/predict", content=GOOD, timeout=20)
+            second = threads.submit(httpx.post, f"{url}/predict", content=GOOD)
             until(lambda: value(scrape(url), "queue_depth", queue="predict") == 1)
             assert_error(httpx.post(f"{url}/predict", content=GOOD), "overloaded")
             busy = scrape(url)
@@ -142,6 +143,22 @@ def test_the_table_is_what_there_is() -> None:
     assert other.registry.get_sample_value(f"{PREFIX}requests_total", labels) == 1
 
 
+def test_times_are_counted_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics(lambda: State(True, {}, 0.0, {}))
+    monkeypatch.setattr("app.metrics.time", SimpleNamespace(perf_counter=lambda: 12.5))
+    two = [{"decode": 250.0, "score": 4.0, "total": 500.0}, {"decode": 500.0, "score": 4.0, "total": 800.0}]
+    metrics.ended(Record("a", "POST", "/predict", started=10.0, status=200, timings_ms=list(two)))
+
+    def seconds(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"{PREFIX}{name}_sum", labels)
+
+    assert seconds("request_seconds", route="/predict") == 2.5
+    assert {stage: seconds("stage_seconds", stage=stage) for stage in ("decode", "score")} == {
+        "decode": 0.75,
+        "score": pytest.approx(0.008),
+    }
+
+
 def test_a_request_that_fails_for_its_photos_is_one_refusal() -> None:
     metrics = Metrics(lambda: State(True, {}, 0.0, {}))
     metrics.ended(Record("a", "POST", "/", status=503, error="overloaded", refused=["overloaded"] * 3))
@@ -168,9 +185,9 @@ def test_an_answer_that_nobody_named_is_filed_by_its_status() -> None:
 def test_batches_and_the_oldest_in_the_queue(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     with running(bundle, max_batch=4) as (url, _), ThreadPoolExecutor(4) as pool:
-        sent = [pool.submit(httpx.post, f"{url}/predict", content=GOOD, timeout=20)]
+        sent = [pool.submit(httpx.post, f"{url}/predict", content=GOOD)]
         until(lambda: len(gate.calls) == 1)
-        sent += [pool.submit(httpx.post, f"{url}/predict", content=GOOD, timeout=20) for _ in range(3)]
+        sent += [pool.submit(httpx.post, f"{url}/predict", content=GOOD) for _ in range(3)]
         until(lambda: value(scrape(url), "queue_depth", queue="predict") == 3)
         first = value(scrape(url), "queue_oldest_seconds")
         until(lambda: value(scrape(url), "queue_oldest_seconds") > first)

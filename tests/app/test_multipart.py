@@ -19,7 +19,7 @@ END = b"\r\n--cut--\r\n"
 
 
 def post(server: str, body: bytes | Iterator[bytes], **headers: str) -> httpx.Response:
-    return httpx.post(f"{server}/predict", content=body, headers=HEADERS | headers, timeout=30)
+    return httpx.post(f"{server}/predict", content=body, headers=HEADERS | headers)
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096])

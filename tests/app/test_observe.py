@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +19,9 @@ from app.metrics import Metrics, State
 from app.observe import RouteTable, refused_unread
 from app.record import Record, current
 from tests.app.inside import running, until
+from tests.app.logged import logged
 from tests.app.photos import assert_error
-from tests.conftest import ROOT, drawn_png
+from tests.conftest import drawn_png
 
 GOOD = drawn_png(0, size=32)
 
@@ -123,16 +121,19 @@ def test_a_route_is_its_template_and_nothing_else() -> None:
     }  # fmt: skip
 
 
-def test_what_was_refused_unread_has_a_line_and_an_id(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_refused_unread_has_a_line_and_an_id(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
     metrics = Metrics(lambda: State(True, {}, 0.0, {}))
-    name = refused_unread(metrics, "headers_too_large", time.perf_counter() - 1, 70_000)
+    monkeypatch.setattr(time, "perf_counter", lambda: 11.5)
+    name = refused_unread(metrics, "headers_too_large", 10.0, 70_000)
     (line,) = caplog.records
     fields = json.loads(JsonLines().format(line))
     assert fields["id"] == name
     assert (fields["method"], fields["route"], fields["status"]) == ("-", "other", 431)
     assert (fields["outcome"], fields["bytes_in"]) == ("headers_too_large", 70_000)
-    assert 1000 <= fields["milliseconds"] < 60_000
+    assert fields["milliseconds"] == 1500
 
 
 def test_text_lines_name_the_request(caplog: pytest.LogCaptureFixture) -> None:
@@ -151,26 +152,9 @@ def test_text_lines_name_the_request(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_json_logs_of_a_real_server(bundle: Path, tmp_path: Path) -> None:
     """Everything that it writes is JSON, uvicorn's lines too; and there is no second line for a request."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app", "--bundle", bundle, "--port", str(port), "--log-format", "json"]
-    with (tmp_path / "log").open("w+") as log:
-        process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=log, stderr=log)
-        try:
-            until(lambda: _status(f"http://127.0.0.1:{port}/health/ready") == 200, seconds=30)
-            _status(f"http://127.0.0.1:{port}/labels")
-        finally:
-            process.terminate()
-            process.wait(20)
-        log.seek(0)
-        found = [json.loads(line) for line in log.read().splitlines()]
+    with logged(bundle, tmp_path / "log", "--threads", 1, "--decode-processes", 1) as (url, _, lines):
+        httpx.get(f"{url}/labels")
+    found = lines()
     assert {line["logger"] for line in found} >= {"uvicorn.error", "food_vision", "food_vision.requests"}
     assert [line["outcome"] for line in found if line.get("route") == "/labels"] == ["ok"]
     assert sum("/labels" in json.dumps(line) for line in found) == 1
-
-
-def _status(url: str) -> int:
-    try:
-        return httpx.get(url, timeout=5).status_code
-    except httpx.TransportError:
-        return 0

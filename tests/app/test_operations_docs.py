@@ -12,15 +12,15 @@ from app.errors import ERRORS
 from app.keys import OPEN_TO_READ
 from app.metrics import METRICS, PREFIX, REASONS
 from app.settings import ENV_PREFIX, Settings
-from tests.conftest import ROOT, run_module
+from scripts.docs_tables import main
+from tests.conftest import ROOT
 
 FILE = ROOT / "docs" / "operations.md"
 TEXT = FILE.read_text(encoding="utf-8")
 
 
-def test_the_tables_are_up_to_date() -> None:
-    done = run_module("scripts.docs_tables", "--check")
-    assert done.returncode == 0, done.stderr
+def test_the_tables_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check"]) == 0, capsys.readouterr().err
 
 
 def test_every_setting_and_error_has_a_row() -> None:
@@ -52,20 +52,23 @@ def test_what_is_open_without_a_key_is_named() -> None:
     assert named == OPEN_TO_READ | {"/static/"}
 
 
-def test_a_table_out_of_date_is_found_and_made_new(tmp_path: Path) -> None:
+def test_a_table_out_of_date_is_found_and_made_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "operations.md"
     copy.write_text(TEXT.replace("| `overloaded` | 503 |", "| `overloaded` | 429 |"), encoding="utf-8")
-    done = run_module("scripts.docs_tables", "--check", "--file", copy)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "--write" in done.stderr
-    assert run_module("scripts.docs_tables", "--write", "--file", copy).returncode == 0
+    assert main(["--check", "--file", str(copy)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "--write" in said
+    assert main(["--write", "--file", str(copy)]) == 0
     assert copy.read_text(encoding="utf-8") == TEXT
 
 
 @pytest.mark.parametrize("spoilt", ["", TEXT + TEXT, TEXT.replace("<!-- errors:end -->", "")])
-def test_a_table_without_its_place_is_one_sentence(spoilt: str, tmp_path: Path) -> None:
+def test_a_table_without_its_place_is_one_sentence(
+    spoilt: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "operations.md"
     copy.write_text(spoilt, encoding="utf-8")
-    done = run_module("scripts.docs_tables", "--write", "--file", copy)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert main(["--write", "--file", str(copy)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
     assert copy.read_text(encoding="utf-8") == spoilt

@@ -13,6 +13,14 @@ from playwright.sync_api import Browser, FileChooser, Page, TimeoutError, expect
 from tests.app.browser import GOOD, TEXT, Watched, choose, hand_over, labelled
 from tests.app.inside import running
 
+pytestmark = pytest.mark.browser
+# Each bar's part of its track is the share, to 2 %.
+BARS = """(shares) => {
+  const bars = [...document.querySelectorAll("#top .fill")];
+  return bars.length === shares.length
+    && bars.every((bar, i) => Math.abs(bar.offsetWidth / bar.parentElement.offsetWidth - shares[i]) < 0.02);
+}"""
+
 
 def test_a_photo_is_labelled(page: Page, server: str) -> None:
     watched = Watched(page, server)
@@ -32,10 +40,7 @@ def test_a_photo_is_labelled(page: Page, server: str) -> None:
     expect(page.locator("[role=status]")).to_have_text(
         f"{answer['prediction']}, {100 * answer['top'][0]['confidence']:.1f} %"
     )
-    page.wait_for_timeout(400)  # the bars grow
-    widths = page.locator("#top .fill").evaluate_all("all => all.map(e => e.offsetWidth / e.parentElement.offsetWidth)")
-    for width, one in zip(widths, answer["top"], strict=True):
-        assert width == pytest.approx(one["confidence"], abs=0.02)
+    page.wait_for_function(BARS, arg=[one["confidence"] for one in answer["top"]])  # they grow
     assert not watched.hosts
     assert not watched.complaints, "the policy, or the script"
 
@@ -220,8 +225,11 @@ def test_a_model_without_labels_captions(page: Page, server: str) -> None:
 def test_a_service_that_starts_is_waited_for(page: Page, server: str) -> None:
     info = httpx.get(f"{server}/info").json()
     page.route("**/info", lambda route: route.fulfill(json=info | {"state": "starting", "provider": None}), times=1)
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
     page.goto("/")
     expect(page.locator("#info")).to_contain_text("starting")
+    page.clock.run_for(1000)
     expect(page.locator("#info")).to_contain_text("ready")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ TRUE_LABELS = 8  # pictures with a known label that are sent
 
 @pytest.fixture(scope="module")
 def client(server: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server, timeout=20) as client:
+    with httpx.Client(base_url=server) as client:
         yield client
 
 
@@ -63,9 +64,11 @@ def test_top_is_sorted_and_as_long_as_asked(client: httpx.Client, served: Bundle
 
 
 def test_timings_are_milliseconds_of_the_stages(client: httpx.Client) -> None:
+    began = time.perf_counter()
     timings = client.post("/predict", content=GOOD).json()["timings_ms"]
+    waited = 1000 * (time.perf_counter() - began)
     assert set(timings) == {"decode", "queue", "encode", "score", "total"}
-    assert all(0 <= value < 20_000 for value in timings.values())
+    assert all(0 <= value <= waited for value in timings.values())
     assert timings["total"] + 0.01 >= timings["decode"] + timings["queue"] + timings["encode"] + timings["score"]
 
 

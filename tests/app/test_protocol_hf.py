@@ -35,7 +35,7 @@ def client(server: str) -> InferenceClient:
 
 def expected(server: str, top_k: int) -> list[Any]:
     return [
-        (one["label"], pytest.approx(one["confidence"], abs=1e-5)) for one in predict(server, GOOD, top_k=top_k)["top"]
+        (one["label"], pytest.approx(one["confidence"], abs=1e-4)) for one in predict(server, GOOD, top_k=top_k)["top"]
     ]
 
 
@@ -133,7 +133,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_requests_are_refused(server: str, name: str) -> None:
     request, slug = BROKEN[name]
-    assert_error(httpx.post(server, timeout=30, **request), slug)
+    assert_error(httpx.post(server, **request), slug)
 
 
 def test_other_ways_of_sending(server: str) -> None:
@@ -146,7 +146,7 @@ def test_other_ways_of_sending(server: str) -> None:
         {"files": {"image": GOOD}},
     ]
     for way in ways:
-        assert httpx.post(server, timeout=30, **way).json()[0]["label"] == best
+        assert httpx.post(server, **way).json()[0]["label"] == best
 
 
 def test_a_model_without_labels_gives_its_free_caption(bundle: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,9 +110,12 @@ def test_classification(server: str, client: Any, model: dict[str, str], classes
     for row, photo in zip(found, PHOTOS, strict=False):
         top = predict(server, photo, top_k=count)["top"]
         texts = [one.decode() if isinstance(one, bytes) else one for one in row]
-        assert [text.split(":")[1:] for text in texts] == [[str(one["class_id"]), one["label"]] for one in top]
-        assert [float(text.split(":")[0]) for text in texts] == pytest.approx(
-            [one["confidence"] for one in top], abs=1e-4
+        parts = [text.split(":") for text in texts]
+        scores = [float(score) for score, *_ in parts]
+        assert scores == sorted(scores, reverse=True)
+        # by label, since two that are nearly as likely may change places in another batch
+        assert {(int(number), label): score for score, (_, number, label) in zip(scores, parts, strict=True)} == (
+            pytest.approx({(one["class_id"], one["label"]): one["confidence"] for one in top}, abs=1e-4)
         )
 
 
@@ -182,12 +186,12 @@ def test_statistics_count_what_happened(client: Any, model: dict[str, str]) -> N
         assert (found["name"], found["version"]) == (model["name"], model["version"])
         return dict(found)
 
-    before = now()
+    before, began = now(), time.perf_counter_ns()
     client.infer(model["name"], [image(PHOTOS)])
     client.infer(model["name"], [image(PHOTOS[:1])])
     with pytest.raises(InferenceServerException):
         client.infer(model["name"], [image([b"no photo"])])
-    after = now()
+    after, waited = now(), time.perf_counter_ns() - began
     assert after["inference_count"] - before["inference_count"] == 5
     assert 2 <= after["execution_count"] - before["execution_count"] <= 5
     grown = {
@@ -198,7 +202,7 @@ def test_statistics_count_what_happened(client: Any, model: dict[str, str]) -> N
         "success": 2, "fail": 1, "queue": 2, "compute_input": 2, "compute_infer": 2, "compute_output": 2,
         "cache_hit": 0, "cache_miss": 0,
     }  # fmt: skip
-    assert 0 < grown["compute_infer"]["ns"] < grown["success"]["ns"] < 60e9
+    assert 0 < grown["compute_infer"]["ns"] < grown["success"]["ns"] < waited
     assert all(value["ns"] > 0 for stage, value in grown.items() if not stage.startswith(("cache", "queue")))
     assert after["last_inference"] > 1_700_000_000_000
 

@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from app.server import create_app
 from app.settings import ENV_PREFIX, load_settings
+from contract.bundle import read_bundle
 from contract.errors import ContractError
 from tests.app.inside import running
 from tests.app.photos import answer, assert_error, predict, scores
@@ -34,7 +36,7 @@ def vertex(bundle: Path) -> Iterator[str]:
 
 
 def ask(url: str, path: str = f"{PATH}:predict", **body: Any) -> httpx.Response:
-    return httpx.post(url + path, json=body, timeout=30)
+    return httpx.post(url + path, json=body)
 
 
 def test_health(vertex: str) -> None:
@@ -145,11 +147,18 @@ def test_paths_that_the_service_has_already(bundle: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("name", "value"), [("AIP_PREDICT_ROUTE", "predict"), ("AIP_HEALTH_ROUTE", "/{x}")])
-def test_a_route_that_is_no_path_is_one_sentence(bundle: Path, name: str, value: str) -> None:
-    done = run_module("app", "--bundle", bundle, "--port", 0, env={name: value}, timeout=60)
+def test_a_route_that_is_no_path_is_named(bundle: Path, name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ContractError) as told:
+        create_app(read_bundle(bundle), load_settings(bundle=bundle))
+    assert str(told.value) == f"The variable {name} must be a path like /predict, not {value!r}."
+
+
+def test_a_route_that_is_no_path_as_a_user_sees_it(bundle: Path) -> None:
+    done = run_module("app", "--bundle", bundle, "--port", 0, env={"AIP_PREDICT_ROUTE": "predict"})
     assert (done.returncode, done.stderr) == (
         1,
-        f"app: The variable {name} must be a path like /predict, not {value!r}.\n",
+        "app: The variable AIP_PREDICT_ROUTE must be a path like /predict, not 'predict'.\n",
     )
 
 

@@ -11,7 +11,8 @@ import pytest
 from app.smoke import main
 from contract.bundle import MANIFEST_FILE
 from tests.app.file_server import file_server
-from tests.conftest import drawn_png, serving
+from tests.app.inside import running
+from tests.conftest import drawn_png
 
 
 def test_the_bundles_own_pictures(server: str, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +35,7 @@ def test_a_picture_of_ones_own(server: str, tmp_path: Path, capsys: pytest.Captu
 def test_with_api_keys(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# ours\nfirst-key\nsecond-key\n")
-    with serving(bundle, "--api-keys-file", keys) as url:
+    with running(bundle, api_keys_file=keys) as (url, _):
         assert main([url, "--bundle", str(bundle)]) == 1
         assert "answered 401" in capsys.readouterr().err
         assert main([url, "--bundle", str(bundle), "--api-keys-file", str(keys)]) == 0

@@ -77,17 +77,18 @@ def test_a_missing_bundle_as_a_user_sees_it(tmp_path: Path) -> None:
     assert_one_sentence(done.stderr, str(tmp_path / "nothing"))
 
 
-def test_a_damaged_bundle_as_a_user_sees_it(copy: Path) -> None:
+def test_a_damaged_bundle_of_the_environment(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     flip_a_byte(copy)
-    done = run_module("app", env={"FOOD_VISION_BUNDLE": str(copy)})
-    assert done.returncode == 1
-    assert_one_sentence(done.stderr, str(copy / SCORER_FILE))
+    monkeypatch.setenv("FOOD_VISION_BUNDLE", str(copy))
+    assert main([]) == 1
+    assert_one_sentence(capsys.readouterr().err, str(copy / SCORER_FILE))
 
 
-def test_a_wrong_setting_as_a_user_sees_it(bundle: Path) -> None:
-    done = run_module("app", "--bundle", bundle, "--port", "99999")
-    assert done.returncode == 1
-    assert_one_sentence(done.stderr, "port", "65535")
+def test_a_wrong_setting(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--bundle", str(bundle), "--port", "99999"]) == 1
+    assert_one_sentence(capsys.readouterr().err, "port", "65535")
 
 
 def test_wrong_usage_as_a_user_sees_it(bundle: Path) -> None:

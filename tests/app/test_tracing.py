@@ -91,7 +91,7 @@ def test_spans_reach_a_collector(bundle: Path, monkeypatch: pytest.MonkeyPatch) 
         threading.Thread(target=collector.serve_forever, daemon=True).start()
         monkeypatch.setenv(ENDPOINTS[0], f"http://127.0.0.1:{collector.server_port}")
         monkeypatch.setenv("OTEL_SERVICE_NAME", "the-kitchen")
-        with serving(bundle) as url:
+        with serving(bundle, "--threads", 1, "--decode-processes", 1) as url:
             assert httpx.post(f"{url}/predict", content=GOOD).status_code == 200
         collector.shutdown()  # the server has ended, and sent what it had
     assert {path for path, _ in received} == {"/v1/traces"}

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tests.chaos.requests import Hostile, hostile
 
-PATIENCE = 20.0  # seconds; nothing takes so long but a server that hangs
+PATIENCE = 60.0  # seconds; nothing takes so long but a server that hangs
 
 
 @dataclass

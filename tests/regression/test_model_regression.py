@@ -14,7 +14,8 @@ from contract.bundle import read_bundle
 from contract.pixels import Pixels, photo_to_pixels
 from scripts import model_regression
 from scripts.model_regression import ANSWERS, BUNDLE, FOLDER, PICTURES, main
-from tests.conftest import ROOT, run_module, serving
+from tests.app.inside import running
+from tests.conftest import ROOT, run_module
 
 MOST_BYTES = 2_000_000  # of all that is committed for this
 
@@ -26,7 +27,7 @@ def test_the_answers_are_the_agreed_ones() -> None:
 
 
 def test_they_are_the_same_over_http() -> None:
-    with serving(BUNDLE) as url:
+    with running(BUNDLE) as (url, _):
         assert main(["--url", url]) == 0
 
 
@@ -88,7 +89,7 @@ def test_accepting_gives_the_committed_file_again(tmp_path: Path, monkeypatch: p
 
 
 def test_a_service_with_another_bundle_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(bundle) as url:
+    with running(bundle) as (url, _):
         assert main(["--url", url]) == 1
     assert "serves version" in capsys.readouterr().err
 
