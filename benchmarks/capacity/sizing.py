@@ -76,7 +76,7 @@ def table(
     """
     if replicas is not None:
         return [_row(replica, rate, replicas, wanted)[0] for rate in rates]
-    most = highest_rate(replica, wanted.slo_ms, wanted.seed)
+    most = highest_rate(replica, wanted.slo_ms, wanted.seed, SEARCH)
     return [_fewest(replica, rate, most, wanted) for rate in rates]
 
 

@@ -63,7 +63,11 @@ def stand_in(behave: Behaviour) -> Iterator[str]:
                     break
                 writer.write(said)
                 await writer.drain()
+                if b"connection: close" in said:
+                    break
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     async def start() -> asyncio.Server:
         return await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -81,11 +85,10 @@ def stand_in(behave: Behaviour) -> Iterator[str]:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            await asyncio.sleep(0.01)  # transports that were closed are gone
 
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(timeout=60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         loop.close()
 
 

@@ -144,10 +144,18 @@ def test_a_node_without_a_price(saved: Path, capsys: pytest.CaptureFixture[str])
 # -- sizing -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def fewer_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: enough for what is looked at."""
+    monkeypatch.setattr("benchmarks.capacity.sizing.SEARCH", 1000)
+    monkeypatch.setattr("benchmarks.capacity.sizing.REPORT", 4000)
+
+
 def _wanted(slo_ms: float, balance: Any = "random") -> Wanted:
     return Wanted(slo_ms, balance, "node", NODE)
 
 
+@pytest.mark.usefixtures("fewer_requests")
 @pytest.mark.parametrize("balance", ["random", "round_robin"])
 def test_ten_times_the_rate_needs_ten_times_the_replicas(balance: Any) -> None:
     replica = from_json(REPLICA, "it")
@@ -160,6 +168,7 @@ def test_ten_times_the_rate_needs_ten_times_the_replicas(balance: Any) -> None:
     assert not fewer[0]["keeps"]
 
 
+@pytest.mark.usefixtures("fewer_requests")
 def test_in_turn_needs_fewer_replicas_than_by_chance() -> None:
     replica = from_json(REPLICA, "it")
     by_chance, in_turn = (
@@ -168,6 +177,7 @@ def test_in_turn_needs_fewer_replicas_than_by_chance() -> None:
     assert in_turn < by_chance
 
 
+@pytest.mark.usefixtures("fewer_requests")
 def test_the_cost_of_a_million_images() -> None:
     """3 replicas, 2 a node: 2 nodes, 7.20 an hour; at 100 answers/s that is 20.00 for a million."""
     row = table(from_json(REPLICA, "it"), [100.0], _wanted(1000), replicas=3)[0]
@@ -178,17 +188,18 @@ def test_the_cost_of_a_million_images() -> None:
 
 @pytest.mark.parametrize("balance", ["random", "round_robin"])
 def test_no_number_of_replicas_makes_a_request_shorter(balance: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.capacity.sizing.MOST", 4096)
+    for name, value in {"MOST": 4096, "SEARCH": 200}.items():
+        monkeypatch.setattr(f"benchmarks.capacity.sizing.{name}", value)
     replica = from_json(REPLICA, "it")
     assert table(replica, [100.0], _wanted(9.9, balance))[0]["replicas"] is None
-    assert highest_rate(replica, 9.9) == 0
+    assert highest_rate(replica, 9.9, requests=200) == 0
 
 
 def test_the_highest_rate_is_where_the_p99_is_reached() -> None:
     replica = from_json(REPLICA, "it")
-    rate = highest_rate(replica, 50)
-    assert 1000 * open_loop(replica, 0.97 * rate, requests=20_000, seed=5).percentile(99) < 50 * 1.1
-    assert 1000 * open_loop(replica, 1.1 * rate, requests=20_000, seed=5).percentile(99) > 50
+    rate = highest_rate(replica, 50, requests=2000)
+    assert 1000 * open_loop(replica, 0.97 * rate, requests=6000, seed=5).percentile(99) < 50 * 1.1
+    assert 1000 * open_loop(replica, 1.1 * rate, requests=6000, seed=5).percentile(99) > 50
 
 
 def test_a_gpu_s_batch_curve_from_the_engine_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,14 +149,15 @@ def test_a_slower_machine_is_allowed_for() -> None:
 # -- what cannot be measured apart ----------------------------------------------------------------------------------------
 
 
-def test_cold_threads_and_processors_are_found_again() -> None:
+def test_cold_threads_and_processors_are_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """From two simulated loads of a known replica."""
+    monkeypatch.setattr("benchmarks.capacity.fit.REQUESTS", 1000)
     known = from_json(
         {"batch_ms": {"1": 0.4, "16": 2.4}, "decode_ms": 1, "decoders": 2, "processors": 1.5, "loop_ms": 0.6,
          "loop_cold_ms": 0.5},
         "it",
     )  # fmt: skip
-    light, full = open_loop(known, 150, requests=3000), closed_loop(known, 16, 4.0, settling=0.4)
+    light, full = open_loop(known, 150, requests=1000), closed_loop(known, 16, 1.0, settling=0.1)
     loads = Loads(
         150, 0.0006 + 0.0005 * light.loop_rests, 0.0, 16, full.throughput, 0.0006 + 0.0005 * full.loop_rests, 0.0
     )
@@ -193,18 +194,25 @@ def test_sizing_from_a_file(saved: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert from_json(result["replica"], "it") == from_json(REPLICA, "it")
 
 
+@pytest.mark.usefixtures("short_simulations")
+def test_an_slo_that_no_number_keeps_is_said(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--from", str(saved), "--rates", "50", "--slo-ms", "5"]) == 0
+    assert "none is enough" in capsys.readouterr().out
+
+
 def test_the_command_runs_as_a_module(saved: Path) -> None:
-    done = run_module("benchmarks.capacity", "--from", saved, "--rates", "50", "--slo-ms", "5")
-    assert done.returncode == 0, done.stderr
-    assert "none is enough" in done.stdout
+    done = run_module("benchmarks.capacity", "--from", saved, "--replicas", "0")
+    assert done.returncode == 2, done.stderr
+    assert "argument --replicas" in done.stderr
 
 
+@pytest.mark.long  # a live service under load for seconds, and it is simulated a dozen times
 @pytest.mark.usefixtures("short_simulations")
 @pytest.mark.parametrize("speed", [None, "5,2"])
 def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speed: str | None) -> None:
     """Calibrated, measured and predicted, in seconds; how near it comes needs a quiet machine and is not looked at.
 
-    But for the median of a device of known speed, which is mostly that speed.
+    A device of known speed is never faster than that, in what is measured and in what is predicted.
     """
     for name, value in {"LEAST_CALLS": 3, "LEAST_SECONDS": 0.05}.items():
         monkeypatch.setattr(alone, name, value)
@@ -228,12 +236,16 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     callers, point = result["points"]
     assert callers["callers"] == 2
     assert not point["rounds"][0]["errors"]
-    predicted, measured = (point[kind]["throughput"]["value"] for kind in ("predicted", "measured"))
-    assert predicted == pytest.approx(measured, rel=0.2)
+    (one,) = point["rounds"]
+    assert one["requests"] == len(poisson(one["rate"], 2.0, one["seed"])), "the very arrivals that are predicted"
+    for kind in ("predicted", "measured"):
+        assert 0 < point[kind]["throughput"]["value"] <= one["requests"] / 2.0
+        assert 0 < point[kind]["p50_ms"]["value"] <= point[kind]["p99_ms"]["value"]
+        assert 1 <= point[kind]["batch"]["value"] <= replica.max_batch
     if speed:
         assert "a stand-in device, 5 ms a call and 2 ms a photo" in result["what"]
-        assert np.median(replica.batch_seconds[1]) == pytest.approx(0.007, rel=0.3)
-        assert ratio(point, "p50_ms") == pytest.approx(1, abs=0.5)
+        assert min(replica.batch_seconds[1]) >= 0.0069  # a sleep is not shorter, but for the clock's grain
+        assert min(point[kind]["p50_ms"]["value"] for kind in ("predicted", "measured")) >= 6.9
     assert "Predicted and measured" in markdown(result)
     again = tmp_path / "again"
     assert main(["--from", str(out.with_name("run.json")), "--rates", "100", "--out", str(again)]) == 0
@@ -241,6 +253,6 @@ def test_a_whole_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert repeated["measured"]["command"] == result["command"]
     for one, first in zip(repeated["points"], (callers, point), strict=True):
         assert one["measured"] == first["measured"]
-        assert one["predicted"]["throughput"]["value"] == pytest.approx(
-            first["predicted"]["throughput"]["value"], rel=0.05
-        )
+        # simulated again, from times that the file rounds
+        before, after = (two["predicted"]["throughput"]["value"] for two in (first, one))
+        assert after == pytest.approx(before, rel=0.05, abs=1)

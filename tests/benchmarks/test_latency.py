@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from benchmarks.latency import main
 from benchmarks.load.routes import ROUTES
 from tests.app.browser import Watched, browser
 from tests.benchmarks.stand_in_server import Request, answer, good, stand_in
-from tests.conftest import ROOT, drawn_png, run_module
+from tests.conftest import ROOT, drawn_png
 
 QUICK = ["--seconds", "0.5", "--warm-up", "0.1", "--sizes", "32", "--count", "4"]
 
@@ -40,7 +40,7 @@ def test_the_real_service_by_every_route(route: str, server: str, tmp_path: Path
     (phase,) = result["phases"]
     assert result["complete"]
     assert phase["errors"] == {}
-    assert phase["answers"] > 10
+    assert phase["answers"] >= 4  # each caller asks at least once
     assert set(phase["by_photo"]) == {f"drawn-32-{i}" for i in range(4)}
     server_side = phase["server"]
     assert server_side["batches"]["photos"] >= phase["answers"]
@@ -54,7 +54,8 @@ def test_the_real_service_by_every_route(route: str, server: str, tmp_path: Path
 
 
 def test_all_routes_give_the_same_labels(server: str, tmp_path: Path) -> None:
-    photos = ["--sizes", "96", "--count", "8", "--seconds", "0.5", "--warm-up", "0", "--concurrency", "4"]
+    # as many callers as photos: each is sent at the beginning, however slow the machine is
+    photos = ["--sizes", "96", "--count", "8", "--seconds", "0.5", "--warm-up", "0", "--concurrency", "8"]
     labels = []
     for route in ROUTES:
         assert main([server, "--route", route, "--out", str(tmp_path / route), *photos]) == 0
@@ -85,6 +86,7 @@ def test_everything_that_is_written(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not re.findall(r"""(?:src|href)=(?!"data:)|url\(|@import""", page)
 
 
+@pytest.mark.browser
 def test_the_page_loads_nothing_and_shows_its_plots(tmp_path: Path) -> None:
     with stand_in(at_once) as url:
         assert main([url, "--concurrency", "2", "--out", str(tmp_path / "r"), *QUICK]) == 0
@@ -175,14 +177,12 @@ def test_a_photo_that_is_refused_does_not_end_the_run(tmp_path: Path) -> None:
 def test_a_server_that_goes_away_ends_the_run_with_what_there_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    began = time.perf_counter()
-
-    async def goes_away(_: Request) -> bytes | None:
-        return good() if time.perf_counter() < began + 1.2 else None
+    async def goes_away(request: Request) -> bytes | None:
+        return good() if request.number < 5 else None
 
     with stand_in(goes_away) as url:
-        began = time.perf_counter()
-        assert main([url, "--concurrency", "1", "--rounds", "9", "--out", str(tmp_path / "r"), *QUICK]) == 1
+        options = ["--concurrency", "1", "--rounds", "9", "--out", str(tmp_path / "r"), *QUICK, "--warm-up", "0"]
+        assert main([url, *options]) == 1
     assert "(closed): the server closed the connection" in capsys.readouterr().err
     result = result_of(tmp_path / "r")
     assert not result["complete"]
@@ -205,15 +205,19 @@ def test_nothing_but_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_an_interruption_leaves_a_marked_result(number: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "r"
     command = [sys.executable, "-m", "benchmarks.latency"]
-    options = ["--concurrency", "1,2", "--seconds", "1", "--warm-up", "0.1", "--sizes", "32", "--out", str(out)]
-    with stand_in(at_once) as url:
+    options = ["--concurrency", "1,2", "--seconds", "0.5", "--warm-up", "0", "--sizes", "32", "--out", str(out)]
+    again = threading.Event()  # it is asked after a whole stretch was kept
+
+    async def noted(_: Request) -> bytes:
+        if Path(f"{out}.json").exists():
+            again.set()
+        return good()
+
+    with stand_in(noted) as url:
         process = subprocess.Popen(
             [*command, url, *options, "--rounds", "50"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        ends = time.monotonic() + 60
-        while not Path(f"{out}.json").exists() and time.monotonic() < ends:
-            time.sleep(0.05)
-        time.sleep(1.5)
+        again.wait(timeout=60)
         os.kill(process.pid, number)
         said, complaints = process.communicate(timeout=60)
     assert process.returncode == 130, complaints
@@ -280,11 +284,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"The folder {tmp_path / 'file'} cannot be made: File exists." in capsys.readouterr().err
 
 
-def test_help_says_units_and_defaults() -> None:
-    done = run_module("benchmarks.latency", "--help")
-    assert done.returncode == 0
-    text = " ".join(done.stdout.split())
-    described = re.split(r"\n  (?=-)", done.stdout.partition("options:")[2])[2:]
+def test_help_says_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    text = " ".join(said.split())
+    described = re.split(r"\n  (?=-)", said.partition("options:")[2])[2:]
     assert len(described) > 15
     for one in described:
         takes_value = re.match(r"--[a-z-]+ [A-Z'{]", one)

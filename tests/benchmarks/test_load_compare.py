@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from benchmarks.load.compare import changes, comparison, load_result
 from benchmarks.load.phase import Plan, figures
 from benchmarks.load.run import measure, new_result
 from contract.errors import ContractError
-from tests.benchmarks.stand_in_server import Request, good, stand_in, target
+from tests.benchmarks.simulated import URL, World
+from tests.benchmarks.stand_in_server import Request, good, target
 
-TARGET = target("http://127.0.0.1:1")
+TARGET = target(URL)
 
 
 def made_up(
@@ -49,10 +49,11 @@ def test_the_same_data_has_not_changed() -> None:
 
 
 def test_noise_is_no_change() -> None:
+    once, three_times = made_up(), made_up(rounds=3)
     for seed in range(1, 6):
-        found = verdicts(made_up(), made_up(seed=seed))
+        found = verdicts(once, made_up(seed=seed))
         assert set(found.values()) == {"same"}, found
-        found = verdicts(made_up(rounds=3), made_up(seed=seed, rounds=3))
+        found = verdicts(three_times, made_up(seed=seed, rounds=3))
         assert set(found.values()) == {"same"}, found
 
 
@@ -79,22 +80,19 @@ def test_too_few_answers_say_so() -> None:
     assert "too few answers" in comparison(made_up(), made_up(count=300))
 
 
-def test_a_server_one_and_a_half_times_slower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By real measurements and the command that a user types."""
+def test_a_server_one_and_a_half_times_slower(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By stretches of load and the command that a user types."""
     paths = []
     for name, seconds in (("before", 0.010), ("after", 0.016)):
 
         async def behave(_: Request, seconds: float = seconds) -> bytes:
-            began = time.perf_counter()
-            await asyncio.sleep(seconds - 0.003)
-            while time.perf_counter() < began + seconds:
-                await asyncio.sleep(0)
+            await asyncio.sleep(seconds)
             return good()
 
-        with stand_in(behave) as url:
-            result = new_result(target(url), "python -m benchmarks.latency URL")
-            plans = [Plan(1.2, concurrency=2)]
-            asyncio.run(measure(target(url), plans, result, warm_up=0.1, rounds=1, save=lambda: None))
+        world.behave = behave
+        result = new_result(target(URL), "python -m benchmarks.latency URL")
+        plans = [Plan(1.2, concurrency=2)]
+        world.run(measure(target(URL), plans, result, warm_up=0.1, rounds=1, save=lambda: None))
         paths.append(tmp_path / f"{name}.json")
         paths[-1].write_text(json.dumps(result | {"complete": True}))
     assert main(["--compare", *map(str, paths)]) == 0

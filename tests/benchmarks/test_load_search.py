@@ -1,9 +1,8 @@
-"""The search for the highest rate, on servers whose capacity is known."""
+"""The search for the highest rate, on servers whose capacity is known, on a simulated clock."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks.load import search
+from benchmarks.load.arrivals import poisson
 from benchmarks.load.phase import Plan
 from benchmarks.load.report import markdown
 from benchmarks.load.run import interruptible, new_result
 from benchmarks.load.search import find_capacity
 from contract.errors import ContractError
-from tests.benchmarks.stand_in_server import Behaviour, Request, answer, good, stand_in, target
+from tests.benchmarks.simulated import URL, WIRE, World
+from tests.benchmarks.stand_in_server import Behaviour, Request, answer, good, target
 
 SERVICE = 0.005  # seconds of work a request, one at a time
 
@@ -26,46 +27,57 @@ def one_at_a_time() -> Behaviour:
 
     async def behave(_: Request) -> bytes:
         nonlocal free_at
-        free_at = max(free_at, time.perf_counter()) + SERVICE
-        await asyncio.sleep(free_at - time.perf_counter())
+        now = asyncio.get_running_loop().time()
+        free_at = max(free_at, now) + SERVICE
+        await asyncio.sleep(free_at - now)
         return good()
 
     return behave
 
 
-def searched(url: str, slo_ms: float, seconds: float = 1.0) -> dict[str, Any]:
-    result = new_result(target(url), "")
-    search = find_capacity(target(url), result, slo_ms=slo_ms, seconds=seconds, warm_up=0.1, seed=0, save=lambda: None)
+def searched(world: World, slo_ms: float, seconds: float = 1.0) -> dict[str, Any]:
+    result = new_result(target(URL), "")
+    search = find_capacity(target(URL), result, slo_ms=slo_ms, seconds=seconds, warm_up=0, seed=0, save=lambda: None)
     try:
-        asyncio.run(search)
+        world.run(search)
     finally:
         result["complete"] = True
     return result
 
 
-def simulated(slo_ms: float) -> float:
-    """The highest rate at which 99 % of the waits and work of a queue with one server stay within the SLO (Lindley)."""
-    rng, kept = np.random.default_rng(0), 0.0
-    for rate in range(50, 250, 10):
-        gaps, wait, within, count = rng.exponential(1 / rate, 20_000), 0.0, 0, 20_000
-        for gap in gaps:
-            wait = max(0.0, wait + SERVICE - gap)
-            within += wait + SERVICE <= slo_ms / 1000
-        if within / count < 0.99:
-            break
-        kept = rate
-    return kept
+def in_time(gaps: np.ndarray, slo_ms: float) -> float:
+    """The share of the arrivals at a queue with one server whose wait and work stay within the SLO (Lindley)."""
+    wait, within = 0.0, 0
+    for gap in gaps:
+        wait = max(0.0, wait - gap)
+        within += wait + SERVICE + WIRE <= slo_ms / 1000
+        wait += SERVICE
+    return within / len(gaps)
 
 
-def test_the_capacity_of_a_queue_is_found() -> None:
-    with stand_in(one_at_a_time()) as url:
-        result = searched(url, slo_ms=100)
-    found, truth = result["capacity"], simulated(100)
+def highest(slo_ms: float) -> float:
+    """The highest rate at which 99 % of many arrivals stay within the SLO."""
+    rng = np.random.default_rng(0)
+    rates = range(50, 250, 10)
+    return max(rate for rate in rates if in_time(rng.exponential(1 / rate, 20_000), slo_ms) >= 0.99)
+
+
+def test_the_capacity_of_a_queue_is_found(world: World) -> None:
+    world.behave = one_at_a_time()
+    result = searched(world, slo_ms=100)
+    found, truth = result["capacity"], highest(100)
     assert 0.5 * truth < found["rate"] < 1.35 * truth < 1.35 / SERVICE, (found, truth)
     assert found["rate"] < found["missed_at"] <= 1.1 * found["rate"]
     assert max(one["rate"] for one in found["tried"] if one["kept"]) == found["rate"]
     assert len(result["phases"]) == len(found["tried"]) + 1
     assert f"100 ms at p99: {found['rate']:g} requests/s" in markdown(result)
+    seeds = {one["rate"]: [] for one in found["tried"]}  # type: dict[float, list[int]]
+    for one, phase in zip(found["tried"], result["phases"][1:], strict=True):
+        seeds[one["rate"]].append(len(seeds[one["rate"]]))  # one that is tried again gets other arrivals
+        arrivals = poisson(one["rate"], phase["seconds"], seeds[one["rate"]][-1])
+        assert one["within_slo"] == round(in_time(np.diff(arrivals, prepend=0), 100), 4)
+        assert not one["kept"] or one["within_slo"] >= 0.99
+    assert not found["limited_by_client"]
 
 
 def on_paper(
@@ -108,6 +120,11 @@ def test_the_gap_is_closed_to_five_per_cent(monkeypatch: pytest.MonkeyPatch) -> 
     assert asked[-1][1] == 1
 
 
+def test_98_of_a_hundred_in_time_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_paper(monkeypatch, lambda rate, _: 0.99 if rate <= 333 else 0.98 if rate < 5000 else 0.2)
+    assert 333 * 0.95 <= found_on_paper()["rate"] <= 333
+
+
 def test_a_single_hiccup_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every rate misses at first by a little: without a second try there would be none that keeps it."""
     on_paper(monkeypatch, lambda rate, attempt: (1.0 if attempt else 0.97) if rate <= 333 else 0.2)
@@ -128,22 +145,24 @@ def test_a_client_that_is_late_does_not_blame_the_server(
     assert found_on_paper()["limited_by_client"] == limited
 
 
-def test_an_slo_that_one_caller_misses() -> None:
-    with stand_in(one_at_a_time()) as url, pytest.raises(ContractError, match="more than --slo-ms 2: no rate"):
-        searched(url, slo_ms=2)
+def test_an_slo_that_one_caller_misses(world: World) -> None:
+    world.behave = one_at_a_time()
+    with pytest.raises(ContractError, match="a median of 6.0 ms, more than --slo-ms 5: no rate"):
+        searched(world, slo_ms=5)
 
 
-def test_a_server_that_only_fails() -> None:
+def test_a_server_that_only_fails(world: World) -> None:
     async def behave(_: Request) -> bytes:
         return answer({}, 500)
 
-    with stand_in(behave) as url, pytest.raises(ContractError, match=r"got no answer \(\d+ 500\)"):
-        searched(url, slo_ms=2)
+    world.behave = behave
+    with pytest.raises(ContractError, match=r"got no answer \(1000 500\)"):
+        searched(world, slo_ms=2)
 
 
-def test_what_an_interrupted_search_knew_is_kept() -> None:
-    async def cut_off(url: str, result: dict[str, Any]) -> None:
-        work = find_capacity(target(url), result, slo_ms=50, seconds=0.5, warm_up=0, seed=0, save=lambda: None)
+def test_what_an_interrupted_search_knew_is_kept(world: World) -> None:
+    async def cut_off(result: dict[str, Any]) -> None:
+        work = find_capacity(target(URL), result, slo_ms=50, seconds=0.5, warm_up=0, seed=0, save=lambda: None)
         task = asyncio.create_task(interruptible(work))
         while len(result["phases"]) < 2:
             await asyncio.sleep(0.02)
@@ -154,10 +173,10 @@ def test_what_an_interrupted_search_knew_is_kept() -> None:
         except BaseException:
             return
 
-    with stand_in(one_at_a_time()) as url:
-        result = new_result(target(url), "")
-        with pytest.raises(KeyboardInterrupt):
-            asyncio.run(cut_off(url, result))
+    world.behave = one_at_a_time()
+    result = new_result(target(URL), "")
+    with pytest.raises(KeyboardInterrupt):
+        world.run(cut_off(result))
     assert result["capacity"]["rate"] == result["capacity"]["tried"][0]["rate"]
     assert not result["phases"][-1]["complete"]
     assert "(cut off)" in markdown(result)
