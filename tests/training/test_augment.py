@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.commands import FORKS
 from training.augment import Augmenter, blend, mixup
 from training.recipe import AugmentRecipe
 
@@ -43,12 +42,13 @@ def test_the_result_depends_on_torchs_seed_alone() -> None:
     assert torch.equal(changed(photos(32), 1, **ALL), first)
     assert not torch.equal(changed(photos(32), 2, **ALL), first)
     assert states == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
-    code = (
-        "from tests.training.test_augment import *; torch.set_num_threads(1);"
-        f"print(digest(changed(photos(32), 1, **ALL)), {torch.get_num_threads()})"
-    )
-    fresh = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert fresh.stdout.split()[:1] == [digest(first)], fresh.stderr
+    with ProcessPoolExecutor(1, FORKS) as fresh:
+        assert fresh.submit(one_thread).result() == digest(first)
+
+
+def one_thread() -> str:
+    torch.set_num_threads(1)
+    return digest(changed(photos(32), 1, **ALL))
 
 
 def test_all_off_is_a_cast_and_draws_nothing() -> None:

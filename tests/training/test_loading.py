@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,9 +162,23 @@ def test_photos_before_the_start_are_not_decoded(tmp_path: Path, monkeypatch: py
     assert len(decoded) == 4 + 2
 
 
+class Stalls(queue.Queue[Any]):
+    """A queue that counts how often whoever fills it has waited for room in vain."""
+
+    stalls = threading.Semaphore(0)
+
+    def put(self, *args: Any, **options: Any) -> None:
+        try:
+            super().put(*args, **options)
+        except queue.Full:
+            self.stalls.release()
+            raise
+
+
 def test_a_stream_reads_a_few_batches_ahead_and_ends_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items, _ = items_of("stream", tmp_path)
     taken = 0
+    bound = 4 * (LOOK_AHEAD + 2)  # four photos a batch: one in use, those that are ready, one that waits for room
 
     def endless(epoch: int | None = None) -> Iterator[Raw]:
         nonlocal taken
@@ -172,15 +187,16 @@ def test_a_stream_reads_a_few_batches_ahead_and_ends_cleanly(tmp_path: Path, mon
             yield Raw(png(taken), 0, taken, f"row {taken}")
 
     monkeypatch.setattr(items, "raw_rows", endless)
+    monkeypatch.setattr("training.ahead.queue", SimpleNamespace(Queue=Stalls, Full=queue.Full))
     for end in ("close", "forget"):
-        taken = 0
+        taken, Stalls.stalls = 0, threading.Semaphore(0)
         running: Any = batches(items, BadPhotos("stop"), batch_size=4, workers=3)
         next(running)
-        deadline = time.monotonic() + 10
-        while taken < 4 * LOOK_AHEAD and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.2)
-        assert 4 * LOOK_AHEAD <= taken <= 4 * (LOOK_AHEAD + 3)
+        while taken < bound:
+            assert Stalls.stalls.acquire(timeout=60), "it reads no further"
+        for _ in range(2):  # the first may be of before
+            assert Stalls.stalls.acquire(timeout=60), "it never waits"
+        assert taken == bound
         if end == "close":
             running.close()
         del running
@@ -202,17 +218,20 @@ def test_errors_while_reading_ahead_reach_the_reader() -> None:
     assert not any(thread.name == "read-ahead" for thread in threading.enumerate())
 
 
-def test_waiting_counts_the_seconds_in_next() -> None:
+def test_waiting_counts_the_seconds_in_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+
     def slow() -> Iterator[int]:
+        nonlocal now
         for value in range(3):
-            time.sleep(0.05)
+            now += 0.5
             yield value
 
+    monkeypatch.setattr("training.loading.time", SimpleNamespace(monotonic=lambda: now))
     waiting = Waiting(slow())
     got = []
-    started = time.monotonic()
     for value in waiting:
         got.append(value)
-        time.sleep(0.1)
+        now += 4  # with the value
     assert got == [0, 1, 2]
-    assert 0.15 <= waiting.seconds <= time.monotonic() - started - 0.3, "and none of those spent with the values"
+    assert waiting.seconds == 1.5

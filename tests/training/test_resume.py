@@ -3,158 +3,182 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
-import subprocess
-import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from os import kill
 from pathlib import Path
+from subprocess import CompletedProcess
 
-from tests.conftest import ROOT, run_module
+import pytest
+
+from tests.commands import Started, run_module
+from tests.training.kills import hurry, kill_after_line, kill_at, limit_files
 from tests.training.tables import write_hub
 
-KILLS = 20
-EVERYTHING = [  # every random stream and everything that a state must hold
-    "data.train_count=240", "data.test_count=16", "data.validation=0.1", "data.workers=0", "model.image_size=16",
-    "model.vision_layers=1", "model.vision_width=16", "model.text_width=16", "model.heads=2", "train.epochs=4",
+EVERYTHING = [  # every random stream and everything that a state must hold: 3 epochs of 6 steps, states also at 3, 9, 15
+    "data.train_count=48", "data.test_count=16", "data.validation=0.1", "data.workers=0", "model.image_size=16",
+    "model.vision_layers=1", "model.vision_width=16", "model.text_width=16", "model.heads=2", "train.epochs=3",
     "train.batch_size=8", "train.ema=0.9", "train.dropout=0.2", "train.label_smoothing=0.1", "train.accumulate=2",
     "train.save_every=3", "augment.mixup=0.4", "augment.crop=0.5", "augment.rotate=10", "augment.colour=0.2",
     "augment.rand_augment=1",
 ]  # fmt: skip
-# Imports once, then forks a child for each attempt and kills it with SIGKILL at a step of its own choosing.
-DRIVER = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-from training.__main__ import main
-
-kills, out, argv = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-log, chance = Path(f"{out}.run/log.jsonl"), random.Random(7)
-killed = 0
-steps = sorted(chance.sample(range(1, 118), kills))
-for step in [*steps, None]:
-    child = os.fork()
-    if child == 0:
-        os._exit(main(argv))
-    while step is not None:
-        if os.waitpid(child, os.WNOHANG) != (0, 0):
-            sys.exit(f"the run ended before step {step}")
-        if log.exists() and log.read_bytes().count(b'"train"') >= step:
-            time.sleep(chance.random() * 0.02)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            killed += 1
-            break
-        time.sleep(0.001)
-    else:
-        print("killed", killed, "exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+STEPS = 18
+# Where a run dies, at which call of that, and the step that the next attempt goes on from.
+KILLS: list[tuple[str, int, int | None]] = [
+    ("training.journal:Journal.write", 3, None),  # before the first state
+    ("training.state:write_text_atomic", 1, None),  # halfway through the first state
+    ("training.journal:Journal.write", 5, 3),  # in the middle of an epoch
+    ("training.loop:save_state", 1, 3),  # between the best weights of an epoch and the state that names them
+    ("training.journal:Journal.write", 6, 6),  # at step 8: 4 to 6 and a validation are written, and 7
+    ("training.finish:measure", 1, STEPS),  # after the last step
+]
+RANDOM_KILLS = 20
 
 
 def command(out: Path, *overrides: str) -> list[str]:
     sets = [part for override in (*EVERYTHING, *overrides) for part in ("--set", override)]
-    return ["--recipe", "drawn", "--out", str(out), "--threads", "1", *sets]
+    return ["training", "--recipe", "drawn", "--out", str(out), "--threads", "1", *sets]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def killed(arguments: list[str], prepare: Callable[[], None]) -> str:
+    """What a run said before it was killed."""
+    with Started(*arguments, prepare=prepare) as process:
+        done = process.wait()
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_killed_at_twenty_random_steps_the_weights_are_the_same(tmp_path: Path) -> None:
-    whole = run_module("training", *command(tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    driver = start("-c", DRIVER, KILLS, tmp_path / "killed", *command(tmp_path / "killed"))
-    output, errors = driver.communicate(timeout=600)
-    assert f"killed {KILLS} exit 0" in output, output + errors
-    assert output.count("going on from step") >= KILLS - 2, output
-    names = ("whole", "killed")
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in names]
-    assert weights[0] == weights[1]
-    records = [json.loads((tmp_path / name / "training.json").read_text()) for name in names]
+def finished(arguments: list[str], prepare: Callable[[], None] | None = None) -> CompletedProcess[str]:
+    with Started(*arguments, prepare=prepare) as process:
+        done = process.wait()
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def weights(out: Path) -> bytes:
+    return (out / "model.safetensors").read_bytes()
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert weights(one) == weights(other)
+    records = [json.loads((out / "training.json").read_text()) for out in (one, other)]
     assert records[0]["metrics"] == records[1]["metrics"]
     assert records[0]["temperature"] == records[1]["temperature"]
-    logs = [(tmp_path / f"{name}.run" / "log.jsonl").read_text().splitlines() for name in names]
+    logs = [out.with_name(f"{out.name}.run").joinpath("log.jsonl").read_text().splitlines() for out in (one, other)]
     losses = [[(e["step"], e["loss"]) for e in map(json.loads, log) if e["kind"] == "train"] for log in logs]
+    assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
     assert losses[0] == losses[1], "no step is missing from the log, and none stands there twice"
-    assert not list((tmp_path / "killed.run").glob("*state-*")), "a finished run keeps its logs only"
+    for out in (one, other):
+        assert not list(out.with_name(f"{out.name}.run").glob("*state-*")), "a finished run keeps its logs only"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run of EVERYTHING that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole") / "whole"
+    finished(command(out))
+    return out
+
+
+def test_killed_at_the_worst_places_the_weights_are_the_same(whole: Path, tmp_path: Path) -> None:
+    start: int | None = None
+    for function, call, after in KILLS:
+        said = killed(command(tmp_path / "out"), partial(kill_at, function, call))
+        assert went_on_from(said) == start
+        start = after
+    assert went_on_from(finished(command(tmp_path / "out")).stdout) == start
+    assert_same_run(whole, tmp_path / "out")
+
+
+def went_on_from(said: str) -> int | None:
+    return int(said.partition("going on from step ")[2].split()[0]) if "going on from step" in said else None
+
+
+@pytest.mark.long
+def test_killed_at_twenty_random_places_the_weights_are_the_same(whole: Path, tmp_path: Path) -> None:
+    chance = random.Random(7)
+    starts = []
+    for step in sorted(chance.randrange(1, STEPS) for _ in range(RANDOM_KILLS)):
+        said = killed(command(tmp_path / "out"), partial(kill_after_line, step, chance.randrange(5000)))
+        starts.append(went_on_from(said))
+    starts.append(went_on_from(finished(command(tmp_path / "out")).stdout))
+    assert len(set(starts)) > 3, "several states are gone on from"
+    assert_same_run(whole, tmp_path / "out")
 
 
 def test_a_stopped_run_goes_on_and_a_changed_recipe_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start("-m", "training", *command(out, "train.epochs=500"))
     log = tmp_path / "out.run" / "log.jsonl"
-    while process.poll() is None and not (log.exists() and '"train"' in log.read_text()):
-        pass
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "Stopped by SIGTERM at step" in errors
-    assert "Traceback" not in errors
+    with Started(*command(out, "train.epochs=500")) as process:
+        while process.running and not (log.exists() and '"train"' in log.read_text()):
+            time.sleep(0.01)
+        kill(process.pid, signal.SIGTERM)
+        stopped = process.wait()
+    assert stopped.returncode == 1
+    assert "Stopped by SIGTERM at step" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
     changed = command(out, "train.epochs=2")
-    refused = run_module("training", *changed)
+    refused = run_module(*changed)
     assert refused.returncode == 1
     assert "train.epochs was 500, now 2" in refused.stderr
     assert "--allow-changes" in refused.stderr
     assert list((tmp_path / "out.run").glob("state-*")), "nothing is lost by the refusal"
     shutil.copytree(tmp_path / "out.run", tmp_path / "other.run")
-    allowed = run_module("training", *command(tmp_path / "other", "train.epochs=2"), "--allow-changes")
+    allowed = run_module(*command(tmp_path / "other", "train.epochs=2"), "--allow-changes")
     assert allowed.returncode == 0, allowed.stderr
     assert "going on from step" in allowed.stdout
-    anew = run_module("training", *command(out, "train.epochs=1"), "--restart")
+    anew = run_module(*command(out, "train.epochs=1"), "--restart")
     assert anew.returncode == 0, anew.stderr
     assert "going on" not in anew.stdout
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_state(tmp_path: Path) -> None:
-    done = run_module("training", *command(tmp_path / "out", "train.learning_rate=1", "train.clip=1e30", "train.warmup=0",
-                                           "train.epochs=500", "train.weight_decay=1000"))  # fmt: skip
+    """Each step makes the weights 999 times as large: on any processor they soon have no number."""
+    done = run_module(*command(tmp_path / "out", "train.learning_rate=1", "train.clip=1e30", "train.warmup=0",
+                               "train.epochs=500", "train.weight_decay=1000", "train.save_every=500"))  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "of epoch" in done.stderr
     assert "is kept in" in done.stderr
     assert not (tmp_path / "out").exists()
-    assert list((tmp_path / "out.run").glob("state-*"))
+    step = int(done.stderr.partition(" at step ")[2].partition(",")[0])
+    assert (tmp_path / "out.run" / f"state-{step - 1:08d}").is_dir(), "of the step before, not an older one"
 
 
-def test_a_disk_that_fills_loses_nothing(tmp_path: Path) -> None:
-    code = (  # a file size limit stands in for a full disk
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
-        "from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    )
-    done = start("-c", code, *command(tmp_path / "out"))
-    _, errors = done.communicate(timeout=120)
+def test_a_disk_that_fills_loses_nothing(whole: Path, tmp_path: Path) -> None:
+    with Started(*command(tmp_path / "out"), prepare=partial(limit_files, 40_000)) as process:
+        done = process.wait()
     assert done.returncode == 1
-    assert "could not be written" in errors
-    assert "Traceback" not in errors
-    finished = run_module("training", *command(tmp_path / "out"))
-    assert finished.returncode == 0, finished.stderr
-
-
-def killed_and_whole(tmp_path: Path, kills: int, *overrides: str) -> list[bytes]:
-    weights = []
-    for name, times in (("whole", 0), ("killed", kills)):
-        driver = start("-c", DRIVER, times, tmp_path / name, *command(tmp_path / name, *overrides))
-        output, errors = driver.communicate(timeout=300)
-        assert f"killed {times} exit 0" in output, output + errors
-        weights.append((tmp_path / name / "model.safetensors").read_bytes())
-    return weights
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    finished(command(tmp_path / "out"))
+    assert_same_run(whole, tmp_path / "out")
 
 
 def test_cached_features_resume_too(tmp_path: Path) -> None:
-    whole, killed = killed_and_whole(
-        tmp_path, 3, "train.freeze=decoder", "cache.views=2", f"cache.folder={tmp_path / 'features'}",
-        "data.preload=false",
-    )  # fmt: skip
-    assert whole == killed
+    cached = ["train.freeze=decoder", "cache.views=2", f"cache.folder={tmp_path / 'features'}", "data.preload=false"]
+    arguments = command(tmp_path / "killed", *cached)
+    killed(arguments, partial(kill_at, "training.features:write_text_atomic", 1))  # a cache without its marker
+    killed(arguments, partial(kill_at, "training.journal:Journal.write", 5))
+    assert went_on_from(killed(arguments, partial(kill_at, "training.journal:Journal.write", 6))) == 3
+    assert went_on_from(finished(arguments).stdout) == 6, "in the second view"
+    cached[2] = f"cache.folder={tmp_path / 'others'}"
+    finished(command(tmp_path / "whole", *cached))
+    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
 
 
 def test_streams_resume_too(tmp_path: Path) -> None:
-    labels = [i // 80 for i in range(240)]
-    hub = write_hub(tmp_path / "hub", [*labels], row_group=10)
-    whole, killed = killed_and_whole(
-        tmp_path, 1, "data.source=hub", "data.streaming=true", f"data.name={hub}", "data.preload=false",
-        "data.shuffle_buffer=120", "data.shuffle_shards=24", "train.epochs=4", "data.least_entropy=0.5",
-    )  # fmt: skip
-    assert whole == killed
+    hub = write_hub(tmp_path / "hub", [i // 16 for i in range(48)], row_group=2)
+    stream = [
+        "data.source=hub", "data.streaming=true", f"data.name={hub}", "data.preload=false", "data.shuffle_buffer=24",
+        "data.shuffle_shards=24", "data.least_entropy=0.5",
+    ]  # fmt: skip
+    arguments = command(tmp_path / "killed", *stream)
+    killed(arguments, partial(hurry, partial(kill_at, "training.journal:Journal.write", 5)))
+    assert went_on_from(finished(arguments, hurry).stdout) == 3
+    finished(command(tmp_path / "whole", *stream), hurry)
+    assert weights(tmp_path / "whole") == weights(tmp_path / "killed")
