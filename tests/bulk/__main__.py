@@ -27,7 +27,7 @@ from app.engine import Engine
 from contract.bundle import read_bundle
 from contract.cli import run
 from contract.pixels import photo_to_pixels
-from tests.bulk.photos import command, fill, finished, killed_when, rows
+from tests.bulk.photos import command, fill, finished, held_photo, killed_when, rows
 from tests.conftest import ROOT
 
 SLOW = 1200  # seconds that no run may take
@@ -60,13 +60,16 @@ def _report(faults: list[str]) -> int:
 def check(bundle: Path, folder: Path, photos: int, shard: int, *, kill_worker: bool = False) -> list[str]:
     """The faults of a run that was killed half-way and done again; prints figures."""
     began = time.monotonic()
-    bad = fill(folder / "photos", photos, bad_every=50)
+    bad = fill(folder / "photos", photos - 1, bad_every=50)
+    last = folder / "photos" / "last.png"  # which the first run waits for, until it is killed
+    bad[str(last)] = "empty_image"
     print(f"{photos} photos, {len(bad)} of them bad, drawn in {time.monotonic() - began:.1f} s", flush=True)
     out, shards = folder / "labels", -(-photos // shard)
     arguments = (folder / "photos", "--bundle", bundle, "--shard", shard)
 
     began = time.monotonic()
-    killed_when(shards // 2, out, *arguments)
+    with held_photo(last):
+        killed_when(shards // 2, out, *arguments)
     before = finished(out)
     print(f"killed after {time.monotonic() - began:.1f} s with {len(before)} of {shards} shards finished", flush=True)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +50,33 @@ def fill(folder: Path, count: int, bad_every: int = 0) -> dict[str, str]:
             data = BAD[slug]
         path.write_bytes(data)
     return bad
+
+
+@contextlib.contextmanager
+def held_photo(path: Path) -> Iterator[None]:
+    """A photo that whoever opens it waits for, so that no run ends within the block; afterwards it is an empty file.
+
+    It is a named pipe, and is listed with 0 bytes like the empty file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # nobody waits
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        path.unlink()
+        path.write_bytes(b"")
+
+
+def broken_bundle(bundle: Path, folder: Path) -> Path:
+    """A copy that reads well and whose encoder is no graph."""
+    shutil.copytree(bundle, folder)
+    (folder / "encoder.onnx").write_bytes(b"no graph")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["encoder.onnx"] = {"bytes": 8, "sha256": hashlib.sha256(b"no graph").hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
 
 
 def command(*arguments: object) -> list[str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,12 +25,13 @@ from app.bulk.__main__ import main
 from tests.app.photos import png_of_size
 from tests.bulk.__main__ import check
 from tests.bulk.bucket import bucket
-from tests.bulk.photos import BAD, command, fill, finished, rows, variants
+from tests.bulk.photos import BAD, broken_bundle, command, fill, finished, held_photo, rows, variants
 from tests.conftest import ROOT, drawn_png, run_module
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "ab" * 32}
 
 
+@pytest.mark.long  # two sessions of Ray, one of which is killed; the same without Ray: test_job.py
 def test_a_killed_run_loses_nothing_and_repeats_nothing(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +109,7 @@ def cluster(environment: dict[str, str]) -> Iterator[str]:
         process.communicate(timeout=60)
 
 
+@pytest.mark.long  # a cluster of Ray and two runs on it
 def test_a_cluster_and_buckets_need_nothing_else(bundle: Path) -> None:
     with bucket() as s3:
         environment = os.environ | s3.environment | TOKEN | {"PYTHONPATH": str(ROOT)}
@@ -123,7 +122,7 @@ def test_a_cluster_and_buckets_need_nothing_else(bundle: Path) -> None:
             first = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
             assert first.returncode == 0, first.stderr
             before = dict(s3.objects)
-            gone = [name for name in before if name.startswith("out/labels/labels/")][1]
+            gone = sorted(name for name in before if name.startswith("out/labels/labels/"))[1]
             del s3.objects[gone]
             again = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
             assert again.returncode == 0, again.stderr
@@ -136,23 +135,29 @@ def test_a_cluster_and_buckets_need_nothing_else(bundle: Path) -> None:
         assert {name: s3.objects[name] for name in kept} == {name: before[name] for name in kept}
 
 
-def test_an_interrupt_is_one_line_and_keeps_finished_shards(bundle: Path, tmp_path: Path) -> None:
-    fill(tmp_path / "in", 3000)
+@pytest.mark.long  # a session of Ray that is ended
+def test_an_interrupt_is_one_line_and_keeps_finished_shards(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "in", 100)
     out = tmp_path / "out"
-    line = command(tmp_path / "in", "--bundle", bundle, "--out", out, "--shard", 20)
-    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not finished(out):
-        assert process.poll() is None
-        time.sleep(0.01)
-    busy = run_module("app.bulk", tmp_path / "in", "--bundle", bundle, "--out", out, "--shard", 20)
-    said = f"bulk: Another run is at work on {out}; wait for it, or choose another --out."
-    assert (busy.returncode, busy.stderr.strip()) == (1, said)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=300)
+    arguments = [str(one) for one in (tmp_path / "in", "--bundle", bundle, "--out", out, "--shard", 20)]
+    with held_photo(tmp_path / "in" / "last.png"):  # the last of 101: the run cannot end by itself
+        process = subprocess.Popen(
+            command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while not finished(out):
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert main(arguments) == 1
+        said = f"bulk: Another run is at work on {out}; wait for it, or choose another --out."
+        assert capsys.readouterr().err.strip() == said
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=300)
     assert (process.returncode, output) == (130, "")
     assert errors.splitlines()[-1] == "bulk: interrupted."
     assert "Traceback" not in errors
-    assert 0 < len(finished(out)) < 150
+    assert 0 < len(finished(out)) < 6
     assert len(rows(out)) == 20 * len(finished(out))
 
 
@@ -184,14 +189,11 @@ def test_mistakes_are_one_sentence(bundle: Path, tmp_path: Path, capsys: pytest.
         assert not list(out.glob("labels/*"))
 
 
+@pytest.mark.long  # a session of Ray, for how it passes on what a worker raised
 def test_a_worker_that_cannot_load_its_engine_says_why(bundle: Path, tmp_path: Path) -> None:
     fill(tmp_path / "in", 3)
-    shutil.copytree(bundle, tmp_path / "broken")
-    (tmp_path / "broken" / "encoder.onnx").write_bytes(b"no graph")
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"]["encoder.onnx"] = {"bytes": 8, "sha256": hashlib.sha256(b"no graph").hexdigest()}
-    (tmp_path / "broken" / "manifest.json").write_text(json.dumps(manifest))
-    done = run_module("app.bulk", tmp_path / "in", "--bundle", tmp_path / "broken", "--out", tmp_path / "out")
+    broken = broken_bundle(bundle, tmp_path / "broken")
+    done = run_module("app.bulk", tmp_path / "in", "--bundle", broken, "--out", tmp_path / "out")
     last = done.stderr.splitlines()[-1]
     assert (done.returncode, done.stdout) == (1, "")
     assert last.startswith("bulk: ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,7 @@ pytest.importorskip("ray", reason="needs the extra bulk")
 
 from app.bulk import places
 from contract.errors import ContractError
-from tests.bulk.bucket import Bucket, bucket
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with bucket() as found:
-        for name, value in found.environment.items():
-            monkeypatch.setenv(name, value)
-        places._file_system.cache_clear()
-        yield found
-        places._file_system.cache_clear()
+from tests.bulk.bucket import Bucket
 
 
 def test_forms_of_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

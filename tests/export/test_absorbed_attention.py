@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from export import reference
 from export.bundle import load_checkpoint
 from export.text_decoder import CaptionDecoder, CaptionStep, Scorer
 from export.text_layers import AbsorbedCrossAttention
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers() -> None:
+    torch.manual_seed(0)
 
 
 def test_equals_plain_cross_attention_with_biases(checkpoint: Path) -> None:

@@ -15,17 +15,19 @@ import torch
 from contract.bundle import read_bundle
 from contract.caption import CaptionFormat
 from contract.errors import CheckpointError
-from contract.labels import FOOD101, LabelSet
+from contract.labels import LabelSet
 from export import reference
-from export.bundle import export_bundle, load_checkpoint
+from export.__main__ import main
+from export.bundle import Checkpoint, export_bundle, load_checkpoint
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
 from export.parity import ParityError, probe_pixels
 from export.text_decoder import Scorer
 from tests.conftest import ROOT, drawn_png, run_module
+from tests.export.conftest import FILES, export_by_command, trace_only
 
 
-def run_graph(folder: Path, name: str, **inputs: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
+def run_graph(graph: Path | bytes, **inputs: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     result: np.ndarray = session.run(None, inputs)[0]
     return result
 
@@ -46,37 +48,41 @@ def test_configurations_follow_optimums_base(checkpoint: Path) -> None:
         assert list(made.outputs) == outputs
 
 
-@pytest.mark.parametrize("opset", [18, 23])
-def test_names_are_scored_exactly_in_one_pass(names_checkpoint: Path, tmp_path: Path, opset: int) -> None:
-    checkpoint = load_checkpoint(names_checkpoint, FOOD101, CaptionFormat(target="name"))
-    manifest = export_bundle(checkpoint, tmp_path / "out", name="names", opset=opset)
-    assert manifest.opset == onnx.load(tmp_path / "out" / "scorer.onnx").opset_import[0].version == opset
-    assert manifest.parity["same_label"] == "8 of 8"
-    assert max(manifest.parity["max_error"].values()) < 1e-4
-    tree = checkpoint.tree()
+def test_names_are_scored_exactly_in_one_pass(
+    names: Checkpoint, names_bundle: Path, names_scorer: onnx.ModelProto
+) -> None:
+    tree = names.tree()
     assert tree is not None
     assert len(tree.fork_rows) > 5, "names share first words, so the tree has forks"
     pixels = probe_pixels(7, 32, seed=9)  # a batch size that the gate did not see
-    embeds = run_graph(tmp_path / "out", "encoder.onnx", pixels=pixels)
-    found = run_graph(tmp_path / "out", "scorer.onnx", image_embeds=embeds)
-    wanted = reference.label_logprobs(
-        checkpoint.model, reference.image_embeds(checkpoint.model, torch.from_numpy(pixels)), tree
-    )
+    embeds = run_graph(names_bundle / "encoder.onnx", pixels=pixels)
+    found = run_graph(names_scorer.SerializeToString(), image_embeds=embeds)
+    wanted = reference.label_logprobs(names.model, reference.image_embeds(names.model, torch.from_numpy(pixels)), tree)
     assert np.abs(found - wanted.numpy()).max() < 1e-4
     assert np.allclose(np.exp(found).sum(axis=1), 1, atol=1e-4)
     assert len({tuple(row) for row in np.round(found, 3)}) == 7, "the scores depend on the picture"
+
+
+@pytest.mark.parametrize(("opset", "fixture"), [(18, "names_bundle"), (23, "bundle")])
+def test_the_manifest_has_the_gates_figures(request: pytest.FixtureRequest, opset: int, fixture: str) -> None:
+    path: Path = request.getfixturevalue(fixture)
+    manifest = read_bundle(path).manifest
+    for graph in FILES.values():
+        assert manifest.opset == onnx.load(path / graph, load_external_data=False).opset_import[0].version == opset
+    assert manifest.parity["same_label"] == "8 of 8"
+    assert max(manifest.parity["max_error"].values()) < 1e-4
 
 
 def test_graphs_take_any_batch_and_uint8_pixels(bundle: Path) -> None:
     manifest = read_bundle(bundle).manifest
     size = manifest.image_size
     for batch in (1, 3, 16):
-        embeds = run_graph(bundle, "encoder.onnx", pixels=probe_pixels(batch, size))
+        embeds = run_graph(bundle / "encoder.onnx", pixels=probe_pixels(batch, size))
         assert embeds.shape == (batch, manifest.image_tokens, manifest.width)
         ids = np.full((batch, manifest.tokens.static_length), manifest.tokens.bos)
         for position in (0, 6):
             tokens = run_graph(
-                bundle, "decoder.onnx", input_ids=ids, position=np.array([position]), image_embeds=embeds
+                bundle / "decoder.onnx", input_ids=ids, position=np.array([position]), image_embeds=embeds
             )
             assert tokens.shape == (batch,)
 
@@ -115,20 +121,26 @@ def test_graphs_name_no_folder_of_this_machine(bundle: Path) -> None:
         assert b".py" not in file.read_bytes()
 
 
-def test_the_gate_refuses_a_wrong_graph(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gate_refuses_a_wrong_graph(
+    checkpoint: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace_only(monkeypatch, bundle)  # and what has no class of its own in it
+
     class Off(Scorer):
         def forward(self, image_embeds: torch.Tensor) -> torch.Tensor:
             return super().forward(image_embeds * 1.01)
 
     monkeypatch.setattr("export.bundle.Scorer", Off)
     with pytest.raises(ParityError, match=r"scorer.onnx differs from PyTorch by"):
-        export_bundle(load_checkpoint(checkpoint), tmp_path / "out", name="off", opset=18)
+        export_bundle(load_checkpoint(checkpoint), tmp_path / "out", name="off", opset=23)
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
-def test_a_stock_model_becomes_a_captioner(names_checkpoint: Path, tmp_path: Path) -> None:
-    done = run_module("export", names_checkpoint, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+def test_a_stock_model_becomes_a_captioner(
+    names_checkpoint: Path, names_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace_only(monkeypatch, names_bundle)
+    export_by_command(names_checkpoint, tmp_path / "out", "--opset", 18)
     found = read_bundle(tmp_path / "out")
     assert found.labels is None
     assert "scorer.onnx" not in found.manifest.files
@@ -186,24 +198,35 @@ def test_another_normalisation_is_refused(checkpoint: Path, tmp_path: Path) -> N
         load_checkpoint(copy)
 
 
-def test_command_line_mistakes_are_one_sentence(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
-    existing = run_module("export", checkpoint, bundle)
-    assert (existing.returncode, existing.stderr.count("\n")) == (1, 1)
-    assert "--force" in existing.stderr
+def test_command_line_mistakes_are_one_sentence(
+    checkpoint: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(checkpoint), str(bundle)]) == 1
+    existing = capsys.readouterr().err
+    assert existing.count("\n") == 1
+    assert "--force" in existing
     missing = run_module("export", tmp_path / "nowhere", tmp_path / "out")
     assert missing.returncode == 1
     assert missing.stderr == f"export: There is no checkpoint folder at {tmp_path / 'nowhere'}.\n"
-    assert run_module("export", checkpoint).returncode == 2
+    with pytest.raises(SystemExit) as left:
+        main([str(checkpoint)])
+    assert left.value.code == 2
 
 
-def test_photos_can_join_the_gate(checkpoint: Path, tmp_path: Path) -> None:
+def test_photos_can_join_the_gate(
+    checkpoint: Path,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trace_only(monkeypatch, bundle)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(drawn_png(0))
-    done = run_module("export", checkpoint, tmp_path / "out", "--photos", tmp_path / "photos", "--opset", 23)
-    assert done.returncode == 0, done.stderr
-    assert "on 6 samples" in done.stdout
-    nowhere = run_module("export", checkpoint, tmp_path / "other", "--photos", tmp_path / "nowhere")
-    assert (nowhere.returncode, nowhere.stderr) == (1, f"export: There is no photo in {tmp_path / 'nowhere'}.\n")
+    shown = export_by_command(checkpoint, tmp_path / "out", "--photos", tmp_path / "photos", "--opset", 23)
+    assert "on 6 samples" in shown
+    assert main([str(checkpoint), str(tmp_path / "other"), "--photos", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err == f"export: There is no photo in {tmp_path / 'nowhere'}.\n"
 
 
 def test_checkpoint_saved_by_training_is_read(checkpoint: Path) -> None:

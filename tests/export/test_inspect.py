@@ -17,15 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BlipConfig, BlipForConditionalGeneration
 
 from contract.bundle import MANIFEST_FILE, finish_bundle, read_bundle
-from contract.caption import CaptionFormat
 from contract.errors import BundleError
-from contract.labels import FOOD101
 from contract.self_check import CHECK_FILE
-from export.bundle import load_checkpoint
-from export.configs import ScorerConfig
+from export.bundle import Checkpoint, load_checkpoint
 from export.flops import infer_shapes, multiply_adds
 from export.graph_stats import foldable_nodes
-from export.graphs import export_graph
 from export.inspect import inspect_bundle, main, report
 from export.text_decoder import CaptionDecoder, Scorer
 from export.vision_encoder import VisionEncoder
@@ -80,15 +76,12 @@ def test_flops_equal_torchs_count(checkpoint: Path, bundle: Path) -> None:
         assert sum(graph.parts.values()) == graph.flops
 
 
-def test_the_forks_of_names_are_counted(names_checkpoint: Path) -> None:
-    loaded = load_checkpoint(names_checkpoint, FOOD101, CaptionFormat(target="name"))
-    tree = loaded.tree()
+def test_the_forks_of_names_are_counted(names: Checkpoint, names_scorer: onnx.ModelProto) -> None:
+    tree = names.tree()
     assert tree is not None
-    scorer = Scorer(loaded.model, tree)
-    graph = export_graph(scorer, ScorerConfig(loaded.model.config), 18)
-    shapes = infer_shapes(graph, {"image_embeds": (1, 17, 32)})
-    found = 2 * sum(multiply_adds(node, shapes) or 0 for node in graph.graph.node)
-    assert found == torch_flops(scorer, torch.zeros(1, 17, 32))
+    shapes = infer_shapes(names_scorer, {"image_embeds": (1, 17, 32)})
+    found = 2 * sum(multiply_adds(node, shapes) or 0 for node in names_scorer.graph.node)
+    assert found == torch_flops(Scorer(names.model, tree), torch.zeros(1, 17, 32))
 
 
 def test_blip_bases_tower_at_384_px_takes_what_timm_says() -> None:
@@ -134,17 +127,14 @@ def test_weights_that_graphs_share_count_once(bundle: Path) -> None:
     assert found.graphs["encoder.onnx"].weights.bytes == held
 
 
-@pytest.mark.parametrize("opset", [18, 23])
-def test_nothing_is_left_to_fold(checkpoint: Path, names_checkpoint: Path, opset: int) -> None:
-    loaded = [load_checkpoint(checkpoint), load_checkpoint(names_checkpoint, FOOD101, CaptionFormat(target="name"))]
-    for each in loaded:
-        tree = each.tree()
-        assert tree is not None
-        assert foldable_nodes(export_graph(Scorer(each.model, tree), ScorerConfig(each.model.config), opset)) == []
+def test_nothing_is_left_to_fold_in_a_scorer_of_names(names_scorer: onnx.ModelProto) -> None:
+    assert foldable_nodes(names_scorer) == []
 
 
-def test_bundles_have_no_foldable_nodes(bundle: Path) -> None:
-    assert [graph.foldable for graph in inspect_bundle(bundle).graphs.values()] == [[], [], [], []]
+@pytest.mark.parametrize("fixture", ["bundle", "names_bundle", "small_for_tensorrt"])  # opsets 23, 18 and 18
+def test_bundles_have_no_foldable_nodes(request: pytest.FixtureRequest, fixture: str) -> None:
+    found = inspect_bundle(request.getfixturevalue(fixture))
+    assert [graph.foldable for graph in found.graphs.values()] == [[], [], [], []]
 
 
 def test_foldable_and_foreign_operators_are_named(bundle: Path, tmp_path: Path) -> None:

@@ -18,11 +18,14 @@ from contract.errors import ContractError
 from contract.pixels import photo_to_pixels
 from contract.precision import LIMITS, Precision
 from export import precision as reduced
+from export.__main__ import main
 from export.bundle import Checkpoint, export_bundle, load_checkpoint
 from export.gate import Report
 from export.parity import ParityError
 from export.precision import cpu_stand_in
-from tests.conftest import drawn_png, run_module
+from export.vision_encoder import VisionEncoder
+from tests.conftest import drawn_png
+from tests.export.conftest import Once, export_by_command, trace_only
 
 GRAPHS = ("encoder.onnx", "scorer.onnx", "decoder.onnx", "decoder_step.onnx")
 SHORT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -38,24 +41,45 @@ def photos() -> list[np.ndarray]:
     return [photo_to_pixels(drawn_png(i, size=48), 32) for i in range(120)]
 
 
-@pytest.fixture(scope="module", params=["fp16", "bf16"])
-def short(
-    request: pytest.FixtureRequest,
-    loaded: Checkpoint,
-    photos: list[np.ndarray],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """A bundle of a 16-bit precision."""
-    path = tmp_path_factory.mktemp("short") / str(request.param)
-    export_bundle(loaded, path, name="short", opset=23, photos=photos, precision=request.param)
-    return path
+@pytest.fixture(scope="module")
+def fp16(loaded: Checkpoint, photos: list[np.ndarray], once: Once) -> Path:
+    return short_bundle("fp16", loaded, photos, once)
 
 
 @pytest.fixture(scope="module")
-def int8(loaded: Checkpoint, photos: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("int8") / "int8"
-    export_bundle(loaded, path, name="int8", opset=23, photos=photos, precision="int8")
-    return path
+def bf16(loaded: Checkpoint, photos: list[np.ndarray], once: Once) -> Path:
+    return short_bundle("bf16", loaded, photos, once)
+
+
+def short_bundle(precision: Precision, loaded: Checkpoint, photos: list[np.ndarray], once: Once) -> Path:
+    """A bundle of a 16-bit precision."""
+
+    def make(path: Path) -> None:
+        export_bundle(loaded, path, name="short", opset=23, photos=photos, precision=precision)
+
+    return once(precision, make)
+
+
+@pytest.fixture(params=["fp16", "bf16"])
+def short(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def int8(checkpoint: Path, bundle: Path, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle in int8, by the command; beside it what that printed."""
+    photos = tmp_path_factory.mktemp("photos")
+
+    def make(path: Path) -> None:
+        for i in range(120):
+            (photos / f"{i:03}.png").write_bytes(drawn_png(i, size=48))
+        with pytest.MonkeyPatch.context() as patch:
+            trace_only(patch, bundle)
+            text = export_by_command(checkpoint, path, "--precision", "int8", "--photos", photos)
+        path.with_suffix(".txt").write_text(text)
+
+    return once("int8", make)
 
 
 def test_a_16_bit_bundle_is_typed_throughout(short: Path, bundle: Path) -> None:
@@ -124,8 +148,9 @@ def test_without_photos_it_is_refused(loaded: Checkpoint, tmp_path: Path, precis
 
 
 def test_int8_that_turns_labels_is_refused(
-    loaded: Checkpoint, photos: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Checkpoint, bundle: Path, photos: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trace_only(monkeypatch, bundle)
     quantise = reduced.quantise
 
     def coarse(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -162,14 +187,17 @@ def test_the_gate_counts_photographs(caplog: pytest.LogCaptureFixture) -> None:
                 report.finish(200, 100, (1,))
 
 
-def test_fp16_that_overflows_is_refused_in_words(loaded: Checkpoint, photos: list[np.ndarray], tmp_path: Path) -> None:
+def test_fp16_that_overflows_is_refused_in_words(
+    loaded: Checkpoint, fp16: Path, photos: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace_only(monkeypatch, fp16, VisionEncoder)
     weight = loaded.model.vision_model.encoder.layers[0].mlp.fc1.weight
     before = weight.detach().clone()
     try:
         with torch.no_grad():
             weight.mul_(1e5)
         with pytest.raises(ParityError, match=r"encoder.onnx gives values that are not finite in fp16; export it as"):
-            export_bundle(loaded, tmp_path / "out", name="no", opset=18, photos=photos, precision="fp16")
+            export_bundle(loaded, tmp_path / "out", name="no", opset=23, photos=photos, precision="fp16")
     finally:
         with torch.no_grad():
             weight.copy_(before)
@@ -200,28 +228,25 @@ def test_the_stand_in_rounds_where_the_graph_does(kind: str, dtype: type) -> Non
     assert not np.array_equal(found, x * np.float32(w) + np.float32(w))
 
 
-def test_the_command_line(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    for i in range(100):
-        (tmp_path / "photos" / f"{i}.png").write_bytes(drawn_png(i, size=48))
-    done = run_module("export", checkpoint, tmp_path / "out", "--precision", "int8", "--photos", tmp_path / "photos")
-    assert done.returncode == 0, done.stderr
-    assert "int8: same label as fp32 on " in done.stdout
+def test_the_command_line(checkpoint: Path, int8: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "int8: same label as fp32 on " in int8.with_suffix(".txt").read_text()
+    command = [str(checkpoint), str(tmp_path / "no"), "--precision"]
     for flags, words in (
-        (["--precision", "int8"], "add --photos FOLDER with at least 100"),
-        (["--precision", "int8", "--provider", "cuda"], "int8 does not run on cuda, only on cpu"),
-        (["--precision", "bf16", "--provider", "cpu"], "bf16 does not run on cpu, only on cuda and tensorrt"),
+        (["int8"], "add --photos FOLDER with at least 100"),
+        (["int8", "--provider", "cuda"], "int8 does not run on cuda, only on cpu"),
+        (["bf16", "--provider", "cpu"], "bf16 does not run on cpu, only on cuda and tensorrt"),
     ):
-        wrong = run_module("export", checkpoint, tmp_path / "no", *flags)
-        assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1), wrong.stderr
-        assert words in wrong.stderr
-    assert run_module("export", checkpoint, tmp_path / "no", "--precision", "int4").returncode == 2
+        assert main([*command, *flags]) == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+        assert words in said
+    with pytest.raises(SystemExit) as left:
+        main([*command, "int4"])
+    assert left.value.code == 2
 
 
-def test_attention_in_the_form_that_the_provider_likes(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
-    done = run_module("export", checkpoint, tmp_path / "out", "--provider", "tensorrt")
-    assert done.returncode == 0, done.stderr
-    for folder, opset, attention in ((bundle, 23, True), (tmp_path / "out", 18, False)):
+def test_attention_in_the_form_that_the_provider_likes(bundle: Path, small_for_tensorrt: Path) -> None:
+    for folder, opset, attention in ((bundle, 23, True), (small_for_tensorrt, 18, False)):
         model = onnx.load(folder / "encoder.onnx", load_external_data=False)
         assert model.opset_import[0].version == opset
         types = Counter(node.op_type for node in model.graph.node)

@@ -21,25 +21,27 @@ from export.inspect import inspect_bundle
 from export.parity import ParityError
 from export.resolution import check_image_size, positions_at
 from export.vision_encoder import VisionEncoder
-from tests.conftest import drawn_png, run_module, serving
+from tests.conftest import drawn_png, serving
+from tests.export.conftest import Once, trace_only
 
 SIZES = (16, 48)  # the model is trained at 32, with patches of 8
 
 
 @pytest.fixture(scope="module")
-def loaded(checkpoint: Path) -> Checkpoint:
-    """The tiny checkpoint with stronger position embeddings, so that a wrong interpolation shows."""
-    found = load_checkpoint(checkpoint)
-    with torch.no_grad():
-        found.model.vision_model.embeddings.position_embedding.mul_(5)
+def loaded(strong_checkpoint: Path) -> Checkpoint:
+    return load_checkpoint(strong_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def large(loaded: Checkpoint, once: Once) -> Path:
+    return once("tiny-48", lambda path: export_bundle(loaded, path, name="tiny", opset=18, image_size=48))
+
+
+@pytest.fixture(params=SIZES)
+def resized(request: pytest.FixtureRequest) -> Path:
+    """A bundle of either size."""
+    found: Path = request.getfixturevalue({16: "small_for_tensorrt", 48: "large"}[request.param])
     return found
-
-
-@pytest.fixture(scope="module", params=SIZES)
-def resized(request: pytest.FixtureRequest, loaded: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("resized") / f"tiny-{request.param}"
-    export_bundle(loaded, path, name="tiny", opset=18, image_size=request.param)
-    return path
 
 
 def torch_embeds(checkpoint: Checkpoint, pixels: np.ndarray) -> torch.Tensor:
@@ -59,11 +61,14 @@ def test_the_service_gives_pytorchs_labels(resized: Path, loaded: Checkpoint) ->
     pixels = np.stack([photo_to_pixels(photo, manifest.image_size) for photo in photos])
     scores = reference.label_logprobs(loaded.model, torch_embeds(loaded, pixels), tree)
     wanted = [loaded.labels.names[i] for i in scores.argmax(dim=1).tolist()]
+    best = scores.topk(2, dim=1).values
+    clear = (best[:, 0] - best[:, 1] > 1e-3).tolist()  # the others may turn by the processor's rounding
     confidence = (scores / manifest.temperature).softmax(dim=1).amax(dim=1)
     with serving(resized) as url, httpx.Client(base_url=url) as client:
         answers = [client.post("/predict", content=photo).json() for photo in photos]
         info = client.get("/info").json()
-    assert [answer["label"] for answer in answers] == wanted
+    assert all(answer["label"] == name for answer, name, sure in zip(answers, wanted, clear, strict=True) if sure)
+    assert sum(clear) >= 20
     assert np.allclose([answer["confidence"] for answer in answers], confidence, atol=1e-3)
     assert len(set(wanted)) > 1, "the labels depend on the picture"
     assert info["image_size"] == manifest.image_size
@@ -81,7 +86,7 @@ def test_positions_are_a_constant_of_the_graph(resized: Path, loaded: Checkpoint
     assert np.allclose(wanted[:, 0], embeddings.position_embedding[:, 0].detach()), "the class token's is kept"
     bias, token = embeddings.patch_embedding.bias.detach(), embeddings.class_embedding.detach()
     assert np.allclose(found[0], torch.cat([wanted[:, :1] + token, wanted[:, 1:] + bias], dim=1), atol=1e-6)
-    assert inspect_bundle(resized).graphs["encoder.onnx"].foldable == []
+    assert [graph.foldable for graph in inspect_bundle(resized).graphs.values()] == [[], [], [], []]
 
 
 def test_the_manifest_says_both_sizes(resized: Path, loaded: Checkpoint) -> None:
@@ -109,8 +114,10 @@ def test_the_models_own_size_is_not_interpolated(loaded: Checkpoint) -> None:
 
 
 def test_the_gate_refuses_another_interpolation(
-    loaded: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Checkpoint, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    trace_only(monkeypatch, large, VisionEncoder)
+
     def bilinear(model: torch.nn.Module, size: int) -> torch.Tensor:
         trained = loaded.model.vision_model.embeddings.position_embedding.detach()
         grid = trained[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
@@ -137,13 +144,12 @@ def test_sizes_that_are_good(loaded: Checkpoint) -> None:
 
 
 def test_the_command_says_that_accuracy_is_not_measured(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, small_for_tensorrt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run_module("export", checkpoint, tmp_path / "out", "--image-size", 24)
-    assert done.returncode == 0, done.stderr
-    assert "image size 24 px, trained at 32 px" in done.stdout
-    assert "does not measure accuracy" in done.stdout
-    assert read_bundle(tmp_path / "out").manifest.image_tokens == 10
+    shown = small_for_tensorrt.with_suffix(".txt").read_text()
+    assert "image size 16 px, trained at 32 px" in shown
+    assert "does not measure accuracy" in shown
+    assert read_bundle(small_for_tensorrt).manifest.image_tokens == 5
     assert main([str(checkpoint), str(tmp_path / "no"), "--image-size", "20"]) == 1
     assert "multiple of the model's patch size 8" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()

@@ -25,9 +25,9 @@ def test_pictures_have_the_same_bytes_everywhere(size: int, begins: str) -> None
     assert pixels.std(axis=(1, 2)).min() > 20, "not flat in any colour of any picture"
 
 
-def test_two_exports_are_one_bundle(checkpoint: Path, tmp_path: Path) -> None:
-    loaded = load_checkpoint(checkpoint)
-    one, two = (export_bundle(loaded, tmp_path / name, name="same", opset=18) for name in ("one", "two"))
+def test_two_exports_are_one_bundle(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
+    one = read_bundle(bundle).manifest  # made by another process
+    two = export_bundle(load_checkpoint(checkpoint), tmp_path / "two", name=one.name, opset=23)
     assert one.digest == two.digest
     assert one.files == two.files
     assert CHECK_FILE in one.files
@@ -54,6 +54,8 @@ def test_it_holds_pytorchs_answers(checkpoint: Path, bundle: Path) -> None:
         for step in range(length):
             ids = torch.tensor([caption[: step + 1]])
             logits = reference.next_logits(loaded.model, ids, embeds[row : row + 1])[0]
-            best = logits.log_softmax(dim=-1).topk(5)
-            assert np.abs(check.token_logprobs[row, step] - best.values.numpy()).max() < 1e-4
-            assert check.tokens[row, step].tolist() == best.indices.tolist()
+            logprobs = logits.log_softmax(dim=-1)
+            tokens = torch.from_numpy(check.tokens[row, step])
+            assert len(set(tokens.tolist())) == 5
+            for found in (logprobs[tokens], logprobs.topk(5).values):  # two that are as good as equal may change places
+                assert np.abs(check.token_logprobs[row, step] - found.numpy()).max() < 1e-4

@@ -15,6 +15,7 @@ from tests.helm.more_kinds import check_foreign, inner_objects, is_foreign
 pytestmark = needs_engine
 
 NAME = "demo-food-vision"
+PATIENCE = 120  # seconds, lest a command hangs: no result depends on it
 
 
 class Release:
@@ -30,12 +31,12 @@ class Release:
 
     def install(self, values: Object, **options: Any) -> Any:
         """`helm install demo`"""
-        known = {"namespace": "food", "timeout": 20, "wait": "hookOnly"}
+        known = {"namespace": "food", "timeout": PATIENCE, "wait": "hookOnly"}
         return self.act("install", str(CHART), "demo", values, **known | options)
 
     def upgrade(self, values: Object) -> Any:
         """`helm upgrade demo`"""
-        return self.act("upgrade", str(CHART), "demo", values, namespace="food", timeout=20, wait="hookOnly")
+        return self.act("upgrade", str(CHART), "demo", values, namespace="food", timeout=PATIENCE, wait="hookOnly")
 
 
 @functools.cache
@@ -69,7 +70,7 @@ def test_the_life_of_a_release(release: Release) -> None:
     assert cluster.named("Pod") == cluster.named("Job") == []  # the test's hook is not run by an install
     assert "food" in cluster.named("Namespace")
 
-    answer = release.act("test", "demo", logs=True, timeout=20)
+    answer = release.act("test", "demo", logs=True, timeout=PATIENCE)
     assert "the log of the test" in answer["logs"]
     assert f"POST Pod/{NAME}-test" in cluster.written or f"PATCH Pod/{NAME}-test" in cluster.written
     assert cluster.named("Pod") == []  # taken away when it has passed
@@ -79,12 +80,12 @@ def test_the_life_of_a_release(release: Release) -> None:
     assert _image(cluster).endswith(second)
     assert cluster.get("ConfigMap", NAME)["data"]["FOOD_VISION_MAX_BATCH"] == "8"
 
-    release.act("rollback", "demo", timeout=20)
+    release.act("rollback", "demo", timeout=PATIENCE)
     assert _image(cluster).endswith(first)
     assert cluster.get("ConfigMap", NAME)["data"]["FOOD_VISION_MAX_BATCH"] == "16"
     assert [it["revision"] for it in release.act("history", "demo")] == [1, 2, 3]
 
-    release.act("uninstall", "demo", timeout=20)
+    release.act("uninstall", "demo", timeout=PATIENCE)
     assert {it["kind"] for it in cluster.objects.values()} == {"Namespace"}
 
 
@@ -125,13 +126,13 @@ def test_a_failed_test_fails(release: Release) -> None:
     release.install(LEAST)
     release.cluster.failing.add(f"{NAME}-test")
     with pytest.raises(HelmError):
-        release.act("test", "demo", timeout=20)
+        release.act("test", "demo", timeout=PATIENCE)
     assert release.cluster.named("Pod") == [f"{NAME}-test"]
 
 
 def test_a_claim_with_engines_outlives_the_release(release: Release) -> None:
     release.install(values_of("pvc"))
-    release.act("uninstall", "demo", timeout=20)
+    release.act("uninstall", "demo", timeout=PATIENCE)
     assert release.cluster.named("PersistentVolumeClaim") == [f"{NAME}-engines"]
     assert release.cluster.named("Deployment") == []
 

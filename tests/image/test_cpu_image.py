@@ -109,17 +109,18 @@ def test_its_packages_are_the_locked_ones(served: Container) -> None:
 
 
 def test_sigterm_drains_and_ends_it_with_0(under_test: tuple[Tools, str]) -> None:
-    with running(*under_test, "--env=FOOD_VISION_SHUTDOWN_DELAY_SECONDS=3", bundle=BUNDLE) as container:
+    with running(*under_test, "--env=FOOD_VISION_SHUTDOWN_DELAY_SECONDS=15", bundle=BUNDLE) as container:
         codes: list[int] = []
         waiter = threading.Thread(target=lambda: codes.append(container.signal_and_wait()))
         waiter.start()
-        deadline = time.monotonic() + 3
-        while httpx.get(f"{container.url}/health/ready").status_code == 200 and time.monotonic() < deadline:
+        while (
+            httpx.get(f"{container.url}/health/ready").status_code == 200
+        ):  # until the signal has come; it ends anyhow
             time.sleep(0.05)
         assert httpx.get(f"{container.url}/health/ready").status_code == 503, "traffic is sent elsewhere"
         answer = httpx.post(f"{container.url}/predict", content=PIZZA)
         assert (answer.status_code, answer.json()["label"]) == (200, "pizza"), "and what still comes is answered"
-        waiter.join(30)
+        waiter.join(60)
         assert codes == [0]
         assert "Traceback" not in container.logs()
 
