@@ -1,6 +1,10 @@
 # One script per task, shared by people and CI. Every install goes through constraints.txt.
 # The pins were tried together on 3.11; their wheels exist for 3.12 as well.
-PYTHON ?= $(if $(shell command -v python3.11 2>/dev/null),python3.11,python3)
+ifndef PYTHON
+PYTHON := $(if $(shell python3.11 -c 'print(1)' 2>/dev/null),python3.11,python3)
+endif
+# What is meant for another Python would be found by ours.
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 VENV := .venv
 BIN := $(VENV)/bin
 BUNDLE ?= build/demo/bundle
@@ -31,7 +35,8 @@ demo: installed  ## train, export, serve and label a drawn picture, on two CPU c
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 OTHER_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_NUM_THREADS=1
 
-test browser long: READY += --for test
+test: READY += --for test
+demo browser long: READY += --for run
 
 test: installed  ## the test suite, without the next two: docs/testing.md
 	$(PYTEST) -n 2 --dist worksteal -m 'not browser and not long'
@@ -44,7 +49,7 @@ long: installed  ## what is long by its nature: runs that are killed and resumed
 
 nightly: demo  ## what .ci/run has no time for: the demo, the suite as on another processor and beside a busy one, chaos, capacity
 	$(OTHER_PROCESSOR) $(MAKE) test
-	sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; $(MAKE) test
+	sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; trap "exit 130" INT TERM HUP; $(MAKE) test
 	$(MAKE) chaos BUNDLE=build/demo/bundle CHAOS='--requests 5000 --cases 50 --seconds 60'
 	$(BIN)/python -m benchmarks.capacity --shapes tiny --device-ms 10,3 --out build/nightly/capacity
 

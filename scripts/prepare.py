@@ -1,7 +1,7 @@
 """Get this checkout ready: look at the machine, then install into .venv what `make` needs.
 
     python3.11 -m scripts.prepare                # what every `make` target that runs Python does first
-    python3.11 -m scripts.prepare --for test     # and look for what only the tests need
+    python3.11 -m scripts.prepare --for test     # and look for what the tests need; run: what a demo needs
     python3.11 -m scripts.prepare --torch cuda   # cpu, cuda, or a pin such as torch==2.13.0+cpu
 
 Where torch comes from: from wherever pip's own configuration says, if it names an index or folder; otherwise, on Linux
@@ -41,6 +41,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DRIVER = Path("/proc/driver/nvidia/version")
 SOURCES = ("index-url", "extra-index-url", "find-links", "no-index")  # pip settings that say where packages come from
 INSTALL_BYTES = {"cpu": 4 << 30, "cuda": 12 << 30}  # .venv is 2.6 GB with a CPU build; with CUDA it was not measured
+UNPACK_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}  # pip's temporary folder: the largest wheel and what it holds
 RUN_BYTES = 1 << 30  # of a demo or a run of the tests
 LARGE_MB = 20  # downloads from here on are named
 
@@ -48,34 +49,45 @@ LARGE_MB = 20  # downloads from here on are named
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="prepare", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--for", dest="purpose", choices=["run", "test"], default="run")
+    parser.add_argument("--for", dest="purpose", choices=["run", "test", "tool"], default="tool")
     parser.add_argument("--torch", help="cpu, cuda or a pin (default: cpu on Linux without an NVIDIA driver)")
     parser.add_argument(
         "--torch-index", default=CPU_INDEX, help="index with CPU builds of torch (default: %(default)s)"
     )
     args = parser.parse_args(arguments)
-    if args.torch and args.torch not in ("cpu", "cuda") and not args.torch.startswith("torch=="):
-        parser.error(f"TORCH={args.torch} is not known: cpu, cuda, or a pin such as torch==2.13.0+cpu")
     return run("make", lambda: _prepare(args.purpose, args.torch, args.torch_index))
 
 
 def _prepare(purpose: str, torch: str | None, index: str) -> int:
+    if torch:
+        _check_torch(torch)
     if purpose == "test" and not shutil.which("gcc"):
         raise ContractError(
             "gcc was not found: the tests compile stand-ins of NVIDIA's libraries. Install it, on Debian and Ubuntu "
             "by `apt-get install gcc`."
         )
-    with _alone():
+    with _alone() as lock:
         if not _is_installed(torch):
-            _install(torch, index)
-    for folder in (ROOT, Path(tempfile.gettempdir())):
-        _check_free(folder, RUN_BYTES, "a run")
+            _install(torch, index, lock)
+    if purpose != "tool":
+        for folder in (ROOT, Path(tempfile.gettempdir())):
+            _check_free(folder, RUN_BYTES, "a run")
     return 0
 
 
+def _check_torch(torch: str) -> None:
+    """Raises `ContractError` for what is no choice, or one that the pins forbid."""
+    if torch in ("cpu", "cuda"):
+        return
+    if not torch.startswith("torch=="):
+        raise ContractError(f"TORCH={torch} is not known: cpu, cuda, or a pin such as {_torch_pin()}+cpu.")
+    if torch.partition("+")[0] != _torch_pin():
+        raise ContractError(f"TORCH={torch} is not the version of constraints.txt, which has {_torch_pin()}.")
+
+
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Two calls at once would install into one folder: the second waits for the first."""
+def _alone() -> Iterator[int]:
+    """Two calls at once would install into one folder: the second waits for the first. Gives the lock's descriptor."""
     folder = os.open(ROOT, os.O_RDONLY)
     try:
         try:
@@ -83,7 +95,7 @@ def _alone() -> Iterator[None]:
         except BlockingIOError:
             print("Another make is installing here: waiting for it.", flush=True)
             fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
+        yield folder
     finally:
         os.close(folder)
 
@@ -113,56 +125,70 @@ def fits(version: str, torch: str | None) -> bool:
     """Whether torch `version` is what `torch` (None, cpu, cuda or a pin) asks for."""
     if torch in ("cpu", "cuda"):
         return sys.platform != "linux" or version.endswith("+cpu") == (torch == "cpu")
-    return torch is None or version == torch.removeprefix("torch==")
+    wanted = (torch or "").removeprefix("torch==")
+    return wanted in ("", version, version.partition("+")[0])
 
 
-def _install(torch: str | None, index: str) -> None:
+def _install(torch: str | None, index: str, lock: int) -> None:
     started = time.monotonic()
     _make_venv("cuda" if torch == "cuda" or (torch is None and has_nvidia_driver()) else "cpu")
-    (VENV / INSTALLED).unlink(missing_ok=True)
     print(
         f"Installing into {VENV.name}, once: about 150 packages, 2.6 GB with a CPU build of torch, 1 to 6 minutes.",
         flush=True,
     )
     other = ["--force-reinstall"] if _torch_version() and not fits(_torch_version(), torch) else []
-    if torch == "cpu" or (torch is None and wants_cpu_index(_pip_config())):
-        _install_cpu_torch(index, other)
+    bare = wants_cpu_index(_pip_config())
+    if bare and (torch in (None, "cpu") or torch.endswith("+cpu")):
+        _install_cpu_torch(index, other, lock, needed=torch is not None)
     elif torch is not None:
-        _pip("install", *other, torch if torch.startswith("torch==") else _torch_pin())
-    _pip("install", "-e", f".[{EXTRAS}]")
-    if not fits(_torch_version(), torch):
-        raise ContractError(f"TORCH={torch} was asked for and pip's configuration gave torch {_torch_version()}.")
+        _pip(lock, "install", *other, torch if torch.startswith("torch==") else _torch_pin())
+    _check_fits(torch)
+    _pip(lock, "install", "-e", f".[{EXTRAS}]")
+    if not _torch_version():
+        raise ContractError(
+            f"pip put torch elsewhere than into {VENV.name}: see what `{VENV.name}/bin/python -m pip config list` says."
+        )
+    _check_fits(torch)
     write_text_atomic(VENV / INSTALLED, _wanted() + "\n")
-    (VENV / CUT_OFF).unlink()
+    (VENV / CUT_OFF).unlink(missing_ok=True)
     print(f"Installed in {time.monotonic() - started:.0f} s.", flush=True)
+
+
+def _check_fits(torch: str | None) -> None:
+    if torch is not None and not fits(_torch_version(), torch):
+        raise ContractError(f"TORCH={torch} was asked for and pip's configuration gave torch {_torch_version()}.")
 
 
 def _make_venv(build: str) -> None:
     """Make .venv, or take the one that is there unless it was left half-made."""
-    whole = (VENV / "bin" / "python").exists() and not (VENV / CUT_OFF).exists()
-    if whole:
+    python = VENV / "bin" / "python"
+    if VENV.is_symlink() or VENV.is_file():
+        raise ContractError(f"{VENV} is a link or a file, and a folder is to be made there: rm {VENV.name}")
+    if python.exists() and not (VENV / CUT_OFF).exists():
         version = subprocess.run(
-            [str(VENV / "bin" / "python"), "-c", "import platform; print(platform.python_version())"],
+            [str(python), "-c", "import pip, platform; print(platform.python_version())"],
             capture_output=True, text=True, check=False,
         ).stdout.strip()  # fmt: skip
         if version != platform.python_version():
             raise ContractError(
-                f"{VENV} is of Python {version or 'that is gone'} and this is {platform.python_version()}. Delete it "
-                f"(rm -r {VENV.name}) or name its Python: make PYTHON=…"
+                f"{VENV} is of Python {version or 'that is gone or has no pip'} and this is {platform.python_version()}. "
+                f"Delete it (rm -r {VENV.name}) or name its Python: make PYTHON=…"
             )
-        (VENV / CUT_OFF).touch()
         return
     if importlib.util.find_spec("ensurepip") is None:
         major, minor = sys.version_info[:2]
         raise ContractError(
             f"this Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python{major}.{minor}-venv"
         )
-    _check_free(ROOT, INSTALL_BYTES[build], "the install")
     if VENV.exists():
+        python.unlink(missing_ok=True)  # first: without it nothing that is left is taken for whole
         shutil.rmtree(VENV)
+    for folder, least in ((ROOT, INSTALL_BYTES[build]), (Path(tempfile.gettempdir()), UNPACK_BYTES[build])):
+        _check_free(folder, least, "the install")
     VENV.mkdir()
     (VENV / CUT_OFF).touch()  # before anything else: what has this file is begun anew
-    made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+    base = getattr(sys, "_base_executable", sys.executable)  # this Python may be the one of .venv
+    made = subprocess.run([base, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
     if made.returncode:
         raise ContractError(f"{VENV} could not be made: {_last(made.stdout + made.stderr)}")
 
@@ -201,43 +227,51 @@ def _torch_pin() -> str:
     return found.group()
 
 
-def _install_cpu_torch(index: str, flags: list[str]) -> None:
+def _install_cpu_torch(index: str, flags: list[str], lock: int, *, needed: bool) -> None:
     """Only torch, so that no other package asks that index; what torch needs comes with all the rest."""
     print(f"  torch: a CPU build from {index} (make TORCH=cuda: the other)", flush=True)
+    once = ["--retries", "1", "--timeout", "15"]
     try:
-        _pip("install", *flags, "--index-url", index, "--no-deps", "--retries", "1", "--timeout", "15", _torch_pin())
+        _pip(lock, "install", *flags, "--index-url", index, "--no-deps", *once, _torch_pin())
     except ContractError:
-        print(
-            f"  torch: {index} gave none; it comes from pip's default index, with CUDA, which is gigabytes more",
-            flush=True,
-        )
+        if needed:
+            raise
+        print(f"  torch: {index} gave none, so it comes from pip's default index, with CUDA's libraries", flush=True)
 
 
-def _pip(*arguments: str) -> None:
-    """Run pip with the pins; shows what is large and what went wrong. Raises `ContractError` when it fails."""
+def _pip(lock: int, *arguments: str) -> None:
+    """Run pip with the pins; shows what is large and what went wrong. Raises `ContractError` when it fails.
+
+    It holds the lock, too, in case it outlives this process.
+    """
     command = [str(VENV / "bin" / "python"), "-m", "pip", *arguments]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    environment = os.environ | {"PIP_CONSTRAINT": "constraints.txt"}  # relative: pip would split a path at its spaces
+    # the pins' path is relative, since pip would split it at spaces; a user's own setting of `user` cannot hold in .venv
+    environment = os.environ | {"PIP_CONSTRAINT": "constraints.txt", "PIP_USER": "0"}
     last: deque[str] = deque(maxlen=30)
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock]
     ) as pip:
         assert pip.stdout is not None
         for line in pip.stdout:
             if is_noise(line):
                 continue
             last.append(line)
+            if line.startswith("Installing collected packages:"):  # until here nothing has changed
+                (VENV / CUT_OFF).touch()
+                (VENV / INSTALLED).unlink(missing_ok=True)
             if shown := progress(line):
                 print(f"  {shown}", flush=True)
     if pip.returncode:
-        raise ContractError(
-            f"pip failed: {_last(''.join(last))} What was begun is begun anew when the same command is typed again."
-        )
+        anew = " The same command begins anew." if (VENV / CUT_OFF).exists() else ""
+        raise ContractError(f"pip failed: {_last(''.join(last))}{anew}")
 
 
 def is_noise(line: str) -> bool:
-    """Whether a line of pip's says only that a configured folder lacks a package, which it says for each."""
-    return line.startswith("WARNING: Location") and "is ignored" in line
+    """Whether a line of pip's says what it says of each package: that a folder lacks it, or that it is asked for again."""
+    if line.startswith("WARNING: Location"):
+        return "is ignored" in line
+    return "does not provide the extra" in line
 
 
 def progress(line: str) -> str | None:
@@ -247,17 +281,25 @@ def progress(line: str) -> str | None:
         return f"downloading {found[1].split('/')[-1]}, {megabytes:.0f} MB" if megabytes >= LARGE_MB else None
     if line.startswith("Installing collected packages:"):
         return f"unpacking {line.count(',') + 1} packages"
-    return line.rstrip() if line.startswith("WARNING") else None
+    return line.rstrip() if line.startswith("WARNING") and not line.startswith("WARNING: Retrying") else None
 
 
 def _last(output: str) -> str:
     """The sentence that says why, from the output of a command that failed."""
+    if "No space left on device" in output:
+        free = ", ".join(
+            f"{shutil.disk_usage(one).free / 1e9:.1f} GB free in {one}" for one in (ROOT, tempfile.gettempdir())
+        )
+        return f"the disk is full ({free}). Free some, or set TMPDIR to a folder on another disk."
+    if "connection broken by" in output or "No matching distribution found for setuptools" in output:
+        return (
+            "the package index could not be reached. Look at the network, the proxy and what "
+            f"`{VENV.name}/bin/python -m pip config list` says."
+        )
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR") or "Error" in line]
-    said = (errors or lines or ["it said nothing"])[-1]
-    if "No space left on device" in output:
-        said = f"the disk is full ({shutil.disk_usage(ROOT).free / 1e9:.1f} GB free)"
-    return said.rstrip(".") + "."
+    told = [line for line in errors if not line.startswith("ResolutionImpossible")]
+    return (told or errors or lines or ["it said nothing"])[-1].rstrip(".") + "."
 
 
 if __name__ == "__main__":

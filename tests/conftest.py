@@ -25,6 +25,7 @@ from tests.commands import ROOT as ROOT
 from tests.commands import run_module as run_module
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in a test may reach for the hub
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"  # all that is asked is on this machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: a second thread costs more than it brings
 
 if (

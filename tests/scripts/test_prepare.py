@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -166,7 +167,8 @@ def test_with_a_driver_pips_default_stays(no_driver: None, tmp_path: Path, monke
     [
         ("2.13.0+cpu", None, True), ("2.13.0", None, True), ("2.13.0+cpu", "cpu", True), ("2.13.0", "cpu", False),
         ("2.13.0+cpu", "cuda", False), ("2.13.0", "cuda", True), ("2.13.0+cpu", "torch==2.13.0+cpu", True),
-        ("2.13.0", "torch==2.13.0+cpu", False), ("", "cuda", True), ("", "cpu", False),
+        ("2.13.0", "torch==2.13.0+cpu", False), ("2.13.0+cpu", "torch==2.13.0", True), ("", "cuda", True),
+        ("", "cpu", False),
     ],
 )  # fmt: skip
 def test_which_torch_is_the_one_asked_for(
@@ -176,30 +178,69 @@ def test_which_torch_is_the_one_asked_for(
     assert prepare.fits(version, torch) is fits
 
 
+class StandInPip:
+    """In place of pip: remembers what it was asked, installs `torch` of a version, and cannot reach the CPU index."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path, gives: str, config: str = "") -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self._packages, self._gives = root / ".venv/lib/python3/site-packages", gives
+        installing(root, monkeypatch)
+        has_python(root, f"echo {'.'.join(map(str, sys.version_info[:3]))}")
+        monkeypatch.setattr(prepare, "_pip", self)
+        monkeypatch.setattr(prepare, "_pip_config", lambda: config)
+
+    def __call__(self, lock: int, *arguments: str) -> None:
+        self.asked.append(arguments)
+        if "--index-url" in arguments:
+            raise ContractError("no route to host")
+        (self._packages / f"torch-{self._gives}.dist-info").mkdir(parents=True, exist_ok=True)
+
+
 def test_without_the_cpu_index_torch_comes_with_the_rest(
     no_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[tuple[str, ...]] = []
-
-    def pip(*arguments: str) -> None:
-        asked.append(arguments)
-        if "--index-url" in arguments:
-            raise ContractError("no route to host")
-
-    installing(tmp_path, monkeypatch)
-    (tmp_path / ".venv").mkdir()
-    made = (tmp_path / ".venv" / prepare.CUT_OFF).touch
-    for name, value in {"_pip": pip, "_pip_config": str, "_make_venv": lambda build: made()}.items():
-        monkeypatch.setattr(prepare, name, value)
+    monkeypatch.setattr(sys, "platform", "linux")
+    pip = StandInPip(monkeypatch, tmp_path, "9.9.9")
+    assert prepare.main(["--torch", "cpu"]) == 1, "not where it was asked for"
+    assert "no route to host" in capsys.readouterr().err
+    pip.asked.clear()
     assert prepare.main([]) == 0
-    assert [arguments[-1] for arguments in asked] == ["torch==9.9.9", f".[{prepare.EXTRAS}]"]
-    assert "it comes from pip's default index, with CUDA, which is gigabytes more" in capsys.readouterr().out
-    assert prepare.main(["--torch", "cpu"]) == 1, "but not where it was asked for"
-    assert "TORCH=cpu was asked for and pip's configuration gave torch" in capsys.readouterr().err
-    monkeypatch.setattr(prepare, "_pip", lambda *arguments: asked.append(arguments))
-    asked.clear()
-    assert prepare.main([]) == 0, "and what was refused is begun anew"
-    assert len(asked) == 2
+    assert [arguments[-1] for arguments in pip.asked] == ["torch==9.9.9", f".[{prepare.EXTRAS}]"]
+    assert "it comes from pip's default index, with CUDA's libraries" in capsys.readouterr().out
+    pip.asked.clear()
+    assert prepare.main([]) == 0
+    assert prepare.main(["--torch", "cuda"]) == 0
+    assert pip.asked == [], "that is what it has"
+
+
+def test_the_build_that_was_asked_for_or_none(
+    no_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    pip = StandInPip(monkeypatch, tmp_path, "9.9.9+cpu", "global.find-links='/wheels'")
+    assert prepare.main(["--torch", "cuda"]) == 1
+    assert "TORCH=cuda was asked for and pip's configuration gave torch 9.9.9+cpu" in capsys.readouterr().err
+    assert len(pip.asked) == 1, "the rest is not installed before that is known"
+    assert prepare.main(["--torch", "cpu"]) == 0
+    assert not any("--index-url" in arguments for arguments in pip.asked), "pip's own configuration wins"
+
+
+@pytest.mark.parametrize(
+    ("torch", "said"), [("rocm", "TORCH=rocm is not known"), ("torch==1.2", "constraints.txt, which has torch==")]
+)
+def test_a_torch_that_cannot_be(torch: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare.main(["--torch", torch]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_packages_that_pip_puts_elsewhere_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pip = StandInPip(monkeypatch, tmp_path, "9.9.9", "global.find-links='/wheels'")
+    pip._packages = tmp_path / "elsewhere"
+    assert prepare.main([]) == 1
+    assert "pip put torch elsewhere than into .venv" in capsys.readouterr().err
+    assert not (tmp_path / ".venv" / prepare.INSTALLED).exists()
 
 
 @pytest.mark.parametrize(
@@ -211,6 +252,7 @@ def test_without_the_cpu_index_torch_comes_with_the_rest(
         ("Downloading click-8.whl (110 kB)", None), ("Downloading scipy.whl (19.9 MB)", None), ("Collecting torch", None),
         ("Installing collected packages: a, b, c", "3 packages"),
         ("WARNING: The candidate selected is yanked", "yanked"),
+        ("WARNING: Retrying (Retry(total=4)) after connection broken by 'NewConnectionError'", None),
     ],
 )  # fmt: skip
 def test_only_what_takes_long_is_shown(line: str, shown: str | None) -> None:
@@ -224,60 +266,103 @@ def test_what_pip_says_of_ignored_locations_is_not_shown() -> None:
     assert not prepare.is_noise("WARNING: The candidate selected for download is a yanked version\n")
 
 
+def full(monkeypatch: pytest.MonkeyPatch, where: Path) -> None:
+    """The disk of `where` has no space left."""
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=(path != where) << 40))
+
+
+@pytest.mark.parametrize("installed", [False, True])
 @pytest.mark.parametrize(("folder", "remedy"), [("root", "another disk"), ("temporary", "set TMPDIR")])
 def test_a_full_disk_gets_one_sentence(
-    folder: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    folder: str, remedy: str, installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     installing(tmp_path, monkeypatch)
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(
-        shutil,
-        "disk_usage",
-        lambda path: usage._replace(free=(1 << 40) * ((path == tmp_path) == (folder == "temporary"))),
-    )
-    if folder == "temporary":
-        monkeypatch.setattr(prepare, "_install", lambda torch, index: None)
-    assert prepare.main([]) == 1
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/temporary")
+    full(monkeypatch, tmp_path if folder == "root" else Path("/temporary"))
+    if installed:
+        monkeypatch.setattr(prepare, "_is_installed", lambda torch: True)
+        assert prepare.main([]) == 0, "a linter needs no space"
+    assert prepare.main(["--for", "run"]) == 1
     said = capsys.readouterr().err
     assert "0.0 GB free" in said
     assert remedy in said
     assert not (tmp_path / ".venv").exists()
 
 
-def test_pips_failure_is_one_sentence_and_leaves_nothing_that_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_half_made_environment_holds_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installing(tmp_path, monkeypatch)
-    version = f'case "$*" in *platform*) exec "{sys.executable}" "$@";; esac'
-    has_python(tmp_path, f'{version}\necho "ERROR: Could not install: [Errno 28] No space left on device"; exit 1')
-    assert prepare.main(["--torch", "torch==1"]) == 1
-    said = capsys.readouterr().err
-    assert "the disk is full" in said
-    assert "Traceback" not in said
-    assert (tmp_path / ".venv" / prepare.CUT_OFF).exists()
-    assert not (tmp_path / ".venv" / prepare.INSTALLED).exists()
+    python = has_python(tmp_path, "exit 1")
+    (tmp_path / ".venv" / prepare.CUT_OFF).touch()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=(not python.exists()) << 40))
+    monkeypatch.setattr(prepare, "_pip", lambda lock, *arguments: None)
+    monkeypatch.setattr(prepare, "_pip_config", lambda: "global.find-links='/wheels'")
+    assert prepare.main([]) == 1, "there is no torch"
+    assert (tmp_path / ".venv" / "pyvenv.cfg").exists(), "but a new environment"
 
 
-def test_an_environment_of_another_python_is_not_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+SAYS_FULL = 'echo "ERROR: Could not install: [Errno 28] No space left on device"; exit 1'
+SAYS_NOTHING_FITS = 'echo "ERROR: No matching distribution found for torch==9.9.9"; exit 1'
+OFFLINE = """\
+echo "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError': /simple/setuptools/"
+echo "ERROR: No matching distribution found for setuptools>=77"; exit 1"""
+
+
+@pytest.mark.parametrize(
+    ("pip", "said", "changed"),
+    [
+        (f"echo 'Installing collected packages: torch'\n{SAYS_FULL}", "the disk is full", True),
+        (OFFLINE, "the package index could not be reached", False),
+        (SAYS_NOTHING_FITS, "pip failed: No matching distribution found for torch==9.9.9.\n", False),
+    ],
+)
+def test_pips_failure_is_one_sentence_and_an_old_environment_stays(
+    pip: str,
+    said: str,
+    changed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     installing(tmp_path, monkeypatch)
-    python = has_python(tmp_path, "echo 3.10.1")
+    has_python(tmp_path, f'case "$*" in *platform*) exec "{sys.executable}" "$@";; esac\n{pip}')
+    (tmp_path / ".venv" / prepare.INSTALLED).write_text("of yesterday's constraints")
     assert prepare.main([]) == 1
-    assert "is of Python 3.10.1" in capsys.readouterr().err
-    assert python.exists()
+    complaint = capsys.readouterr().err
+    assert said in complaint
+    assert complaint.count("\n") == 1
+    assert (tmp_path / ".venv" / prepare.CUT_OFF).exists() is changed
+    assert (tmp_path / ".venv" / prepare.INSTALLED).exists() is not changed
+
+
+@pytest.mark.parametrize(
+    ("says", "what"), [("echo 3.10.1", "is of Python 3.10.1"), ("exit 1", "that is gone or has no pip")]
+)
+def test_an_environment_that_will_not_do_is_not_deleted(
+    says: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installing(tmp_path, monkeypatch)
+    python = has_python(tmp_path, says)
+    for _ in range(2):
+        assert prepare.main([]) == 1
+        assert what in capsys.readouterr().err
+        assert python.exists()
+
+
+def test_where_a_link_is_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installing(tmp_path, monkeypatch)
+    (tmp_path / ".venv").symlink_to(tmp_path / "nowhere")
+    assert prepare.main([]) == 1
+    assert "is a link or a file" in capsys.readouterr().err
 
 
 def test_the_tests_want_a_compiler(no_driver: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare.main(["--for", "test"]) == 1
     assert "gcc was not found" in capsys.readouterr().err
-
-
-def test_another_word_for_torch_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        prepare.main(["--torch", "rocm"])
-    assert ended.value.code == 2
-    assert "TORCH=rocm is not known" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

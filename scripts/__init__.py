@@ -1,0 +1,1 @@
+"""Chores of this repository: what keeps its files, images and charts in order. Nothing that measures."""
