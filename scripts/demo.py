@@ -42,7 +42,7 @@ def _demo() -> int:
     print("Train, compare, export, serve, label: five steps, two to four minutes on two cores, offline.", flush=True)
     try:
         step(
-            "Train a small BLIP on drawn pictures", 80, "training", "--recipe", "drawn", "--out", CHECKPOINT, "--force"
+            "Train a small BLIP on drawn pictures", 100, "training", "--recipe", "drawn", "--out", CHECKPOINT, "--force"
         )
         step("Before and after, on pictures it has never seen", 30, "training.evaluate", CHECKPOINT)
         step("Export to ONNX, compared with PyTorch", 15, "export", CHECKPOINT, BUNDLE, "--force")
