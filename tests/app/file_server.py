@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if whole is None else whole))
         self.end_headers()
-        self.wfile.write(body[: cuts.pop(0)] if cuts else body)
+        with suppress(ConnectionError):  # who has seen enough hangs up
+            self.wfile.write(body[: cuts.pop(0)] if cuts else body)
         self.close_connection = True
 
 
