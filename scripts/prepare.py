@@ -180,17 +180,29 @@ def _make_venv(build: str) -> None:
         raise ContractError(
             f"this Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python{major}.{minor}-venv"
         )
-    if VENV.exists():
-        python.unlink(missing_ok=True)  # first: without it nothing that is left is taken for whole
-        shutil.rmtree(VENV)
+    _empty_venv()
     for folder, least in ((ROOT, INSTALL_BYTES[build]), (Path(tempfile.gettempdir()), UNPACK_BYTES[build])):
         _check_free(folder, least, "the install")
-    VENV.mkdir()
+    VENV.mkdir(exist_ok=True)
     (VENV / CUT_OFF).touch()  # before anything else: what has this file is begun anew
     base = getattr(sys, "_base_executable", sys.executable)  # this Python may be the one of .venv
     made = subprocess.run([base, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
     if made.returncode:
         raise ContractError(f"{VENV} could not be made: {_last(made.stdout + made.stderr)}")
+
+
+def _empty_venv() -> None:
+    """Delete what an install left half-made, or one whose Python is gone; nothing that `make` did not make."""
+    if not VENV.exists():
+        return
+    if any(VENV.iterdir()) and not any((VENV / mark).exists() for mark in (CUT_OFF, INSTALLED)):
+        raise ContractError(f"{VENV} has no Python and was not made by make. Move it away or delete it.")
+    (VENV / CUT_OFF).touch()  # stays to the end, in case this is cut off, too
+    for entry in VENV.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != CUT_OFF:
+            entry.unlink()
 
 
 def _check_free(folder: Path, least: int, what: str) -> None:
@@ -268,7 +280,7 @@ def _pip(lock: int, *arguments: str) -> None:
 
 
 def is_noise(line: str) -> bool:
-    """Whether a line of pip's says what it says of each package: that a folder lacks it, or that it is asked for again."""
+    """Whether a line of pip's says what it says of many packages: that a folder lacks it, or that it lacks an extra."""
     if line.startswith("WARNING: Location"):
         return "is ignored" in line
     return "does not provide the extra" in line

@@ -351,6 +351,23 @@ def test_an_environment_that_will_not_do_is_not_deleted(
         assert python.exists()
 
 
+def test_what_make_did_not_make_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installing(tmp_path, monkeypatch)
+    file = tmp_path / ".venv" / "Scripts" / "python.exe"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert prepare.main([]) == 1
+    assert "has no Python and was not made by make" in capsys.readouterr().err
+    assert file.exists()
+    (tmp_path / ".venv" / prepare.INSTALLED).touch()  # one of ours, whose Python was uninstalled
+    full(monkeypatch, tmp_path)
+    assert prepare.main([]) == 1
+    assert "GB free and the install needs" in capsys.readouterr().err
+    assert [entry.name for entry in (tmp_path / ".venv").iterdir()] == [prepare.CUT_OFF]
+
+
 def test_where_a_link_is_nothing_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
