@@ -47,8 +47,8 @@ browser: installed  ## the pages in a real Chromium; skipped where there is none
 long: installed  ## what is long by its nature: runs that are killed and resumed, servers that are measured
 	$(PYTEST) -m long
 
-nightly: demo  ## what .ci/run has no time for: the demo, the suite as on another processor and beside a busy one, chaos, capacity
-	$(OTHER_PROCESSOR) $(MAKE) test
+nightly: demo  ## what .ci/run has no time for: the demo, the suite as on another processor of one core and beside a busy one, chaos, capacity
+	$(OTHER_PROCESSOR) taskset -c 0 $(MAKE) test
 	sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; trap "exit 130" INT TERM HUP; $(MAKE) test
 	$(MAKE) chaos BUNDLE=build/demo/bundle CHAOS='--requests 5000 --cases 50 --seconds 60'
 	$(BIN)/python -m benchmarks.capacity --shapes tiny --device-ms 10,3 --out build/nightly/capacity

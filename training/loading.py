@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -206,13 +207,18 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _from_workers(items: Dataset[Item], chunks: list[list[int]], workers: int) -> Iterator[Gathered]:
-    loader = DataLoader(
-        _Chunks(items),
-        batch_sampler=chunks,
-        num_workers=min(workers, len(chunks)),
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # else each pass would draw from the generator that dropout uses
-    )
+    with warnings.catch_warnings():
+        # On a machine of one core, too, the recipe's number holds, and torch need not warn of it at each pass.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = iter(
+            DataLoader(
+                _Chunks(items),
+                batch_sampler=chunks,
+                num_workers=min(workers, len(chunks)),
+                collate_fn=_as_it_is,
+                generator=torch.Generator(),  # else each pass would draw from the generator that dropout uses
+            )
+        )
     yield from cast(Iterator[Gathered], loader)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -70,6 +71,13 @@ class Broken(Dataset[Item]):
         if index in self.bad:
             return Item(None, 0, f"photo {index}: broken.")
         return Item(torch.full((4, 4, 3), index, dtype=torch.uint8), index)
+
+
+def test_on_one_core_the_workers_are_those_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, workers = items_of("workers", tmp_path)
+    alone = read(items)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})  # torch warns, and warnings are errors here
+    assert all(map(same, read(items, workers), alone))
 
 
 @pytest.mark.parametrize("kind", KINDS)
