@@ -28,9 +28,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in a test may reach for 
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"  # all that is asked is on this machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: a second thread costs more than it brings
 
-if (
-    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-):  # as in a shell's background job: what a test starts would inherit it
+# A shell's background job ignores it, and what a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Every `httpx.get` makes a client, which by default reads all root certificates (20 ms of processor

@@ -1,4 +1,7 @@
-"""An event loop whose time is the story's: where it would wait for a timer, the timer's time has come."""
+"""An event loop whose time is the story's: where it would wait for a timer, the timer's time has come.
+
+A story has no threads: a timer would not wait for what they do. Its sockets are its own.
+"""
 
 from __future__ import annotations
 

@@ -30,8 +30,6 @@ GROWTH = 64e6  # bytes that the server's memory may grow under attack, after a f
 AT_REST = ("requests_in_flight", "photos_waiting")  # gauges that are 0 when nothing is asked
 DEADLINE_MS = 1000
 BATCH, QUEUE = 4, 40
-# The same on every machine: neither its cores nor its speed decide what an answer is.
-SAME = ("--log-level", "error", "--threads", 1, "--decode-processes", 2, "--request-timeout-ms", 60_000)
 SPEED = "40,0"  # ms a call, whatever is in it: 100 photos a second in batches of 4, whatever the machine
 
 
@@ -60,14 +58,19 @@ def chaos(args: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def hostile_part(bundle: Path, count: int, seed: int, growth: float = GROWTH) -> list[str]:
-    """Hostile requests; the server must go on as if nothing had been, with `growth` more bytes at most."""
-    with serving_process(bundle, *SAME) as (url, process):
+def hostile_part(
+    bundle: Path, count: int, seed: int, *flags: object, growth: float = GROWTH, patience: float = PATIENCE
+) -> list[str]:
+    """Hostile requests; the server must go on as if nothing had been, with `growth` more bytes at most.
+
+    The server has its defaults, but for `flags`; `patience`: seconds after which it is said to hang.
+    """
+    with serving_process(bundle, "--log-level", "error", "--threads", 1, *flags) as (url, process):
         wanted, files = _label(url), psutil.Process(process.pid).num_fds()
-        first = attack(url, count // 5, seed)
+        first = attack(url, count // 5, seed, patience=patience)
         before = resident_bytes(process.pid)
         began = time.monotonic()
-        rest = attack(url, count - count // 5, seed + count // 5)
+        rest = attack(url, count - count // 5, seed + count // 5, patience=patience)
         seconds = time.monotonic() - began
         answers: Counter[tuple[str, str]] = first.answers + rest.answers
         grown = resident_bytes(process.pid) - before
@@ -84,18 +87,18 @@ def hostile_part(bundle: Path, count: int, seed: int, growth: float = GROWTH) ->
         elif _label(url) != wanted:
             faults.append("a good request is answered otherwise than before")
         else:
-            faults += _left_behind(url, process.pid, files)
+            faults += _left_behind(url, process.pid, files, patience)
     return faults
 
 
-def _left_behind(url: str, pid: int, files: int) -> list[str]:
+def _left_behind(url: str, pid: int, files: int, patience: float) -> list[str]:
     """What of the attack the server still holds, once it has had time to see that the clients are gone."""
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + patience
     while True:
         found = []
         if (held := psutil.Process(pid).num_fds()) > files:
             found.append(f"{held - files} more open files and connections than before")
-        gauges = httpx.get(f"{url}/metrics", timeout=PATIENCE, headers={"Connection": "close"}).text
+        gauges = httpx.get(f"{url}/metrics", timeout=patience, headers={"Connection": "close"}).text
         found += [f"{name} is not 0" for name in AT_REST if f"\n{PREFIX}{name} 0.0\n" not in gauges]
         if not found or time.monotonic() > ends:
             return found

@@ -21,9 +21,12 @@ CONFIG = Path(__file__).parent / "schemathesis.toml"
 DESCRIPTION = ROOT / "openapi.json"
 
 
-def description_part(bundle: Path, cases: int, seed: int) -> list[str]:
-    """About `cases` requests for each operation, after those that the description's own limits suggest."""
-    with serving(bundle, "--log-level", "error", "--threads", 1, "--request-timeout-ms", 60_000) as url:
+def description_part(bundle: Path, cases: int, seed: int, *flags: object) -> list[str]:
+    """About `cases` requests for each operation, after those that the description's own limits suggest.
+
+    The server has its defaults, but for `flags`.
+    """
+    with serving(bundle, "--log-level", "error", "--threads", 1, *flags) as url:
         report, output = schemathesis(DESCRIPTION, url, "--max-examples", cases, "--seed", seed)
     faults = [f"{one['title']}: {', '.join(one['operations'])}" for one in report["failures"]]
     faults += [f"schemathesis could not test all: {one['title']}" for one in report["errors"]]
