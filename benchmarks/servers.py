@@ -30,18 +30,23 @@ from benchmarks.load.run import check
 from contract.errors import ContractError
 
 OURS, PLAIN, LITSERVE, ORIGINAL = "food-vision", "plain FastAPI", "LitServe", "the original (Flask)"
+BEFORE = "before"
 START_SECONDS = 180.0
 NEW_TOKENS = 6  # of a tuned caption: a photo of delicious 6 [SEP]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A server to compare: its name, what it is, and its command for a bundle, a checkpoint and a number of threads."""
+    """A server to compare: its name, what it is, and its command for a bundle, a checkpoint and a number of threads.
+
+    `root` is the checkout that it runs from, with a bundle that was exported there.
+    """
 
     name: str
     what: str
     command: Callable[[Path, Path, int], list[str]]
     scraped: bool = False
+    root: Path = ROOT
 
 
 def _baseline(module: str, *more: str) -> Callable[[Path, Path, int], list[str]]:
@@ -66,6 +71,29 @@ ENTRIES = (
         _baseline("flask_original", "--new-tokens", str(NEW_TOKENS)),
     ),
 )
+
+
+def older(root: Path) -> Entry:
+    """Our service from an older checkout of this repository, with the packages of this one."""
+    return Entry(BEFORE, "this project's service at an older commit", _ours, root=root)
+
+
+EXPORT = "import sys; from pathlib import Path; from benchmarks.random_model import random_model as make; "
+EXPORT += "print(make(sys.argv[1], Path(sys.argv[2])).bundle('fp32').path)"
+
+
+def exported_by(root: Path, shapes: str, work: Path) -> Path:
+    """The bundle of random weights that the checkout at `root` exports. Raises `ContractError` when it cannot."""
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT, shapes, str(work.absolute())],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ContractError(f"The checkout {root} exports no bundle: {done.stderr.strip()[-300:]}")
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
 def on_device(entry: Entry, of: Device) -> Entry:
@@ -142,16 +170,19 @@ def started(
     threads: int,
     work: Path,
     photographs: Sequence[Photograph],
+    shapes: str = "tiny",
 ) -> Iterator[list[Running]]:
     """The servers, each started alone, asked once and paused. Raises `ContractError` when one does not come up.
 
-    They are processes of their own sessions, so SIGTERM has to stop like Ctrl-C, or they would stay behind.
+    `shapes` are those of the bundle, for servers of another checkout, which export their own. They are processes of
+    their own sessions, so SIGTERM has to stop like Ctrl-C, or they would stay behind.
     """
     running: list[Running] = []
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         for entry in entries:
-            running.append(_start(entry, bundle, checkpoint, threads, work))
+            own = bundle if entry.root == ROOT else exported_by(entry.root, shapes, work / entry.name)
+            running.append(_start(entry, own, checkpoint, threads, work))
             _wait(running[-1], photographs)
             running[-1].signal(signal.SIGSTOP)
         yield running
@@ -165,10 +196,10 @@ def _start(entry: Entry, bundle: Path, checkpoint: Path, threads: int, work: Pat
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = work / f"{entry.command(bundle, checkpoint, threads)[1]}.log"
+    log = work / f"{entry.name.split()[0]}.log"
     command = [sys.executable, *entry.command(bundle, checkpoint, threads), "--port", str(port)]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(command, cwd=entry.root, stdout=out, stderr=out, start_new_session=True)
     return Running(entry, process, f"http://127.0.0.1:{port}", log)
 
 

@@ -3,6 +3,7 @@
 python -m benchmarks.serving                                              # tiny and BLIP-base shapes
 python -m benchmarks.serving --shapes tiny --rounds 5 --out build/serving
 python -m benchmarks.serving --device-ms 10,3 --rounds 5                   # engines with a GPU's speed, stood in for
+python -m benchmarks.serving --before ../older --shapes tiny               # an older commit beside, same weights
 python -m benchmarks.serving --guard                                      # short: ours against plain FastAPI, for CI
 
 What is compared and how to read it: docs/performance.md.
@@ -27,7 +28,7 @@ from benchmarks.load.photographs import Photograph, drawn, from_folder
 from benchmarks.load.run import interruptible
 from benchmarks.random_model import random_model
 from benchmarks.regression import judge
-from benchmarks.servers import ENTRIES, ORIGINAL, OURS, PLAIN, Entry, Running, on_device, started
+from benchmarks.servers import ENTRIES, ORIGINAL, OURS, PLAIN, Entry, Running, older, on_device, started
 from benchmarks.serving_report import agreement, markdown, write_report
 from contract.cli import run
 from contract.files import write_text_atomic
@@ -62,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the random models here")
     parser.add_argument("--out", type=Path, metavar="PATH", help="write PATH.json, PATH.md, PATH.html and plots")
     parser.add_argument(
+        "--before", type=Path, metavar="FOLDER", help="measure an older checkout of this repository too (git worktree)"
+    )
+    parser.add_argument(
         "--guard", action="store_true", help="short run against plain FastAPI; fails on a drop beyond noise"
     )
     args = parser.parse_args(argv)
@@ -73,6 +77,11 @@ def main(argv: list[str] | None = None) -> int:
     entries = list(ENTRIES)
     if args.device_ms:
         shapes, entries = ("tiny",), [on_device(one, args.device_ms) for one in ENTRIES if one.name != ORIGINAL]
+    if args.before:
+        if not (args.before / "app").is_dir():
+            parser.error(f"argument --before: {args.before} is no checkout of this repository")
+        beside = older(args.before.resolve())
+        entries.insert(1, on_device(beside, args.device_ms) if args.device_ms else beside)
     names = [entry.name for entry in entries]
     only = [name.strip() for name in args.only.split(",") if name.strip()] or names
     if missing := [name for name in only if name not in names]:
@@ -138,7 +147,7 @@ def _compare(
     for entry in entries:
         found["servers"][entry.name] = {"what": entry.what, "phases": [], "memory_bytes": 0}
     bundle = model.bundle("fp32").path
-    with started(entries, bundle, model.checkpoint.path, threads, work, photographs) as servers:
+    with started(entries, bundle, model.checkpoint.path, threads, work, photographs, shape) as servers:
         for number in range(args.rounds):
             turn = number % len(servers)
             for server in servers[turn:] + servers[:turn]:

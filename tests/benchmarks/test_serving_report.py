@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import regression
 from benchmarks.regression import judge
-from benchmarks.servers import LITSERVE, OURS, PLAIN
+from benchmarks.servers import LITSERVE, OURS, PLAIN, exported_by, older
+from benchmarks.serving import main as compare
 from benchmarks.serving_report import agreement, at_equal_p99, best, best_ratios, markdown, ratios, write_report
 from contract.errors import ContractError
 
@@ -155,3 +156,20 @@ def test_the_guard_stops_a_drop_at_one_load_alone() -> None:
 def test_the_guard_without_figures() -> None:
     with pytest.raises(ContractError, match="Nothing was measured at 1 callers"):
         judge({OURS: server(), PLAIN: server()})
+
+
+def test_an_older_checkout_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as wrong:
+        compare(["--before", str(tmp_path)])
+    assert wrong.value.code == 2
+    assert "no checkout of this repository" in capsys.readouterr().err
+    with pytest.raises(ContractError, match="exports no bundle: "):
+        exported_by(tmp_path, "tiny", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    stand_in = (
+        "class M:\n path = 'there'\n def bundle(self, precision): return self\ndef random_model(*_): return M()\n"
+    )
+    (tmp_path / "benchmarks" / "random_model.py").write_text(stand_in)
+    assert exported_by(tmp_path, "tiny", tmp_path) == Path("there")
+    assert older(tmp_path).root == tmp_path
