@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,51 @@ class Captions:
     decode_seconds: float
 
 
+@dataclass(frozen=True)
+class _Sessions:
+    """Opens an engine's sessions. Knows nothing of the engine: what holds it then keeps no engine alive."""
+
+    bundle: Bundle
+    provider: str
+    threads: int
+    max_batch: int
+    cuda_graphs: bool
+    engine_cache: Path | None
+    device: int
+
+    def graph(self, file: str) -> Graph:
+        """One graph of the bundle, whose sessions are not open yet."""
+        opens = partial(self.open, file)
+        return Graph(opens, device=DEVICES[self.provider], device_id=self.device, static=self.cuda_graphs)
+
+    def open(self, file: str, batch: int | None) -> ort.InferenceSession:
+        """A session for batches of one size, or of any up to `max_batch`."""
+        return open_session(
+            self.bundle.graph(file),
+            self.provider,
+            self.threads,
+            profile=self._profile(file) if self.provider == "tensorrt" and batch is None else None,
+            fixed={} if batch is None else {"batch": batch},
+            cuda_graph=self.cuda_graphs,
+            model_digest=self.bundle.manifest.graphs_digest,
+            precision=self.bundle.manifest.precision,
+            engine_cache=self.engine_cache,
+            device=self.device,
+        )
+
+    def _profile(self, file: str) -> Profile:
+        """TensorRT's smallest, usual and largest shapes of every input of a graph."""
+        manifest = self.bundle.manifest
+
+        def shapes(batch: int) -> dict[str, tuple[int, ...]]:
+            if file == ENCODER_FILE:
+                return {"pixels": (batch, manifest.image_size, manifest.image_size, 3)}
+            embeds = {"image_embeds": (batch, manifest.image_tokens, manifest.width)}
+            return embeds | ({"input_ids": (batch, manifest.tokens.static_length)} if file == DECODER_FILE else {})
+
+        return Profile(shapes(1), shapes(min(8, self.max_batch)), shapes(self.max_batch))
+
+
 class Engine:
     """Sessions of one bundle on one provider. Calls block and may come from any one thread at a time.
 
@@ -91,62 +137,23 @@ class Engine:
         self.image_size = manifest.image_size
         self._tokens = manifest.tokens
         self._temperature = np.float32(manifest.temperature)
-        self._threads, self._engine_cache, self._progress = threads, engine_cache, progress
-        self._device = device
+        self._progress = progress
         self._cuda_graphs = cuda_graphs and provider != "cpu"
         self.buckets = buckets(max_batch) if provider != "cpu" else ()
         self.max_batch = max_batch if self.buckets else min(max_batch, cpu_batch(bundle.manifest))
         self._staging: dict[int, Pixels] = {}
         files = [ENCODER_FILE, SCORER_FILE] if bundle.labels is not None else [ENCODER_FILE]
         self.decoder_file = DECODER_FILE if self.buckets else STEP_FILE
-        self._graphs = {file: self._graph(file) for file in (*files, self.decoder_file)}
-        self._captioner: Captioner = (
-            PrefixCaptioner(self._graphs[DECODER_FILE], manifest)
-            if self.buckets
-            else StepCaptioner(self._graphs[STEP_FILE], manifest)
-        )
-        self._prepare(self.buckets[0] if self.buckets else 1)
+        sessions = _Sessions(bundle, provider, threads, self.max_batch, self._cuda_graphs, engine_cache, device)
+        self._graphs = {file: sessions.graph(file) for file in (*files, self.decoder_file)}
         try:
-            self._tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER_FILE)))
-        except Exception as error:  # the binding raises plain Exception
-            raise BundleError(f"{bundle.file(TOKENIZER_FILE)} cannot be loaded: {error}.") from None
+            self._prepare(self.buckets[0] if self.buckets else 1)
+            self._tokenizer = _tokenizer(bundle)
+        except BaseException:  # it holds this engine
+            self.close()
+            raise
 
     # -- sessions -----------------------------------------------------------------------------------------------------
-
-    def _graph(self, file: str) -> Graph:
-        return Graph(
-            lambda batch: self._open(file, batch),
-            device=DEVICES[self.provider],
-            device_id=self._device,
-            static=self._cuda_graphs,
-        )
-
-    def _open(self, file: str, batch: int | None) -> ort.InferenceSession:
-        fixed = {} if batch is None else {"batch": batch}
-        return open_session(
-            self.bundle.file(file),
-            self.provider,
-            self._threads,
-            profile=self._profile(file) if self.provider == "tensorrt" and batch is None else None,
-            fixed=fixed,
-            cuda_graph=self._cuda_graphs,
-            model_digest=self.bundle.manifest.digest,
-            precision=self.bundle.manifest.precision,
-            engine_cache=self._engine_cache,
-            device=self._device,
-        )
-
-    def _profile(self, file: str) -> Profile:
-        """TensorRT's smallest, usual and largest shapes of every input of a graph."""
-        manifest = self.bundle.manifest
-
-        def shapes(batch: int) -> dict[str, tuple[int, ...]]:
-            if file == ENCODER_FILE:
-                return {"pixels": (batch, self.image_size, self.image_size, 3)}
-            embeds = {"image_embeds": (batch, manifest.image_tokens, manifest.width)}
-            return embeds | ({"input_ids": (batch, manifest.tokens.static_length)} if file == DECODER_FILE else {})
-
-        return Profile(shapes(1), shapes(min(8, self.max_batch)), shapes(self.max_batch))
 
     def _prepare(self, batch: int) -> None:
         for file, graph in self._graphs.items():
@@ -154,11 +161,12 @@ class Engine:
             graph.prepare(batch)
 
     def close(self) -> None:
-        """Let go of the sessions and of page-locked memory."""
-        for staging in self._staging.values():
-            unpin(staging)
-        self._staging.clear()
-        self._graphs.clear()
+        """Let go of the sessions, their values and page-locked memory, in the thread of the calls; the engine is of no
+        use any more."""
+        while self._staging:  # unlocked before it is freed
+            unpin(self._staging.popitem()[1])
+        for graph in self._graphs.values():
+            graph.close()
 
     # -- warm-up ------------------------------------------------------------------------------------------------------
 
@@ -248,8 +256,10 @@ class Engine:
 
     def captioner(self, embeds: Value) -> Captioner:
         """A captioner that has begun with these embeddings; one at a time."""
-        self._captioner.start(embeds, embeds.shape()[0])
-        return self._captioner
+        kind = PrefixCaptioner if self.decoder_file == DECODER_FILE else StepCaptioner
+        captioner: Captioner = kind(self._graphs[self.decoder_file], self.bundle.manifest)
+        captioner.start(embeds, embeds.shape()[0])
+        return captioner
 
     def _encoded(self, pixels: Sequence[Pixels] | Pixels) -> Iterator[tuple[Sequence[Pixels] | Pixels, Value]]:
         """Parts of at most `max_batch` photos, each with its embeddings on the device."""
@@ -276,6 +286,13 @@ class Engine:
             return greedy(self.captioner(embeds), self._tokens, embeds.shape()[0], count, max_tokens)
         except FloatingPointError as error:
             raise EngineError(f"{self.decoder_file} gives {error}") from None
+
+
+def _tokenizer(bundle: Bundle) -> Tokenizer:
+    try:
+        return Tokenizer.from_buffer(bundle.contents[TOKENIZER_FILE])
+    except Exception as error:  # the binding raises plain Exception
+        raise BundleError(f"{bundle.path / TOKENIZER_FILE} cannot be loaded: {error}.") from None
 
 
 def _softmax(logits: Floats) -> Floats:

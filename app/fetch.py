@@ -71,7 +71,7 @@ def fetch(url: str, sha256: str, to: Path, *, timeout: float = 30) -> Manifest:
     _check_room(manifest, part)
     for name, entry in sorted(manifest.files.items()):
         _fetch_file(remote, name, part, size=entry.bytes, sha256=entry.sha256)
-    bundle = read_bundle(part)
+    bundle = read_bundle(part, weights=False)
     if to.exists():
         to.rmdir()  # empty, see above
     part.rename(to)
@@ -84,7 +84,7 @@ def _already_there(to: Path, sha256: str) -> Manifest:
         raise ContractError(
             f"{to} holds something else than the bundle {sha256[:12]}…; name another --to or delete it."
         )
-    return read_bundle(to).manifest
+    return read_bundle(to, weights=False).manifest
 
 
 def _fetch_manifest(remote: Remote, file: Path, sha256: str) -> None:

@@ -56,6 +56,11 @@ class Graph:
         if key not in self._sessions:
             self._sessions[key] = self._open_for(key)
 
+    def close(self) -> None:
+        """Close every session."""
+        self._bound.clear()
+        self._sessions.clear()
+
     def forget(self, batch: int) -> None:
         """Close what was opened for this batch size alone."""
         self._bound.pop(batch, None)

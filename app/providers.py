@@ -9,6 +9,7 @@ beforehand (driver, libraries), and a session that would run anything on the CPU
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from app.cores import available
 from app.engine_cache import is_built
 from app.gpu import ProviderError
 from app.provider_options import Profile, cuda_options, tensorrt_options
+from contract.bundle_files import GraphFile
 from contract.errors import ContractError
 
 __all__ = ["PROVIDERS", "Profile", "ProviderError", "open_session"]
@@ -49,6 +51,7 @@ NO_MEMORY = (
     "alloc_failed",
 )
 NO_FALLBACK, RECORD = "session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info"
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class _Plan:
 
 
 def open_session(
-    path: Path,
+    graph: GraphFile,
     provider: str,
     threads: int,
     *,
@@ -73,8 +76,9 @@ def open_session(
     engine_cache: Path | None = None,
     device: int = 0,
 ) -> ort.InferenceSession:
-    """A session for one graph on `provider` (`cpu`, `cuda`, `tensorrt`).
+    """A session for one graph on `provider` (`cpu`, `cuda`, `tensorrt`), made of the bytes of `graph` and of no file.
 
+    ONNX Runtime copies what it needs of them: they need not be kept afterwards.
     `threads` is the CPU provider's thread count, 0 for one per core. `fixed` gives symbolic dimensions a size
     (`{"batch": 8}`); on a GPU it also folds away the shape arithmetic, which would run on the CPU. `cuda_graph` needs
     every dimension fixed, and inputs and outputs at fixed addresses (IOBinding): otherwise it answers with old results.
@@ -99,7 +103,7 @@ def open_session(
         plan = _Plan(provider, [cuda])
         if provider == "tensorrt":
             options, engines = tensorrt_options(
-                path,
+                graph.path,
                 found,
                 tensorrt.load(),
                 profile=profile,
@@ -110,8 +114,8 @@ def open_session(
                 engine_cache=engine_cache,
             )
             plan = _Plan(provider, [(PROVIDERS[provider], options), cuda], engines)
-    session = _create(path, plan, _session_options(threads, fixed, strict=provider != "cpu"))
-    _check_session(session, path, provider, profile, cuda_graph)
+    session = _create(graph, plan, _session_options(graph, threads, fixed, strict=provider != "cpu"))
+    _check_session(session, graph.path, provider, profile, cuda_graph)
     return session
 
 
@@ -130,7 +134,7 @@ def _check_package(provider: str) -> None:
         )
 
 
-def _session_options(threads: int, fixed: Mapping[str, int], *, strict: bool) -> ort.SessionOptions:
+def _session_options(graph: GraphFile, threads: int, fixed: Mapping[str, int], *, strict: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or available()
     options.inter_op_num_threads = 1
@@ -139,6 +143,10 @@ def _session_options(threads: int, fixed: Mapping[str, int], *, strict: bool) ->
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Subnormal numbers cost a CPU a hundred times the usual and are below every tolerance here.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # Large tensors come from memory. What is not there would be looked for where the process runs.
+    names, buffers = list(graph.weights), list(graph.weights.values())
+    options.add_external_initializers_from_files_in_memory(names, buffers, [len(buffer) for buffer in buffers])
+    options.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)
     for symbol, size in fixed.items():
         options.add_free_dimension_override_by_name(symbol, size)
     if strict:
@@ -147,14 +155,14 @@ def _session_options(threads: int, fixed: Mapping[str, int], *, strict: bool) ->
     return options
 
 
-def _create(path: Path, plan: _Plan, options: ort.SessionOptions) -> ort.InferenceSession:
+def _create(graph: GraphFile, plan: _Plan, options: ort.SessionOptions) -> ort.InferenceSession:
     try:
         # enable_fallback: by default the class retries with other providers, at creation and after a failed run
-        session = ort.InferenceSession(str(path), options, providers=plan.providers, enable_fallback=0)
+        session = ort.InferenceSession(graph.data, options, providers=plan.providers, enable_fallback=0)
     except Exception as error:  # the binding raises its own types, and RuntimeError
-        raise _failure(path, plan, options, error) from None
+        raise _failure(graph, plan, options, error) from None
     if session.get_providers()[0] != PROVIDERS[plan.provider]:
-        raise _not_loaded(path, plan.provider, session.get_providers()[0])
+        raise _not_loaded(graph.path, plan.provider, session.get_providers()[0])
     return session
 
 
@@ -165,12 +173,12 @@ def _not_loaded(path: Path, provider: str, instead: str) -> ProviderError:
     )
 
 
-def _failure(path: Path, plan: _Plan, options: ort.SessionOptions, error: Exception) -> Exception:
-    text = " ".join(str(error).split())
+def _failure(graph: GraphFile, plan: _Plan, options: ort.SessionOptions, error: Exception) -> Exception:
+    path, text = graph.path, " ".join(str(error).split())
     if plan.provider == "cpu" or type(error).__name__ in FILE_FAULTS:
         return ContractError(f"{path} cannot be loaded: {text[:300]}")
     if ON_CPU in text:
-        return _on_cpu(path, plan, options)
+        return _on_cpu(graph, plan, options)
     if any(sign in text.lower() for sign in NO_MEMORY):
         return MemoryError(f"The GPU has no memory for {path.name}: {text[:300]}")
     remedy = "see the lines above in the log"
@@ -179,18 +187,18 @@ def _failure(path: Path, plan: _Plan, options: ort.SessionOptions, error: Except
     return ProviderError(f"The provider {plan.provider!r} cannot run {path.name}: {text[:300].rstrip('. ')}; {remedy}.")
 
 
-def _on_cpu(path: Path, plan: _Plan, options: ort.SessionOptions) -> ProviderError:
+def _on_cpu(graph: GraphFile, plan: _Plan, options: ort.SessionOptions) -> ProviderError:
     """Why ONNX Runtime refused: on CUDA a second session, which may use the CPU, tells what would run there."""
     where = "neither TensorRT nor CUDA takes some of its nodes"
     if plan.provider == "cuda":
         options.add_session_config_entry(NO_FALLBACK, "0")
-        session = ort.InferenceSession(str(path), options, providers=plan.providers, enable_fallback=0)
+        session = ort.InferenceSession(graph.data, options, providers=plan.providers, enable_fallback=0)
         if session.get_providers()[0] != PROVIDERS["cuda"]:
-            return _not_loaded(path, "cuda", session.get_providers()[0])
+            return _not_loaded(graph.path, "cuda", session.get_providers()[0])
         kinds = _assigned(session).get(PROVIDERS["cpu"], Counter())
         where = f"{kinds.total()} of its nodes would run on the CPU ({', '.join(sorted(kinds))})"
     return ProviderError(
-        f"The provider {plan.provider!r} was asked for, but of {path.name} {where}; fix its symbolic dimensions (such "
+        f"The provider {plan.provider!r} was asked for, but of {graph.path.name} {where}; fix its symbolic dimensions (such "
         "nodes compute shapes), export the checkpoint again, or set FOOD_VISION_PROVIDER=cpu."
     )
 

@@ -90,7 +90,7 @@ def check_bundle(service: Service, path: Path) -> int:
     A label counts as right if PyTorch's log-probability of it is within the precision's tolerance of the best one: a
     near tie may fall either way. A bundle without labels is asked for captions, which must not be empty.
     """
-    bundle = read_bundle(path)
+    bundle = read_bundle(path, weights=False)
     served = service.ask("/info").get("model", {}).get("version")
     if served != bundle.manifest.version:
         raise ContractError(f"{service.url} serves the bundle {served}, but {path} is {bundle.manifest.version}.")

@@ -13,7 +13,8 @@
     *.weights       the graphs' large tensors, each stored once (ONNX external data)
     check.npz       a few pictures and PyTorch's answers (`contract.self_check`; absent in older bundles)
 
-Written to a temporary folder and renamed; every digest is verified when it is read.
+Written to a temporary folder and renamed. Every file is verified when it is read, and what was verified is what is used
+(`contract.bundle_files`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from contract.bundle_files import WEIGHTS, FileEntry, Folder, GraphFile, opened
 from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
 from contract.files import new_folder, sha256_file, write_text_atomic
@@ -35,7 +37,8 @@ from contract.labels import LabelSet
 from contract.precision import LIMITS, Precision, ProviderName
 from contract.self_check import CHECK_FILE, SelfCheck
 
-FORMAT_VERSION = 2  # 2: decoder.onnx takes `position`; decoder_step.onnx; precisions
+FORMAT_VERSION = 3  # 3: the version covers the manifest's fields too
+READS = (2, FORMAT_VERSION)  # 2: `decoder.onnx` takes `position`; `decoder_step.onnx`; precisions
 MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -45,16 +48,11 @@ DECODER_FILE = "decoder.onnx"
 STEP_FILE = "decoder_step.onnx"
 ALWAYS = (TOKENIZER_FILE, ENCODER_FILE, DECODER_FILE, STEP_FILE)
 CLASSIFIER = (LABELS_FILE, SCORER_FILE)
+GRAPH = ".onnx"
 MAX_MANIFEST_BYTES = 1 << 20
 
-
-class FileEntry(BaseModel):
-    """Size in bytes and hex sha256 of one file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bytes: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+# Fields of the manifest that no answer depends on; a new field is part of the digest unless it is named here.
+DESCRIPTIONS = {"format_version", "source", "trained_image_size", "opset", "parity", "metrics", "versions"}
 
 
 class DecoderTokens(BaseModel):
@@ -100,12 +98,20 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Hex sha256 over the names and digests of the files: two bundles with the same digest hold the same model.
+        """Hex sha256 over all that an answer depends on: two bundles with the same digest give the same answers.
 
-        Without the self-check: it is no part of the model, and its last bits are those of the machine that exported.
+        Without what only describes the model (`DESCRIPTIONS`), and without the self-check, which is no part of it: the
+        last bits of its numbers are those of the machine that exported.
         """
-        rows = "".join(f"{name}\0{entry.sha256}\n" for name, entry in sorted(self.files.items()) if name != CHECK_FILE)
-        return hashlib.sha256(rows.encode()).hexdigest()
+        fields = self.model_dump(mode="json", exclude=DESCRIPTIONS)
+        fields["files"].pop(CHECK_FILE, None)
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def graphs_digest(self) -> str:
+        """Hex sha256 over graphs and weights alone: what engines are built from."""
+        files = {name: entry.sha256 for name, entry in self.files.items() if name.endswith((GRAPH, WEIGHTS))}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     @property
     def providers(self) -> tuple[ProviderName, ...]:
@@ -120,16 +126,25 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: `labels` is None when the model can only caption, `check` when it has no self-check."""
+    """A verified bundle: `labels` is None when the model can only caption, `check` when it has no self-check.
+
+    `contents` are the bytes that were verified, by file name, until `release`.
+    """
 
     path: Path
     manifest: Manifest
     labels: LabelSet | None
     check: SelfCheck | None = field(default=None, compare=False, repr=False)
+    contents: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
-    def file(self, name: str) -> Path:
-        """Path of one file of the bundle."""
-        return self.path / name
+    def graph(self, name: str) -> GraphFile:
+        """One graph, with all weights."""
+        weights = {name: data for name, data in self.contents.items() if name.endswith(WEIGHTS)}
+        return GraphFile(self.path / name, self.contents[name], weights)
+
+    def release(self) -> None:
+        """Let go of the files' bytes, once no more sessions will be made of them."""
+        self.contents.clear()
 
 
 @contextmanager
@@ -153,36 +168,34 @@ def finish_bundle(folder: Path, **fields: Any) -> Manifest:
     return manifest
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: Path, *, weights: bool = True) -> Bundle:
     """Read and verify a bundle: format version, every file's presence, size and sha256, labels, self-check.
 
+    Without `weights` the large files are verified all the same, but in pieces and not kept: for those who make no engine.
     Raises `BundleError` with one sentence that names the first thing that is wrong.
     """
-    manifest = _read_manifest(path)
-    for name in ALWAYS:
-        if name not in manifest.files:
-            raise BundleError(f"The bundle {path} is incomplete: its manifest does not list {name}. Export it again.")
-    if any(name in manifest.files for name in CLASSIFIER) or manifest.caption is not None:
-        for name in CLASSIFIER:
-            if name not in manifest.files:
-                raise BundleError(
-                    f"The bundle {path} is incomplete: its manifest does not list {name}. Export it again."
-                )
-        if manifest.caption is None:
-            raise BundleError(f"The bundle {path} has labels but no caption format. Export it again.")
-    for name, entry in manifest.files.items():
-        _verify(path, name, entry)
+    with opened(path) as folder:
+        manifest = _read_manifest(folder)
+        _check_names(path, manifest)
+        contents = {
+            name: data
+            for name, entry in manifest.files.items()
+            if (data := folder.verified(name, entry, keep=weights or not name.endswith(WEIGHTS))) is not None
+        }
     try:
-        labels = LabelSet.load(path / LABELS_FILE) if LABELS_FILE in manifest.files else None
+        labels = LabelSet.parse(contents[LABELS_FILE], path / LABELS_FILE) if LABELS_FILE in contents else None
     except ContractError as error:
         raise BundleError(str(error)) from None
-    return Bundle(path=path, manifest=manifest, labels=labels, check=_read_check(path, manifest, labels))
+    return Bundle(path, manifest, labels, _read_check(path, manifest, labels, contents), contents)
 
 
-def _read_check(path: Path, manifest: Manifest, labels: LabelSet | None) -> SelfCheck | None:
-    if CHECK_FILE not in manifest.files:  # exported before there was one
+def _read_check(
+    path: Path, manifest: Manifest, labels: LabelSet | None, contents: dict[str, bytes]
+) -> SelfCheck | None:
+    if CHECK_FILE not in contents:  # exported before there was one
         return None
-    return SelfCheck.load(
+    return SelfCheck.parse(
+        contents[CHECK_FILE],
         path / CHECK_FILE,
         image_size=manifest.image_size,
         image_tokens=manifest.image_tokens,
@@ -193,24 +206,23 @@ def _read_check(path: Path, manifest: Manifest, labels: LabelSet | None) -> Self
     )
 
 
-def _read_manifest(path: Path) -> Manifest:
-    file = path / MANIFEST_FILE
-    if not path.is_dir():
-        raise BundleError(f"There is no bundle folder at {path}. Make one with `python -m export CHECKPOINT {path}`.")
-    if not file.is_file():
-        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_FILE}.")
-    if file.stat().st_size > MAX_MANIFEST_BYTES:
+def _read_manifest(folder: Folder) -> Manifest:
+    file = folder.path / MANIFEST_FILE
+    text = folder.read(MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    if text is None:
+        raise BundleError(f"{folder.path} is not a bundle: it has no {MANIFEST_FILE}.")
+    if len(text) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{file} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest.")
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(text.decode("utf-8"))
         version = data.get("format_version") if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
+        if version not in READS:
             raise BundleError(
-                f"{file} has format version {version!r}; this release reads version {FORMAT_VERSION}. "
-                "Export the checkpoint again with this release."
+                f"{file} has format version {version!r}; this release reads versions "
+                f"{' and '.join(map(str, READS))}. Export the checkpoint again with this release."
             )
         return Manifest.model_validate(data)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BundleError(f"{file} is not readable JSON: {error}.") from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -218,15 +230,16 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{file} is damaged at {where}: {first['msg']}.") from None
 
 
-def _verify(path: Path, name: str, entry: FileEntry) -> None:
-    if name != Path(name).name or name in (".", "..", MANIFEST_FILE):
-        raise BundleError(f"The manifest of {path} lists {name!r}, which is not a plain file name.")
-    file = path / name
-    if not file.is_file():
-        raise BundleError(f"The bundle {path} is incomplete: {name} is missing. Copy it again or export it again.")
-    if file.stat().st_size != entry.bytes:
-        raise BundleError(
-            f"{file} has {file.stat().st_size} bytes, its manifest says {entry.bytes}. Copy it again or export it again."
-        )
-    if sha256_file(file) != entry.sha256:
-        raise BundleError(f"{file} is damaged: its sha256 is not the manifest's. Copy it again or export it again.")
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """Every file that a bundle needs is listed, and none that lies outside it."""
+    needed = list(ALWAYS)
+    if any(name in manifest.files for name in CLASSIFIER) or manifest.caption is not None:
+        needed += CLASSIFIER
+    for name in needed:
+        if name not in manifest.files:
+            raise BundleError(f"The bundle {path} is incomplete: its manifest does not list {name}. Export it again.")
+    if LABELS_FILE in manifest.files and manifest.caption is None:
+        raise BundleError(f"The bundle {path} has labels but no caption format. Export it again.")
+    for name in manifest.files:
+        if name != Path(name).name or name in (".", "..", MANIFEST_FILE) or "\0" in name:
+            raise BundleError(f"The manifest of {path} lists {name!r}, which is not a plain file name.")

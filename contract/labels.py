@@ -153,10 +153,19 @@ class LabelSet:
         Raises `ContractError` when the file is missing or not of these forms.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            data = path.read_bytes()
         except FileNotFoundError:
             raise ContractError(f"There is no label file at {path}.") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise ContractError(f"The label file {path} cannot be read: {error}.") from None
+        return cls.parse(data, path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> LabelSet:
+        """`load` for bytes that have been read; `path` says what they are and where they lay."""
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
             raise ContractError(f"The label file {path} cannot be read: {error}.") from None
         if path.suffix == ".txt":
             return cls.from_names(line.strip() for line in text.splitlines() if line.strip())

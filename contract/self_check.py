@@ -7,6 +7,7 @@ serve, and compares. Plain arrays without pickle, stored uncompressed.
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,17 +56,27 @@ class SelfCheck:
         np.savez(path, allow_pickle=False, **arrays)
 
     @staticmethod
-    def load(
-        path: Path, *, image_size: int, image_tokens: int, width: int, vocabulary: int, max_tokens: int, labels: int
+    def parse(
+        data: bytes,
+        path: Path,
+        *,
+        image_size: int,
+        image_tokens: int,
+        width: int,
+        vocabulary: int,
+        max_tokens: int,
+        labels: int,
     ) -> SelfCheck:
-        """Read the file for a bundle of these sizes; `labels` is 0 for one that only captions.
+        """The arrays of `data` for a bundle of these sizes; `labels` is 0 for one that only captions.
+
+        `path` says where the bytes lay.
 
         Raises `BundleError` for anything but the arrays above with shapes and values that fit.
         """
         try:
-            if not zipfile.is_zipfile(path):
+            if not zipfile.is_zipfile(io.BytesIO(data)):
                 raise ValueError("no npz file")
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             found = SelfCheck(**({LOGPROBS: None} | arrays))
             if not labels:

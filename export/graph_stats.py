@@ -74,9 +74,9 @@ def read_graph(bundle: Bundle, file: str) -> GraphStats:
     Raises `BundleError` when the file is not an ONNX graph, its shapes do not fit the manifest, or a weight lies
     outside the bundle's files.
     """
-    path = bundle.file(file)
+    path = bundle.path / file
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load_model_from_string(bundle.contents[file])
         if not model.graph.node:  # protobuf reads an empty file as an empty graph
             raise ValueError("it holds no operators")
         shapes = infer_shapes(model, _input_shapes(bundle, file))

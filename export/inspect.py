@@ -48,6 +48,7 @@ class Inspection:
         return {
             "name": manifest.name,
             "version": manifest.version,
+            "format_version": manifest.format_version,
             "image_size": manifest.image_size,
             "trained_image_size": manifest.trained_image_size,
             "image_tokens": manifest.image_tokens,
@@ -65,7 +66,7 @@ class Inspection:
 
 def inspect_bundle(path: Path) -> Inspection:
     """Verify a bundle and read its graphs. Raises `BundleError`."""
-    bundle = read_bundle(path)
+    bundle = read_bundle(path, weights=False)
     files = [file for file in (ENCODER_FILE, SCORER_FILE, DECODER_FILE, STEP_FILE) if file in bundle.manifest.files]
     return Inspection(bundle, {file: read_graph(bundle, file) for file in files})
 
@@ -100,7 +101,8 @@ def report(inspection: Inspection) -> str:
     labels = f"{len(bundle.labels)} labels" if bundle.labels is not None else "no labels"
     lines = [
         f"{manifest.name} {manifest.version}: {size}, {manifest.image_tokens} image tokens of width {manifest.width}, "
-        f"{labels}, {manifest.precision}, {_bytes(inspection.weights_bytes)} of weights"
+        f"{labels}, {manifest.precision}, {_bytes(inspection.weights_bytes)} of weights, "
+        f"format {manifest.format_version}"
     ]
     for graph in inspection.graphs.values():
         lines += ["", *_graph_lines(graph, manifest.tokens)]

@@ -29,7 +29,7 @@ MOST_LABELS = 10  # in the printed summary
 def label(args: argparse.Namespace) -> int:
     """Do what `python -m app.bulk` was asked, and return its exit code. Raises `ContractError`."""
     settings = _settings(args)
-    bundle = read_bundle(settings.bundle)
+    bundle = read_bundle(settings.bundle, weights=False)
     if bundle.labels is None:
         raise ContractError(f"The bundle {bundle.path} has no labels: it can caption, not classify.")
     inputs, out = [normal(place) for place in args.inputs], normal(args.out)

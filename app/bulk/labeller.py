@@ -52,6 +52,7 @@ class Labeller:
                     "another. Give all machines the same one."
                 )
             self._engine, _ = ready_engine(bundle, settings)
+            bundle.release()
         except ContractError as error:
             self._failure = str(error)
 

@@ -12,9 +12,11 @@ import pytest
 from app import gpu, tensorrt
 from app.gpu import Gpu
 from app.providers import PROVIDERS, Profile
+from contract.bundle_files import GraphFile
 
 TRT, CUDA, CPU = PROVIDERS["tensorrt"], PROVIDERS["cuda"], PROVIDERS["cpu"]
 PATH = Path("somewhere/encoder.onnx")
+GRAPH = GraphFile(PATH, b"graph", {"encoder.weights": b"weights"})
 PROFILE = Profile({"pixels": (1, 8, 8, 3)}, {"pixels": (8, 8, 8, 3)}, {"pixels": (32, 8, 8, 3)})
 
 
@@ -43,8 +45,8 @@ class Session:
     shape: ClassVar[list[int | str]] = [8, 8, 8, 3]
     parts: ClassVar[list[Part]] = []
 
-    def __init__(self, path: str, options: ort.SessionOptions, providers: list[Any], enable_fallback: int) -> None:
-        self.path, self.providers, self.retries = path, providers, enable_fallback
+    def __init__(self, data: bytes, options: ort.SessionOptions, providers: list[Any], enable_fallback: int) -> None:
+        self.data, self.providers, self.retries = data, providers, enable_fallback
         self.config = {
             key: options.get_session_config_entry(f"session.{key}")
             for key in ("set_denormal_as_zero", "intra_op.allow_spinning", *self.strict(options))

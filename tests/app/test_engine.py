@@ -7,6 +7,7 @@ stand-in opens them whatever the provider. What only a GPU can show is in `bench
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from app.graph import Graph
 from app.providers import open_session
 from app.self_check import run_self_check
 from contract.bundle import Bundle, read_bundle
+from contract.bundle_files import GraphFile
 from contract.errors import ContractError
 from contract.pixels import Pixels, photo_to_pixels
 from tests.conftest import drawn_png
@@ -54,9 +56,9 @@ class StandIn:
 
         monkeypatch.setattr(Graph, "run", limited)
 
-    def open(self, path: Path, provider: str, threads: int, **options: Any) -> ort.InferenceSession:
-        self.asked.append((path.name, {"provider": provider} | options))
-        return open_session(path, "cpu", 1, fixed=options["fixed"])
+    def open(self, graph: GraphFile, provider: str, threads: int, **options: Any) -> ort.InferenceSession:
+        self.asked.append((graph.path.name, {"provider": provider} | options))
+        return open_session(graph, "cpu", 1, fixed=options["fixed"])
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_sessions_of_the_two_modes(loaded: Bundle, stand_in: StandIn, tmp_path: 
         {"pixels": (batch, 32, 32, 3)} for batch in (1, 6, 6)
     )
     assert asked["decoder.onnx"]["profile"].largest == {"input_ids": (6, 32), "image_embeds": (6, 17, 64)}
-    assert {options["model_digest"] for options in asked.values()} == {loaded.manifest.digest}
+    assert {options["model_digest"] for options in asked.values()} == {loaded.manifest.graphs_digest}
     assert {options["engine_cache"] for options in asked.values()} == {tmp_path}
     stand_in.asked.clear()
     Engine(loaded, provider="tensorrt", threads=1, max_batch=6, cuda_graphs=True).warm_up()
@@ -161,10 +163,10 @@ def test_a_batch_above_the_maximum_is_split(loaded: Bundle, pictures: Pixels) ->
 def test_a_large_model_runs_photo_by_photo_on_a_cpu(loaded: Bundle) -> None:
     """577 tokens of width 768 fill a cache; the tiny model's batch stays as it was asked for."""
     base = loaded.manifest.model_copy(update={"image_tokens": 577, "width": 768})
-    assert on_cpu(Bundle(loaded.path, base, loaded.labels)).max_batch == 1
+    assert on_cpu(replace(loaded, manifest=base)).max_batch == 1
     assert on_cpu(loaded, max_batch=16).max_batch == 16
     int8 = loaded.manifest.model_copy(update={"precision": "int8"})
-    assert on_cpu(Bundle(loaded.path, int8, loaded.labels)).max_batch == 1, "one scale for the activations of a call"
+    assert on_cpu(replace(loaded, manifest=int8)).max_batch == 1, "one scale for the activations of a call"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_a_large_model_runs_photo_by_photo_on_a_cpu(loaded: Bundle) -> None:
     ],
 )
 def test_a_bundle_for_another_provider_is_refused(loaded: Bundle, precision: str, provider: str, words: str) -> None:
-    other = Bundle(loaded.path, loaded.manifest.model_copy(update={"precision": precision}), loaded.labels)
+    other = replace(loaded, manifest=loaded.manifest.model_copy(update={"precision": precision}))
     with pytest.raises(ContractError, match=words):
         Engine(other, provider=provider, threads=1)
 
@@ -184,7 +186,7 @@ def test_a_bundle_for_another_provider_is_refused(loaded: Bundle, precision: str
 def test_captions_end_where_the_places_end(loaded: Bundle, stand_in: StandIn, pictures: Pixels) -> None:
     """decoder.onnx has 32 places; asked for more, it stops there instead of reading beyond them."""
     sep = loaded.manifest.tokens.model_copy(update={"sep": loaded.manifest.tokens.vocabulary - 1})  # never said
-    endless = Bundle(loaded.path, loaded.manifest.model_copy(update={"tokens": sep}), loaded.labels)
+    endless = replace(loaded, manifest=loaded.manifest.model_copy(update={"tokens": sep}))
     for provider, most in (("cuda", 32), ("cpu", 40)):
         found = Engine(endless, provider=provider, threads=1)
         captioner = found.captioner(found.encode(pictures[:1]))

@@ -28,8 +28,10 @@ OPEN = """
 import sys
 from pathlib import Path
 from app.providers import ProviderError, open_session
+from contract.bundle_files import GraphFile
 try:
-    open_session(Path(sys.argv[1]), sys.argv[2], 1, fixed={"batch": 1})
+    path = Path(sys.argv[1])
+    open_session(GraphFile(path, path.read_bytes()), sys.argv[2], 1, fixed={"batch": 1})
 except ProviderError as error:
     print(error)
 """

@@ -10,7 +10,7 @@ import pytest
 
 from app.engine_cache import KEY_FILE, EngineKey
 from app.providers import PROVIDERS, Profile, open_session
-from tests.app.stand_in_sessions import CPU, CUDA, PATH, PROFILE, TRT, Session, stand_in
+from tests.app.stand_in_sessions import CPU, CUDA, GRAPH, PROFILE, TRT, Session, stand_in
 
 CUDA_OPTIONS = {
     "device_id": "0",
@@ -25,28 +25,28 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
 
 
 def test_cpu(sessions: list[Session]) -> None:
-    open_session(PATH, "cpu", 3)
+    open_session(GRAPH, "cpu", 3)
     assert sessions[0].providers == [(CPU, {})]
     assert sessions[0].config == {"set_denormal_as_zero": "1", "intra_op.allow_spinning": "0"}
     assert sessions[0].threads == (3, 1)
-    assert sessions[0].path == str(PATH)
+    assert sessions[0].data == GRAPH.data
 
 
 def test_no_thread_count_is_one_per_core(sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.providers.available", lambda: 5)
-    open_session(PATH, "cpu", 0)
+    open_session(GRAPH, "cpu", 0)
     assert sessions[0].threads == (5, 1)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_nothing_is_retried_on_another_provider(provider: str, sessions: list[Session]) -> None:
-    open_session(PATH, provider, 1, fixed={"batch": 8})
+    open_session(GRAPH, provider, 1, fixed={"batch": 8})
     assert sessions[0].retries == 0
 
 
 def test_cuda(sessions: list[Session]) -> None:
     """Float32 stays float32: without `use_tf32=0` products are rounded."""
-    open_session(PATH, "cuda", 1)
+    open_session(GRAPH, "cuda", 1)
     assert sessions[0].providers == [(CUDA, CUDA_OPTIONS)]
     assert sessions[0].config == {
         "set_denormal_as_zero": "1",
@@ -57,13 +57,13 @@ def test_cuda(sessions: list[Session]) -> None:
 
 
 def test_cuda_with_a_cuda_graph(sessions: list[Session]) -> None:
-    open_session(PATH, "cuda", 1, fixed={"batch": 8}, cuda_graph=True, device=2)
+    open_session(GRAPH, "cuda", 1, fixed={"batch": 8}, cuda_graph=True, device=2)
     assert sessions[0].providers == [(CUDA, CUDA_OPTIONS | {"device_id": "2", "enable_cuda_graph": "1"})]
 
 
 def test_tensorrt_with_fixed_dimensions(sessions: list[Session], tmp_path: Path) -> None:
     open_session(
-        PATH, "tensorrt", 1, fixed={"batch": 8}, cuda_graph=True, model_digest="d" * 64, precision="fp16",
+        GRAPH, "tensorrt", 1, fixed={"batch": 8}, cuda_graph=True, model_digest="d" * 64, precision="fp16",
         engine_cache=tmp_path, device=1,
     )  # fmt: skip
     (name, options), cuda = sessions[0].providers
@@ -92,7 +92,7 @@ def test_tensorrt_with_fixed_dimensions(sessions: list[Session], tmp_path: Path)
 
 def test_tensorrt_with_a_profile(sessions: list[Session], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Session, "shape", ["batch", 8, 8, 3])
-    open_session(PATH, "tensorrt", 1, profile=PROFILE, model_digest="d" * 64, engine_cache=tmp_path)
+    open_session(GRAPH, "tensorrt", 1, profile=PROFILE, model_digest="d" * 64, engine_cache=tmp_path)
     options = sessions[0].providers[0][1]
     assert options["trt_profile_min_shapes"] == "pixels:1x8x8x3"
     assert options["trt_profile_opt_shapes"] == "pixels:8x8x8x3"
@@ -104,7 +104,7 @@ def test_tensorrt_with_a_profile(sessions: list[Session], monkeypatch: pytest.Mo
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_no_precision_option_is_ever_set(precision: str, sessions: list[Session], tmp_path: Path) -> None:
     """One would make the network weakly typed, and TensorRT 11 refuses it."""
-    open_session(PATH, "tensorrt", 1, fixed={"batch": 8}, model_digest="d", precision=precision, engine_cache=tmp_path)
+    open_session(GRAPH, "tensorrt", 1, fixed={"batch": 8}, model_digest="d", precision=precision, engine_cache=tmp_path)
     options = sessions[0].providers[0][1]
     assert not [name for name in options if any(part in name for part in ("fp16", "bf16", "int8"))]
     assert all(isinstance(value, str) for _, values in sessions[0].providers for value in values.values())
@@ -119,19 +119,19 @@ def test_an_engine_that_is_there_may_be_read_only(
     sessions: list[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments: dict[str, Any] = {"fixed": {"batch": 8}, "model_digest": "d", "engine_cache": tmp_path}
-    open_session(PATH, "tensorrt", 1, **arguments)
+    open_session(GRAPH, "tensorrt", 1, **arguments)
     (engines,) = tmp_path.glob("encoder-*")
     (engines / "a.engine").write_bytes(b"engine")
-    open_session(PATH, "tensorrt", 1, **arguments)
+    open_session(GRAPH, "tensorrt", 1, **arguments)
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    open_session(PATH, "tensorrt", 1, **arguments)
+    open_session(GRAPH, "tensorrt", 1, **arguments)
     found = [session.providers[0][1] for session in sessions]
     assert [options["trt_engine_cache_path"] for options in found] == [str(engines)] * 3
     assert [options["trt_timing_cache_enable"] for options in found] == ["True", "True", "False"]
 
 
 def test_without_a_cache(sessions: list[Session], caplog: pytest.LogCaptureFixture) -> None:
-    open_session(PATH, "tensorrt", 1, fixed={"batch": 8})
+    open_session(GRAPH, "tensorrt", 1, fixed={"batch": 8})
     options = sessions[0].providers[0][1]
     assert (options["trt_engine_cache_enable"], options["trt_timing_cache_enable"]) == ("False", "False")
     assert not [name for name in options if name.endswith("_path")], "else it would write where the process runs"

@@ -19,10 +19,16 @@ from app import gpu, tensorrt
 from app.gpu import Gpu
 from app.providers import ProviderError, open_session
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE
+from contract.bundle_files import GraphFile
 from contract.errors import ContractError
-from tests.app.stand_in_sessions import CPU, CUDA, PATH, PROFILE, TRT, Part, Session, stand_in
+from tests.app.stand_in_sessions import CPU, CUDA, GRAPH, PROFILE, TRT, Part, Session, stand_in
 from tests.app.test_engine_cache import product
 from tests.conftest import ROOT
+
+
+def graph(path: Path) -> GraphFile:
+    """A graph without weights beside it."""
+    return GraphFile(path, path.read_bytes())
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
 def test_a_package_without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
     with pytest.raises(ProviderError, match="'cuda' was asked for, but this ONNX Runtime has only .* Install the GPU"):
-        open_session(PATH, "cuda", 1)
+        open_session(GRAPH, "cuda", 1)
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
@@ -47,7 +53,7 @@ def test_no_driver_no_library_no_session(
         monkeypatch.setattr(module, name, fail)
         if name != "load" or provider == "tensorrt":
             with pytest.raises(ProviderError, match=r"^No\.$"):
-                open_session(PATH, provider, 1, fixed={"batch": 8})
+                open_session(GRAPH, provider, 1, fixed={"batch": 8})
     assert not sessions
 
 
@@ -57,7 +63,7 @@ def test_a_session_on_another_provider(provider: str, sessions: list[Session], m
     with pytest.raises(
         ProviderError, match=f"{provider!r} was asked for, but encoder.onnx would run on {CPU}: its lib"
     ):
-        open_session(PATH, provider, 1, fixed={"batch": 8})
+        open_session(GRAPH, provider, 1, fixed={"batch": 8})
 
 
 ON_CPU = RuntimeError("This session contains nodes, but fallback to CPU EP has been explicitly disabled by the user.")
@@ -71,7 +77,7 @@ def test_nodes_on_the_cpu_are_named(sessions: list[Session], monkeypatch: pytest
     with pytest.raises(
         ProviderError, match=r"of encoder.onnx 2 of its nodes would run on the CPU \(Concat, Gather\); fix"
     ):
-        open_session(PATH, "cuda", 1)
+        open_session(GRAPH, "cuda", 1)
     assert [session.config["disable_cpu_ep_fallback"] for session in sessions] == ["1", "0"]
 
 
@@ -79,14 +85,14 @@ def test_nodes_on_the_cpu_since_nothing_loaded(sessions: list[Session], monkeypa
     monkeypatch.setattr(Session, "error", ON_CPU)
     monkeypatch.setattr(Session, "first", CPU)
     with pytest.raises(ProviderError, match=f"encoder.onnx would run on {CPU}: its libraries or the GPU are missing"):
-        open_session(PATH, "cuda", 1)
+        open_session(GRAPH, "cuda", 1)
 
 
 def test_nodes_on_the_cpu_beside_tensorrt(sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked only once: a second session would build the engine once more."""
     monkeypatch.setattr(Session, "error", ON_CPU)
     with pytest.raises(ProviderError, match="of encoder.onnx neither TensorRT nor CUDA takes some of its nodes; fix"):
-        open_session(PATH, "tensorrt", 1, fixed={"batch": 8})
+        open_session(GRAPH, "tensorrt", 1, fixed={"batch": 8})
     assert len(sessions) == 1
 
 
@@ -95,7 +101,7 @@ def test_tensorrt_that_takes_no_node(sessions: list[Session], monkeypatch: pytes
     with pytest.raises(
         ProviderError, match=r"TensorRT takes no node of encoder.onnx; .* on CUDA \(Add, MatMul\)\. Ask"
     ):
-        open_session(PATH, "tensorrt", 1, fixed={"batch": 8})
+        open_session(GRAPH, "tensorrt", 1, fixed={"batch": 8})
 
 
 def test_a_cuda_graph_that_tensorrt_shares_with_cuda(sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +109,7 @@ def test_a_cuda_graph_that_tensorrt_shares_with_cuda(sessions: list[Session], mo
     with pytest.raises(
         ProviderError, match=r"all of it on TensorRT, but CUDA would run 2 of its nodes \(Erf\); set FOOD"
     ):
-        open_session(PATH, "tensorrt", 1, fixed={"batch": 8}, cuda_graph=True)
+        open_session(GRAPH, "tensorrt", 1, fixed={"batch": 8}, cuda_graph=True)
 
 
 def test_a_graph_that_tensorrt_shares_with_cuda(
@@ -111,7 +117,7 @@ def test_a_graph_that_tensorrt_shares_with_cuda(
 ) -> None:
     monkeypatch.setattr(Session, "parts", [Part(TRT, ["MatMul"]), Part(CUDA, ["Erf"])])
     with caplog.at_level(logging.WARNING, "food_vision"):
-        open_session(PATH, "tensorrt", 1, fixed={"batch": 8})
+        open_session(GRAPH, "tensorrt", 1, fixed={"batch": 8})
     assert "encoder.onnx: TensorRT runs 1 nodes, CUDA 1 (Erf)" in caplog.text
 
 
@@ -122,13 +128,13 @@ def test_a_cuda_graph_with_a_symbolic_dimension(
     """It would answer every shape with the first one's result."""
     monkeypatch.setattr(Session, "shape", ["batch", 8, 8, 3])
     with pytest.raises(ProviderError, match=r"A CUDA graph of encoder.onnx .*\{'pixels': \['batch', 8, 8, 3\]\}; fix"):
-        open_session(PATH, provider, 1, fixed={"batsh": 8}, cuda_graph=True)
+        open_session(GRAPH, provider, 1, fixed={"batsh": 8}, cuda_graph=True)
 
 
 def test_tensorrt_with_a_symbolic_dimension(sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "shape", ["batch", 8, 8, 3])
     with pytest.raises(ProviderError, match="TensorRT would build engines for encoder.onnx during requests, since"):
-        open_session(PATH, "tensorrt", 1)
+        open_session(GRAPH, "tensorrt", 1)
 
 
 def test_an_engine_that_cannot_be_read(
@@ -139,12 +145,12 @@ def test_an_engine_that_cannot_be_read(
     with pytest.raises(
         ProviderError, match="'tensorrt' cannot run encoder.onnx: TensorRT EP Failed to Build Engine; see"
     ):
-        open_session(PATH, "tensorrt", 1, **arguments)
+        open_session(GRAPH, "tensorrt", 1, **arguments)
     (engines,) = tmp_path.glob("encoder-*")
     (engines / "a.engine").write_bytes(b"half")
     sessions.clear()
     with pytest.raises(ProviderError, match=f"damaged, delete {engines} so that it is built again"):
-        open_session(PATH, "tensorrt", 1, **arguments)
+        open_session(GRAPH, "tensorrt", 1, **arguments)
 
 
 MEMORY = [
@@ -160,7 +166,7 @@ def test_memory_that_is_full(text: str, sessions: list[Session], monkeypatch: py
     """Not a `ProviderError`: a smaller batch may fit."""
     monkeypatch.setattr(Session, "error", RuntimeError(text))
     with pytest.raises(MemoryError, match=f"The GPU has no memory for encoder.onnx: {text}"):
-        open_session(PATH, "cuda", 1)
+        open_session(GRAPH, "cuda", 1)
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
@@ -168,11 +174,11 @@ def test_a_graph_that_is_damaged(provider: str, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "encoder.onnx").write_bytes(b"not a graph")
     real = ort.InferenceSession
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(ort, "InferenceSession", lambda path, options, **_: real(path, options, providers=[CPU]))
+    monkeypatch.setattr(ort, "InferenceSession", lambda data, options, **_: real(data, options, providers=[CPU]))
     monkeypatch.setattr(gpu, "gpu", lambda index: Gpu(index, "NVIDIA H200", "9.0", "13.0"))
     monkeypatch.setattr(tensorrt, "load_cuda", lambda provider: None)
     with pytest.raises(ContractError, match=r"encoder.onnx cannot be loaded: .*INVALID_PROTOBUF") as raised:
-        open_session(tmp_path / "encoder.onnx", provider, 1)
+        open_session(graph(tmp_path / "encoder.onnx"), provider, 1)
     assert not isinstance(raised.value, ProviderError)
 
 
@@ -190,19 +196,19 @@ def test_arguments_that_contradict_each_other(
     provider: str, arguments: dict[str, Any], named: str, sessions: list[Session]
 ) -> None:
     with pytest.raises(ValueError, match=named) as raised:
-        open_session(PATH, provider, 1, **arguments)
+        open_session(GRAPH, provider, 1, **arguments)
     assert not isinstance(raised.value, ContractError), "a fault of the caller, not of the user"
     assert not sessions
 
 
 def test_fixed_dimensions_of_a_real_session(tmp_path: Path) -> None:
     path = product(tmp_path / "graph" / "encoder.onnx", 2)
-    session = open_session(path, "cpu", 1, fixed={"batch": 3})
+    session = open_session(graph(path), "cpu", 1, fixed={"batch": 3})
     assert session.get_inputs()[0].shape == [3, 4]
     assert session.run(None, {"x": np.ones((3, 4), np.float32)})[0].tolist() == [[2.0] * 4] * 3
     with pytest.raises(Exception, match="Expected: 3"):
         session.run(None, {"x": np.ones((1, 4), np.float32)})
-    assert open_session(path, "cpu", 1).get_inputs()[0].shape == ["batch", 4]
+    assert open_session(graph(path), "cpu", 1).get_inputs()[0].shape == ["batch", 4]
 
 
 def test_subnormal_numbers_are_zero(tmp_path: Path) -> None:
@@ -210,7 +216,8 @@ def test_subnormal_numbers_are_zero(tmp_path: Path) -> None:
     path = product(tmp_path / "graph" / "encoder.onnx", 0.5)
     code = (
         "import sys, numpy as np\nfrom pathlib import Path\nfrom app.providers import open_session\n"
-        "session = open_session(Path(sys.argv[1]), 'cpu', 1)\n"
+        "from contract.bundle_files import GraphFile\n"
+        "session = open_session(GraphFile(Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()), 'cpu', 1)\n"
         "print(session.run(None, {'x': np.full((1, 4), 1.5e-38, np.float32)})[0].max())"
     )
     done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contract import bundle as contract_bundle
-from contract.bundle import DecoderTokens, Manifest, finish_bundle, new_bundle, read_bundle
+from contract.bundle import DESCRIPTIONS, DecoderTokens, Manifest, finish_bundle, new_bundle, read_bundle
+from contract.bundle_files import Folder
 from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
 from contract.labels import LabelSet
@@ -106,7 +109,8 @@ def test_missing_and_shortened_files_are_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format_version": 99}, "format version 99"),
+        ({"format_version": 99}, "format version 99; this release reads versions 2 and 3"),
+        ({"format_version": 1}, "format version 1"),
         ({"format_version": None}, "format version None"),
         ({"extra": 1}, "damaged at extra"),
         ({"image_size": -1}, "damaged at image_size"),
@@ -131,6 +135,18 @@ def test_file_names_stay_inside_the_bundle(folder: Path, tmp_path: Path) -> None
         read_bundle(folder)
 
 
+def test_a_manifest_that_is_no_file(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.unlink()
+    os.mkfifo(path)  # to open one to read waits for a writer
+    with pytest.raises(BundleError, match="has no manifest"):
+        read_bundle(folder)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # opens, and cannot be read
+    with pytest.raises(BundleError, match=r"manifest.json cannot be read: Input/output error\.$"):
+        read_bundle(folder)
+
+
 def test_paths_that_are_no_bundles(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no bundle folder"):
         read_bundle(tmp_path / "nowhere")
@@ -151,3 +167,90 @@ def test_the_version_follows_the_weights(folder: Path, tmp_path: Path) -> None:
         (temporary / "extra.weights").write_bytes(b"new weights")
         other = fill(temporary)
     assert read_bundle(folder).manifest.version == same.version != other.version
+
+
+def test_what_was_verified_is_what_is_used(folder: Path) -> None:
+    """The bytes, and not the path to open once more."""
+    (folder / "text.weights").write_bytes(b"weights")
+    fields = json.loads((folder / "manifest.json").read_text())
+    del fields["files"]
+    finish_bundle(folder, **fields)
+    wanted = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    bundle, light = read_bundle(folder), read_bundle(folder, weights=False)
+    for path in folder.iterdir():
+        path.write_bytes(b"something else")
+    assert bundle.contents == wanted
+    graph = bundle.graph("encoder.onnx")
+    assert (graph.path, graph.data) == (folder / "encoder.onnx", wanted["encoder.onnx"])
+    assert graph.weights == {"text.weights": b"weights"}
+    assert light.contents.keys() == wanted.keys() - {"text.weights"}
+    bundle.release()
+    assert not bundle.contents
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_weights_are_verified_whether_they_are_kept_or_not(folder: Path, weights: bool) -> None:
+    (folder / "text.weights").write_bytes(b"weights")
+    fields = json.loads((folder / "manifest.json").read_text())
+    del fields["files"]
+    finish_bundle(folder, **fields)
+    (folder / "text.weights").write_bytes(b"weightz")
+    with pytest.raises(BundleError, match=r"text.weights is damaged"):
+        read_bundle(folder, weights=weights)
+
+
+def test_a_folder_that_is_switched_meanwhile_is_read_whole(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with new_bundle(tmp_path / "other") as temporary:
+        fill(temporary, classifier=False)
+    link, verified = tmp_path / "current", Folder.verified
+    link.symlink_to(folder)
+
+    def switch(*given: Any, **more: Any) -> bytes | None:
+        (tmp_path / "fresh").symlink_to(tmp_path / "other")
+        os.replace(tmp_path / "fresh", link)
+        return verified(*given, **more)
+
+    monkeypatch.setattr(Folder, "verified", switch)
+    assert read_bundle(link).manifest == read_bundle(folder).manifest
+    assert read_bundle(link).manifest != read_bundle(folder).manifest
+
+
+OTHERS: dict[str, Any] = {
+    "format_version": 2, "name": "other", "source": {"checkpoint": "x"}, "image_size": 32, "trained_image_size": 32,
+    "image_tokens": 17, "width": 16, "text_layers": 3, "text_heads": 4, "text_width": 16, "precision": "fp16", "opset": 23,
+    "caption": CaptionFormat(target="name"), "temperature": 1.25, "parity": {"samples": 1}, "metrics": {"accuracy": 0.5},
+    "versions": {"torch": "2"},
+    "tokens": DecoderTokens(bos=1, sep=3, pad=0, vocabulary=9, max_length=8, static_length=4),
+    "files": {},
+}  # fmt: skip
+
+
+def test_every_field_of_the_manifest_is_tried() -> None:
+    assert OTHERS.keys() == Manifest.model_fields.keys()
+
+
+@pytest.mark.parametrize("field", OTHERS)
+def test_the_version_says_all_that_an_answer_depends_on(field: str, folder: Path) -> None:
+    """A new calibration is another model; what only describes one is not."""
+    manifest = read_bundle(folder).manifest
+    other = manifest.model_copy(update={field: OTHERS[field]})
+    assert (other.digest == manifest.digest) == (field in DESCRIPTIONS)
+    assert (other.graphs_digest == manifest.graphs_digest) == (field != "files"), "engines are built from graphs alone"
+
+
+@pytest.mark.parametrize("name", ["labels.json", "tokenizer.json", "encoder.onnx", "check.npz"])
+def test_the_version_follows_the_files(name: str, folder: Path) -> None:
+    manifest = read_bundle(folder).manifest
+    changed = manifest.files | {name: manifest.files["scorer.onnx"].model_copy(update={"sha256": "0" * 64})}
+    other = manifest.model_copy(update={"files": changed})
+    assert (other.digest == manifest.digest) == (name == "check.npz")
+    assert (other.graphs_digest == manifest.graphs_digest) == (not name.endswith(".onnx"))
+
+
+def test_a_bundle_of_format_2_is_read_and_has_the_version_of_the_same_one_in_format_3(folder: Path) -> None:
+    version, path = read_bundle(folder).manifest.version, folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    assert read_bundle(folder).manifest.format_version == 2
+    assert read_bundle(folder).manifest.version == version

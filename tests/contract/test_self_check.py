@@ -32,9 +32,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     check.save(tmp_path / "a.npz")
     check.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    found = SelfCheck.load(tmp_path / "a.npz", **SIZES)
+    found = SelfCheck.parse((tmp_path / "a.npz").read_bytes(), tmp_path / "a.npz", **SIZES)
     assert all(np.array_equal(value, getattr(check, name)) for name, value in vars(found).items())
-    captions = SelfCheck.load(tmp_path / "a.npz", **(SIZES | {"labels": 0}))
+    captions = SelfCheck.parse((tmp_path / "a.npz").read_bytes(), tmp_path / "a.npz", **(SIZES | {"labels": 0}))
     assert captions.label_logprobs is None
 
 
@@ -61,14 +61,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], sa
     check = replace(made(), **change)
     np.savez(tmp_path / "check.npz", **{name: value for name, value in vars(check).items() if value is not None})
     with pytest.raises(BundleError, match=says):
-        SelfCheck.load(tmp_path / "check.npz", **SIZES)
+        SelfCheck.parse((tmp_path / "check.npz").read_bytes(), tmp_path / "check.npz", **SIZES)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY", b"\x80\x04N."])
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "check.npz").write_bytes(content)
     with pytest.raises(BundleError, match=r"check.npz is not this bundle's self-check: no npz file. Export"):
-        SelfCheck.load(tmp_path / "check.npz", **SIZES)
+        SelfCheck.parse((tmp_path / "check.npz").read_bytes(), tmp_path / "check.npz", **SIZES)
 
 
 def test_missing_and_foreign_arrays_are_refused(tmp_path: Path) -> None:
@@ -77,4 +77,4 @@ def test_missing_and_foreign_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "less.npz", **{name: arrays[name] for name in list(arrays)[1:]})
     for name in ("more", "less"):
         with pytest.raises(BundleError, match="argument"):
-            SelfCheck.load(tmp_path / f"{name}.npz", **SIZES)
+            SelfCheck.parse((tmp_path / f"{name}.npz").read_bytes(), tmp_path / f"{name}.npz", **SIZES)

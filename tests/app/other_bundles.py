@@ -1,0 +1,36 @@
+"""Bundles beside the tests' own: the same graphs, other answers; and how a folder is written over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from contract.bundle import MANIFEST_FILE
+
+
+def hotter(bundle: Path, folder: Path, temperature: float = 2.0) -> Path:
+    """A copy calibrated to another temperature: the same labels, less sure."""
+    shutil.copytree(bundle, folder)
+    return changed(folder, temperature=temperature)
+
+
+def changed(folder: Path, **fields: Any) -> Path:
+    """The bundle at `folder`, with other fields in its manifest."""
+    file = folder / MANIFEST_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    return folder
+
+
+def overwrite(folder: Path, other: Path) -> None:
+    """Write every file of `other` over the one in `folder`, into the same inodes, as `cp -r other/. folder/` does."""
+    for path in sorted(other.iterdir()):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
+def wipe(folder: Path, byte: int = 0) -> None:
+    """Write one value over every byte of every file but the manifest, into the same inodes."""
+    for path in folder.iterdir():
+        if path.name != MANIFEST_FILE:
+            path.write_bytes(bytes([byte]) * path.stat().st_size)
