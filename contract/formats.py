@@ -5,6 +5,8 @@ HEIC needs pillow-heif, which comes with the `serving` extra; without it HEIC is
 
 from __future__ import annotations
 
+import warnings
+
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -37,6 +39,9 @@ _HEIC = pillow_heif is not None
 FORMATS = (*(plugin.format for plugin in _PLUGINS), *(["HEIF"] if _HEIC else []))
 NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC" if _HEIC else "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
+# Python remembers every warning by its text, and strangers' photos can cause as many texts as they like.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20  # bytes of all texts of a photo, unpacked; by itself Pillow takes 64 MB
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # photos are decoded side by side, each in one thread
 if _HEIC:
     # Side images are of no use here, and every one is another stream that a hostile file can bring.

@@ -9,24 +9,39 @@ decoded smaller (`photo_to_pixels`).
 from __future__ import annotations
 
 import contextlib
-import io
 import math
+from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from contract.av1_size import largest_frame
 from contract.errors import PhotoError
 from contract.formats import FORMATS, NAMES, known
+from contract.structure import Pieces, check_header, check_segments
 
 MAX_PIXELS = 50_000_000  # width x height, read from the header before anything is decoded
-DECODE_BYTES = 18  # a pixel, at most, while a photo is decoded (lossless WebP); tests/contract/test_decode_memory.py
+# Bytes a pixel at most while a photo is decoded, and beside its pixels (copies of the file, texts, a band). 21.3 is the most
+# that was measured, of HEIC with 10 bits and alpha; AVIF may have film grain besides. tests/contract/decode_memory.py
+DECODE_BYTES, DECODE_SPARE = 24, 64 << 20
 DRAFT_SIDES = 1.75  # a JPEG is decoded smaller while both sides stay this many times S; see `photo_to_pixels`
 
 # BLIP's normalisation of pixels in 0..1 (OPENAI_CLIP_MEAN and _STD): in training's forward and inside encoder.onnx.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+ORIENTATION = 0x0112  # EXIF 2.32, 4.6.4
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+BAND = 1 << 20  # px, about, that are converted to RGB at a time
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, float, float]
@@ -36,7 +51,8 @@ def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the bytes of one photo in full: first frame (of HEIC the primary image), turned as its EXIF says, mode RGB.
 
     Raises `PhotoError` with slug `empty_image`, `unsupported_format` (no known image, or a format outside `FORMATS`),
-    `image_too_large` (the header says more than `max_pixels`) or `bad_image` (damaged, truncated, or no pixels).
+    `image_too_large` (the header says more than `max_pixels`, or a side above `MAX_SIDE`), `image_too_costly` (see
+    `contract.structure`) or `bad_image` (damaged, truncated, or no pixels).
     """
     return _decode(_open_within(data, max_pixels))
 
@@ -49,7 +65,12 @@ def to_pixels(image: Image.Image, size: int) -> Pixels:
 
 
 def photo_to_pixels(
-    data: bytes, size: int, *, max_pixels: int = MAX_PIXELS, sides: float | None = DRAFT_SIDES
+    data: bytes,
+    size: int,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    sides: float | None = DRAFT_SIDES,
+    on_header: Callable[[int], None] | None = None,
 ) -> Pixels:
     """Bytes of a photo → uint8 pixels [size, size, 3]. Raises `PhotoError` as `open_rgb` does.
 
@@ -58,28 +79,24 @@ def photo_to_pixels(
     px. 1.75, because phones store 4032 x 3024, of which a quarter is 1.97 times 384 px high. A factor of 2 would cost them
     a third of that gain and turned as many labels; at 1.5, and far more so at 1, pixels differ more and more labels
     turned. Measured by scripts/measure_decode.py; figures in docs/performance.md.
+
+    `on_header` is told how many pixels are about to be decoded, before any is: memory grows by at most `DECODE_BYTES` for
+    each, and `DECODE_SPARE`. It is not called for a photo that is refused by its header.
     """
-    image = _open_within(data, max_pixels)
-    box = _draft(image, sides * size) if sides is not None else None
-    return to_pixels(_decode(image, size, box), size)
+    return to_pixels(_decode(_open_within(data, max_pixels, on_header, size), size, sides), size)
 
 
-def _open_within(data: bytes, max_pixels: int) -> Image.Image:
+def _open_within(
+    data: bytes, max_pixels: int, on_header: Callable[[int], None] | None = None, size: int = 0
+) -> Image.Image:
     """The header of a photo, nothing decoded."""
     if not data:
         raise PhotoError("empty_image", "The image is empty: 0 bytes were sent. Send the bytes of a photo.")
+    check_segments(data)
     image = _open(data, max_pixels)
-    width, height = image.size
-    if image.format == "AVIF" and largest_frame(data) > max(max_pixels, 4 * width * height):
-        raise PhotoError("bad_image", f"The AVIF image has more in it than its header says ({width} x {height}).")
-    if width * height > max_pixels:
-        raise PhotoError(
-            "image_too_large",
-            f"The image has {width} x {height} = {width * height / 1e6:.1f} million pixels; at most "
-            f"{max_pixels / 1e6:.1f} million are accepted. Send a smaller copy.",
-        )
-    if width < 1 or height < 1:
-        raise PhotoError("bad_image", f"The image has no pixels ({width} x {height}).")
+    pixels = check_header(image, max_pixels)
+    if on_header is not None:
+        on_header(max(pixels, size * image.height))  # resizing first makes every row `size` wide
     return image
 
 
@@ -96,23 +113,33 @@ def _draft(image: Image.Image, smallest: float) -> Box | None:
     return drafted[1] if drafted is not None and image.size != whole else None
 
 
-def _decode(image: Image.Image, size: int = 0, box: Box | None = None) -> Image.Image:
-    """Pixels, RGB and upright; resized to `size` on the way if there is a box to cut."""
+def _decode(image: Image.Image, size: int = 0, sides: float | None = None) -> Image.Image:
+    """Pixels, RGB and upright; resized to `size` on the way if it is a JPEG that is decoded smaller.
+
+    The caller must not hold on to `image`: what its plugin keeps is as large as the picture, and freed on the way.
+    """
+    form = image.format
     try:
+        box = _draft(image, sides * size) if sides is not None else None
         image.load()
+        turn = _turn(image)
+        image = _to_rgb(image)
         if box is not None:
-            image = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
-        _turn(image)
-        return _to_rgb(image)
+            image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        return image if turn is None else image.transpose(turn)
     except PhotoError:
         raise
+    except MemoryError:
+        raise PhotoError(
+            "image_too_costly", f"The {form} image needs more memory than one photo may have. Send a smaller copy."
+        ) from None
     except Exception as error:  # Pillow's plugins raise many types on damaged data
-        raise PhotoError("bad_image", f"The {image.format} image cannot be decoded: {_reason(error)}.") from None
+        raise PhotoError("bad_image", f"The {form} image cannot be decoded: {_reason(error)}.") from None
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(Pieces(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoError(
             "image_too_large",
@@ -125,36 +152,47 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             "unsupported_format",
             f"The {len(data)} bytes are not an image in a supported format. Send {NAMES}.",
         ) from None
+    except PhotoError:
+        raise
     except Exception as error:  # a header that is recognised but damaged
         raise PhotoError("bad_image", f"The image header is damaged: {_reason(error)}.") from None
 
 
-def _turn(image: Image.Image) -> None:
-    """Turn as EXIF says, in place: a copy of every upright photo would cost its whole size."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How a decoded photo is to be turned, as its EXIF says."""
     with contextlib.suppress(Exception):  # damaged EXIF must not cost a good photo
-        ImageOps.exif_transpose(image, in_place=True)
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """The image itself if it is RGB; else a new one, made in bands: a second and third whole copy would cost as much."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
-        return _grey16_to_rgb(image)
     if image.mode == "F":
         raise PhotoError("unsupported_format", "Floating-point images are not supported. Send 8 or 16 bits a channel.")
-    if image.has_transparency_data:
-        layer = image if image.mode == "RGBA" else image.convert("RGBA")
-        paper = Image.new("RGB", layer.size, "white")
-        paper.paste(layer, mask=layer.getchannel("A"))
-        return paper
-    return image.convert("RGB")
-
-
-def _grey16_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode == "I" and (values.min() < 0 or values.max() > 0xFFFF):
+    if image.mode == "I" and not _of_16_bits(image):
         raise PhotoError("unsupported_format", "Grey images of more than 16 bits are not supported. Send 8 or 16 bits.")
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    rgb, rows = Image.new("RGB", image.size, "white"), max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(*_band_to_rgb(band, (0, top)))
+    return rgb
+
+
+def _of_16_bits(image: Image.Image) -> bool:
+    darkest, brightest = cast(tuple[int, int], image.getextrema())
+    return darkest >= 0 and brightest <= 0xFFFF
+
+
+def _band_to_rgb(band: Image.Image, place: tuple[int, int]) -> tuple[Image.Image, tuple[int, int], Image.Image | None]:
+    """What to paste on white, where, and its mask."""
+    if band.mode.startswith("I"):
+        return Image.fromarray((np.asarray(band) >> 8).astype(np.uint8)).convert("RGB"), place, None
+    if band.has_transparency_data:
+        layer = band.convert("RGBA")
+        return layer, place, layer.getchannel("A")
+    return band.convert("RGB"), place, None
 
 
 def _reason(error: Exception) -> str:

@@ -278,7 +278,7 @@ def test_random_damage_gives_pixels_or_a_photo_error(form: str) -> None:
                 assert pixels.shape == (16, 16, 3)
                 assert pixels.dtype == np.uint8
     assert 0 < len(refused) < 150
-    assert set(refused) <= {"bad_image", "unsupported_format", "image_too_large", "empty_image"}
+    assert set(refused) <= {"bad_image", "unsupported_format", "image_too_large", "image_too_costly", "empty_image"}
 
 
 def test_after_all_that_a_good_photo_is_answered(server: str) -> None:

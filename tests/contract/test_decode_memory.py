@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import io
-import subprocess
-import sys
-
 import pytest
-from PIL import Image
 
 from contract.pixels import DECODE_BYTES
-from tests.conftest import ROOT
+from tests.contract.decode_memory import PIXELS, deep_heic, measured, photos
 
-SIDE = 3000
-# On one processor, since AVIF's decoder has a thread and buffers for each; without huge pages, of which one byte counts as
-# 2 MiB (prctl's PR_SET_THP_DISABLE).
-MEASURE = """
-import ctypes, os, re, sys
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
-from contract.pixels import photo_to_pixels
-def peak(): return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-data = sys.stdin.buffer.read()
-before = peak()
-photo_to_pixels(data, 384)
-print(peak() - before)
-"""
+# The worst of each format; `python -m tests.contract.decode_memory` has them all.
+WORST = ("WebP RGBA, lossless, turned", "JPEG CMYK, progressive", "TIFF RGBA of 16 bits, one strip",
+         "AVIF RGBA, 4:4:4", "AVIF RGBA of 10 bits, 4:4:4", "PNG RGBA, turned", "GIF, see-through")  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("form", "mode", "options"),
-    [
-        ("WEBP", "RGBA", {"lossless": True}),
-        ("PNG", "LA", {}),
-        ("TIFF", "RGB", {}),
-        ("JPEG", "RGB", {"progressive": True}),
-        ("AVIF", "RGBA", {"speed": 10}),
-        ("GIF", "P", {"transparency": 0}),
-    ],
-)
-def test_no_format_takes_more_a_pixel_than_is_said(form: str, mode: str, options: dict[str, object]) -> None:
-    out = io.BytesIO()
-    Image.new(mode, (SIDE, SIDE)).save(out, form, **options)
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE], input=out.getvalue(), cwd=ROOT, capture_output=True, check=True
-    )
-    taken = int(done.stdout) / SIDE**2
-    print(f"{form} {mode}: {taken:.1f} bytes a pixel")
-    assert 1 < taken < DECODE_BYTES
+@pytest.mark.parametrize("name", WORST)
+def test_no_format_takes_more_a_pixel_than_is_said(name: str) -> None:
+    touched = measured(photos()[name](), draft=False)[0] / PIXELS
+    print(f"{name}: {touched:.1f} bytes a pixel")
+    assert 1 < touched < DECODE_BYTES
+
+
+def test_heic_of_10_bits_takes_most() -> None:
+    """Smaller than the others, since it takes long to make."""
+    side = 1000
+    touched = measured(deep_heic(side), pixels=side**2)[0] / side**2
+    assert 1 < touched < DECODE_BYTES
+
+
+def test_what_is_refused_by_its_header_takes_nothing() -> None:
+    assert measured(photos()["PNG RGBA"](), max_pixels=PIXELS - 1)[0] < PIXELS
