@@ -47,6 +47,7 @@ ERRORS: dict[str, Kind] = {
     "image_too_large": Kind(
         413, "The image has more pixels than `max_pixels`; read from its header, nothing is decoded."
     ),
+    "image_too_costly": Kind(413, "Decoding the image takes more processor time or memory than one photo may have."),
     "too_many_images": Kind(413, "More images than `max_images` in one request."),
     "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."),
     "unsupported_encoding": Kind(415, "The body has a `Content-Encoding` other than gzip, deflate or identity."),

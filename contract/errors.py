@@ -13,7 +13,7 @@ class ContractError(ValueError):
 class PhotoError(ContractError):
     """A photo cannot be turned into pixels.
 
-    `slug` is one of `empty_image`, `unsupported_format`, `bad_image`, `image_too_large`.
+    `slug` is one of `empty_image`, `unsupported_format`, `bad_image`, `image_too_large`, `image_too_costly`.
     """
 
     def __init__(self, slug: str, message: str) -> None:

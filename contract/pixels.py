@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ from contract.formats import FORMATS, NAMES, known
 MAX_PIXELS = 50_000_000  # width x height, read from the header before anything is decoded
 DECODE_BYTES = 18  # a pixel, at most, while a photo is decoded (lossless WebP); tests/contract/test_decode_memory.py
 DRAFT_SIDES = 1.75  # a JPEG is decoded smaller while both sides stay this many times S; see `photo_to_pixels`
+
+NO_MEMORY = "Decoding the image takes more memory than a photo of its size may have. Send it as a plain JPEG."
 
 # BLIP's normalisation of pixels in 0..1 (OPENAI_CLIP_MEAN and _STD): in training's forward and inside encoder.onnx.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -49,9 +52,17 @@ def to_pixels(image: Image.Image, size: int) -> Pixels:
 
 
 def photo_to_pixels(
-    data: bytes, size: int, *, max_pixels: int = MAX_PIXELS, sides: float | None = DRAFT_SIDES
+    data: bytes,
+    size: int,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    sides: float | None = DRAFT_SIDES,
+    on_header: Callable[[int], None] = lambda pixels: None,
 ) -> Pixels:
-    """Bytes of a photo → uint8 pixels [size, size, 3]. Raises `PhotoError` as `open_rgb` does.
+    """Bytes of a photo → uint8 pixels [size, size, 3]. Raises `PhotoError` as `open_rgb` does, and with slug
+    `image_too_costly` where memory runs out.
+
+    `on_header` is told width x height once the header is read, before anything is decoded.
 
     A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8, as long as both sides stay at least `sides` times `size`
     (`Image.draft`, libjpeg's scaled inverse DCT; None: never): a third of the time for a photo of 12 megapixels at 384
@@ -59,9 +70,13 @@ def photo_to_pixels(
     a third of that gain and turned as many labels; at 1.5, and far more so at 1, pixels differ more and more labels
     turned. Measured by scripts/measure_decode.py; figures in docs/performance.md.
     """
-    image = _open_within(data, max_pixels)
-    box = _draft(image, sides * size) if sides is not None else None
-    return to_pixels(_decode(image, size, box), size)
+    try:
+        image = _open_within(data, max_pixels)
+        on_header(image.width * image.height)
+        box = _draft(image, sides * size) if sides is not None else None
+        return to_pixels(_decode(image, size, box), size)
+    except MemoryError:
+        raise PhotoError("image_too_costly", NO_MEMORY) from None
 
 
 def _open_within(data: bytes, max_pixels: int) -> Image.Image:
@@ -104,7 +119,7 @@ def _decode(image: Image.Image, size: int = 0, box: Box | None = None) -> Image.
             image = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
         _turn(image)
         return _to_rgb(image)
-    except PhotoError:
+    except (PhotoError, MemoryError):
         raise
     except Exception as error:  # Pillow's plugins raise many types on damaged data
         raise PhotoError("bad_image", f"The {image.format} image cannot be decoded: {_reason(error)}.") from None
@@ -125,6 +140,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             "unsupported_format",
             f"The {len(data)} bytes are not an image in a supported format. Send {NAMES}.",
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:  # a header that is recognised but damaged
         raise PhotoError("bad_image", f"The image header is damaged: {_reason(error)}.") from None
 

@@ -39,7 +39,8 @@ def with_pool(work: Callable[[DecodePool], Awaitable[Any]], processes: int = 1, 
 
     async def whole() -> Any:
         pool = DecodePool(
-            processes, **{"max_waiting": 64, "image_size": 32, "max_pixels": 10**6, "longest": 60} | options
+            processes,
+            **{"max_waiting": 64, "image_size": 32, "max_pixels": 10**6, "cpu_ms": 60_000, "longest": 60} | options,
         )
         try:
             await pool.start()
