@@ -104,4 +104,4 @@ class Line:
     def ahead_of(self, owner: object) -> int:
         """How many are taken before one that this owner would append."""
         mine = len(self._owners.get(owner, ()))
-        return mine + sum(min(len(jobs), mine + 1) for other, jobs in self._owners.items() if other is not owner)
+        return mine + sum(min(len(jobs), mine + 1) for other, jobs in self._owners.items() if other != owner)

@@ -196,9 +196,10 @@ class DecodePool:
             job = self._lines[quick].next()
             if job is not None and (quick or self._slow_may_go):
                 able = (decoder for decoder in self._decoders if decoder.takes(job))
-                if (decoder := min(able, key=lambda one: one.load, default=None)) is not None:
-                    self._last_quick = quick
-                    return decoder, self._lines[quick].take()
+                if (decoder := min(able, key=lambda one: one.load, default=None)) is None:
+                    return None  # the next that is idle is for this one
+                self._last_quick = quick
+                return decoder, self._lines[quick].take()
         return None
 
     @property

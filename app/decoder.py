@@ -18,6 +18,7 @@ from app.decoder_process import ANSWER, FAULT, LONGEST_TEXT, PHOTO, PIXELS, READ
 from contract.errors import PhotoError
 
 log = logging.getLogger("food_vision")
+clock = time.perf_counter
 SMALL = 256 << 10  # bytes; a quick photo up to this size may lie ready at a process that reads another such
 PATIENCE = 0.1  # seconds; a photo that takes longer is slow, whatever its header says
 
@@ -82,7 +83,7 @@ class Decoder(asyncio.BufferedProtocol):
     @property
     def reading_seconds(self) -> float:
         """How long it has been reading the first of its photos; 0 when it has none."""
-        return time.perf_counter() - self._began if self.jobs else 0.0
+        return clock() - self._began if self.jobs else 0.0
 
     def taken_back(self) -> list[Job]:
         """The photos that lie ready at it, once each: others may read them sooner, and the first answer counts."""
@@ -98,7 +99,7 @@ class Decoder(asyncio.BufferedProtocol):
             self.process.kill()
 
     def _turned(self) -> None:
-        self._began, self._taken_back = time.perf_counter(), False
+        self._began, self._taken_back = clock(), False
 
     def close(self) -> None:
         """End it at once."""

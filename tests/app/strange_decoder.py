@@ -1,4 +1,4 @@
-"""The decoding process, with photos that kill, stall or fail it: `python -m tests.app.strange_decoder SIZE MAX_PIXELS CPU_MS`."""
+"""The decoding process, with photos that kill, stall or fail it: run as it is."""
 
 from __future__ import annotations
 
