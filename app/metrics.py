@@ -29,7 +29,7 @@ STAGES = ("decode", "queue", "encode", "score", "generate")
 # Refused for want of room, time, readiness, a key, or because of a limit; other errors are the photo's own.
 REASONS = (
     "overloaded", "deadline_exceeded", "not_ready", "engine_stuck", "unauthorized", "body_too_large", "image_too_large",
-    "headers_too_large", "body_timeout", "too_many_images",
+    "headers_too_large", "body_timeout", "too_many_images", "image_too_costly",
 )  # fmt: skip
 REQUEST_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

@@ -32,7 +32,7 @@ TimeoutMs = Annotated[
 ]
 PHOTO_ERRORS = (
     "bad_request", "missing_image", "empty_image", "bad_image", "invalid_parameter", "unauthorized", "not_a_classifier",
-    "body_timeout", "body_too_large", "image_too_large", "too_many_images", "unsupported_format",
+    "body_timeout", "body_too_large", "image_too_large", "image_too_costly", "too_many_images", "unsupported_format",
     "unsupported_encoding", "headers_too_large", "internal_error", "engine_failed",
     "not_ready", "engine_stuck", "overloaded", "deadline_exceeded",
 )  # fmt: skip

@@ -237,10 +237,12 @@ def test_a_request_waits_for_its_own_photos_and_not_for_all_of_another(told: Tol
     told(story, 1)
 
 
-def test_an_idle_pool_takes_a_photo_however_long_the_last_ones_took(told: Told) -> None:
+def test_a_process_that_is_idle_takes_a_photo_however_long_the_last_ones_took(told: Told) -> None:
     async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
         pool._seconds = {True: 100.0, False: 100.0}
-        assert not (await ask(pool, SLOW_KIND, "a", timeout=0.05)).done()
-        assert decoders[0].photos == [SLOW_KIND]
+        await ask(pool, QUICK, "a", timeout=0.05)
+        assert pool.wait_seconds == 0
+        await ask(pool, QUICK, "b", timeout=0.05)
+        assert [one.photos for one in decoders] == [[QUICK], [QUICK]]
 
-    told(story, 1)
+    told(story, 2)
