@@ -1,7 +1,9 @@
 """Photos → pixels in a bounded pool of processes, never on the event loop. See `app.decoder_process` for the why.
 
-When a process dies, its photos go to the rest of the pool and another process is started; a photo at which a second process
-dies is refused. One that reads a photo for longer than any request may last is killed.
+Requests take turns, and quick photos do not wait for slow ones: one process at least reads none of those (`_next`).
+When a process dies, its photos go to the rest of the pool and another process is started. A photo that used up its processor
+time is refused at once, one at which two processes die for another reason then. A process is ended when it reads a photo
+that nobody waits for any more, or for longer than any request may last.
 """
 
 from __future__ import annotations
@@ -9,17 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from app.decoder import Decoder, Job, reaped
+from app.decode_line import Job, Line
+from app.decoder import PATIENCE, Decoder, reaped
+from app.decoder_process import OUTGROWN
 from app.errors import ServiceError
 from contract.errors import ContractError, PhotoError
 from contract.pixels import Pixels
@@ -27,8 +32,12 @@ from contract.pixels import Pixels
 log = logging.getLogger("food_vision")
 PROGRAM = ("-m", "app.decoder_process")
 START_SECONDS = 60.0  # longest wait for the processes; they take 0.2 s on an idle machine
-PATIENCE = 0.1  # seconds; a photo behind one that takes longer is given to another process as well
 MOST_DEATHS = 2  # of processes by one photo: the first may be a coincidence
+LONGEST_RETRY = 60  # seconds
+AVERAGE = 0.2  # weight of the last photo in the seconds that one takes
+TOO_LONG = (
+    "Decoding the image takes more than {} ms of processor time (decode_cpu_ms). Send a smaller copy, or a plain JPEG."
+)
 DEADLY = "The image ends the process that decodes it: it is damaged, or needs more time or memory than there is."
 # Of the environment: what the system's loader and Python need, and no more.
 PASSED_ON, PASSED_ON_PREFIXES = ("PATH", "LANG", "VIRTUAL_ENV", "TMPDIR"), ("PYTHON", "LD_", "LC_", "MALLOC_")
@@ -40,7 +49,8 @@ DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 class DecodePool:
     """Decodes photos to `image_size`; more than `max_waiting` at once are refused with `overloaded`.
 
-    A process gets `longest` seconds for one photo. `on_lost` is called when one has died or was killed.
+    A photo gets `cpu_ms` of processor time, and `longest` seconds in all. `on_lost` is called when a process has died, or
+    was killed because it hung.
     """
 
     def __init__(
@@ -50,16 +60,20 @@ class DecodePool:
         *,
         image_size: int,
         max_pixels: int,
+        cpu_ms: int,
         longest: float,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._size, self._room, self._longest, self._on_lost = processes, max_waiting, longest, on_lost
         self.shape = (image_size, image_size, 3)
-        self._command = [sys.executable, *PROGRAM, str(image_size), str(max_pixels)]
+        self._cpu_ms = cpu_ms
+        self._command = [sys.executable, *PROGRAM, str(image_size), str(max_pixels), str(cpu_ms)]
         self._decoders: list[Decoder] = []
-        self._waiting: deque[Job] = deque()
+        self._lines = {True: Line(), False: Line()}  # of quick photos, and of others
+        self._seconds = {True: 0.0, False: 0.0}  # that a process reads one, averaged over the last; 0: not known
+        self._last_quick = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lost: set[subprocess.Popen[bytes]] = set()  # until their exit code is read
+        self._dying: set[Decoder] = set()  # until another is started
         self._closed = False
         self._down_since: float | None = None
         self._false_starts = 0
@@ -105,52 +119,118 @@ class DecodePool:
                 pages += int(Path(f"/proc/{decoder.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    async def decode(self, photo: bytes, timeout: float) -> tuple[Pixels, float]:
-        """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included.
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds until a quick photo that comes now would be begun, as far as is known; 0 while nothing is."""
+        return self._expected(quick=True, owner=None)
 
-        Raises `PhotoError`, `ServiceError` with slug `overloaded`, and `TimeoutError` after `timeout` seconds; a photo
-        that no process has been given by then is not decoded at all.
+    async def decode(self, photo: bytes, timeout: float, owner: object) -> tuple[Pixels, float]:
+        """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners take turns.
+
+        Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait, or it would not be begun in time), and
+        `TimeoutError` after `timeout` seconds. Then, and when the caller is cancelled, it is not decoded any further.
         """
-        if self._room <= 0:
-            raise ServiceError("overloaded", "Too many photos are waiting to be decoded. Try again in a second.")
-        self._room -= 1
         loop = asyncio.get_running_loop()
-        job = Job(photo, loop.create_future())
+        job = Job(photo, loop.create_future(), owner)
+        del photo
+        self._admit(job, timeout)
+        self._room -= 1
         started = time.perf_counter()
         alarm = loop.call_later(timeout, _expire, job.future)
         try:
-            self._waiting.append(job)
+            self._lines[job.quick].append(job)
             self.dispatch()
             return await job.future, time.perf_counter() - started
         finally:
             alarm.cancel()
             self._room += 1
+            self._lines[job.quick].discard(job)
+            job.photo = b""
+            del job  # an error knows this frame, and the job its future and so the error: a circle of 30 MB
+
+    def _admit(self, job: Job, timeout: float) -> None:
+        """Raise `ServiceError` for a photo that there is no room or no time for."""
+        wait = self._expected(job.quick, job.owner)
+        if self._room > 0 and wait <= timeout:
+            return
+        retry = min(LONGEST_RETRY, max(1, math.ceil(wait)))
+        raise ServiceError(
+            "overloaded", f"Too many photos are waiting to be decoded. Try again in {retry} s.", retry_after=retry
+        )
+
+    def _expected(self, quick: bool, owner: object) -> float:
+        """Seconds until a photo of this owner would be begun."""
+        able = [decoder for decoder in self._decoders if decoder.ready]
+        if any(decoder.load == 0 for decoder in able) and (quick or self._slow_may_go):
+            return 0.0
+        ahead = self._lines[quick].ahead_of(owner)
+        seconds = ahead * self._seconds[quick]
+        if len(able) == 1:  # both lines take turns at it
+            seconds += min(len(self._lines[not quick]), ahead + 1) * self._seconds[not quick]
+        used = [decoder for decoder in able if decoder.slow != quick] or able
+        return (seconds + sum(map(self._remaining, used))) / max(1, len(used))
+
+    def _remaining(self, decoder: Decoder) -> float:
+        """Seconds until it has read what it has. One that takes longer than usual takes as long again."""
+        if not decoder.jobs:
+            return 0.0
+        first, *others = (self._seconds[job.quick] for job in decoder.jobs)
+        so_far = decoder.reading_seconds
+        return (first - so_far if so_far < first else so_far) + sum(others)
+
+    def took(self, job: Job, seconds: float) -> None:
+        """A process has read a photo, for so long."""
+        last = self._seconds[job.quick]
+        self._seconds[job.quick] = last + AVERAGE * (seconds - last) if last else seconds
 
     def dispatch(self) -> None:
-        """Give the oldest photos to processes that have room."""
-        while self._waiting:
-            job = self._waiting[0]
-            if job.future.done():
-                self._waiting.popleft()
-                continue
-            decoder = min(self._decoders, key=lambda one: one.load, default=None)
-            if decoder is None or not decoder.takes(job):
-                return
-            self._waiting.popleft()
-            decoder.send(job)
+        """Give the photos whose turn it is to processes that have room."""
+        while (found := self._next()) is not None:
+            decoder, job = found
+            if not job.future.done():
+                decoder.send(job)
+
+    def _next(self) -> tuple[Decoder, Job] | None:
+        """Quick photos and others take turns, but the others never get the last process that reads none of them."""
+        for quick in (not self._last_quick, self._last_quick):
+            job = self._lines[quick].next()
+            if job is not None and (quick or self._slow_may_go):
+                able = (decoder for decoder in self._decoders if decoder.takes(job))
+                if (decoder := min(able, key=lambda one: one.load, default=None)) is None:
+                    return None  # the next that is idle is for this one
+                self._last_quick = quick
+                return decoder, self._lines[quick].take()
+        return None
+
+    @property
+    def _slow_may_go(self) -> bool:
+        """Whether a process that reads nothing slow would be left, or there is but one."""
+        free = sum(decoder.ready and not decoder.slow for decoder in self._decoders)
+        return free > 1 or len(self._decoders) + len(self._dying) == 1
 
     async def _guard(self) -> None:
         """Look every `PATIENCE` seconds at processes that take long."""
         while True:
             await asyncio.sleep(PATIENCE)
             for decoder in self._decoders:
-                if decoder.reading_seconds > self._longest and not decoder.killed:
-                    size = len(decoder.jobs[0].photo)
-                    log.error("a process read one photo of %d bytes for %.0f s: killed", size, self._longest)
-                    decoder.kill()
-                elif decoder.reading_seconds > PATIENCE:
-                    self._waiting.extendleft(decoder.taken_back())
+                if decoder.killed or decoder.reading_seconds <= PATIENCE:
+                    continue
+                if decoder.reading_seconds > self._longest:
+                    log.error(
+                        "a process read one photo of %d bytes for %.0f s: killed", decoder.jobs[0].size, self._longest
+                    )
+                    decoder.jobs[0].deaths = MOST_DEATHS - 1  # its next decides
+                    decoder.kill("hung")
+                elif decoder.jobs[0].future.done():
+                    log.info("a photo of %d bytes is read that nobody waits for any more: killed", decoder.jobs[0].size)
+                    decoder.kill("forgotten")
+                self._put_back(decoder.taken_back())
             self.dispatch()
+
+    def _put_back(self, jobs: list[Job]) -> None:
+        for job in reversed(jobs):
+            if not job.future.done():
+                self._lines[job.quick].put_back(job)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -182,34 +262,50 @@ class DecodePool:
         if self._closed or decoder not in self._decoders:
             return
         self._decoders.remove(decoder)
-        self._lost.add(decoder.process)
-        self._on_lost()
-        self._false_starts += not decoder.ready
+        self._dying.add(decoder)
         if not self._able and self._down_since is None:
             self._down_since = time.monotonic()
-        jobs = [job for job in decoder.jobs if not job.future.done()]
-        if jobs and jobs[0] is decoder.jobs[0]:  # it may be to blame: the next death decides
-            jobs[0].deaths += 1
-            if decoder.killed or jobs[0].deaths == MOST_DEATHS:
-                jobs.pop(0).future.set_exception(PhotoError("bad_image", DEADLY))
-        self._waiting.extendleft(reversed(jobs))
+        self._put_back(decoder.taken_back())
         self._spawn(self._replace(decoder))
         self.dispatch()
 
     async def _replace(self, decoder: Decoder) -> None:
         code = await asyncio.to_thread(reaped, decoder.process)
-        self._lost.discard(decoder.process)
-        log.error("a process that decodes photos ended with code %d; another is started", code)
+        self._judge(decoder, code)
+        self.dispatch()
         if not decoder.ready:
+            self._false_starts += 1
             await asyncio.sleep(AGAIN_SECONDS)
         while True:
             try:
                 await self._start_one()
             except OSError as error:  # no memory or process to be had; perhaps later
                 log.error("no process to decode photos can be started: %s", error)
+                self._dying.discard(decoder)
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
+                self._dying.discard(decoder)
                 return
+
+    def _judge(self, decoder: Decoder, code: int) -> None:
+        """Say why it ended, and what becomes of the photo that it was reading."""
+        job = decoder.jobs[0] if decoder.jobs else None
+        if job is not None:
+            self.took(job, decoder.reading_seconds)
+        if decoder.killed == "forgotten" or code == OUTGROWN:
+            self._put_back(list(decoder.jobs)[:1])
+            return
+        self._on_lost()
+        if code == -signal.SIGPROF and job is not None:
+            log.warning("a photo of %d bytes took %d ms of processor time: refused", job.size, self._cpu_ms)
+            _refuse(job, PhotoError("image_too_costly", TOO_LONG.format(self._cpu_ms)))
+            return
+        log.error("a process that decodes photos ended with code %d; another is started", code)
+        if job is not None:  # it may be to blame: the next death decides
+            job.deaths += 1
+            if job.deaths >= MOST_DEATHS:
+                _refuse(job, PhotoError("bad_image", DEADLY))
+            self._put_back([job])
 
     async def close(self) -> None:
         """End the processes, and what they are doing."""
@@ -217,11 +313,11 @@ class DecodePool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for decoder in self._decoders:
+        for decoder in (ended := [*self._decoders, *self._dying]):
             decoder.close()
-        for process in [*(decoder.process for decoder in self._decoders), *self._lost]:
-            await asyncio.to_thread(reaped, process)
-        for job in self._waiting:
+        for decoder in ended:
+            await asyncio.to_thread(reaped, decoder.process)
+        for job in [*self._lines[True], *self._lines[False]]:
             job.future.cancel()
 
 
@@ -229,6 +325,11 @@ def _environment() -> dict[str, str]:
     return DEFAULTS | {
         name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
+
+
+def _refuse(job: Job, error: Exception) -> None:
+    if not job.future.done():
+        job.future.set_exception(error)
 
 
 def _expire(future: asyncio.Future[Pixels]) -> None:

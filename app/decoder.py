@@ -9,18 +9,18 @@ import math
 import subprocess
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 
+from app.decode_line import Job
 from app.decoder_process import ANSWER, FAULT, LONGEST_TEXT, PHOTO, PIXELS, READY
 from contract.errors import PhotoError
-from contract.pixels import Pixels
 
 log = logging.getLogger("food_vision")
-SMALL = 256 << 10  # bytes; a JPEG up to this size may lie ready at a process that reads another such
-JPEG = b"\xff\xd8"
+clock = time.perf_counter
+SMALL = 256 << 10  # bytes; a quick photo up to this size may lie ready at a process that reads another such
+PATIENCE = 0.1  # seconds; a photo that takes longer is slow, whatever its header says
 
 
 class Pool(Protocol):
@@ -37,19 +37,8 @@ class Pool(Protocol):
     def lost(self, decoder: Decoder) -> None:
         """Its socket is closed."""
 
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """A photo and who waits for its pixels."""
-
-    photo: bytes
-    future: asyncio.Future[Pixels]
-    deaths: int = 0  # of processes that may have been reading it
-
-    @property
-    def quick(self) -> bool:
-        """Whether it is decoded in some milliseconds. A few bytes of PNG or WebP may take a second."""
-        return len(self.photo) <= SMALL and self.photo.startswith(JPEG)
+    def took(self, job: Job, seconds: float) -> None:
+        """It has read a photo, for so long."""
 
 
 class Decoder(asyncio.BufferedProtocol):
@@ -61,7 +50,7 @@ class Decoder(asyncio.BufferedProtocol):
         self._pool, self.process = pool, process
         self.ready = False
         self.jobs: deque[Job] = deque()
-        self.killed = False
+        self.killed: Literal["", "hung", "forgotten"] = ""  # by the pool
         self._began = 0.0  # when it turned to the first of its jobs
         self._taken_back = False
         self._buffer = bytearray(ANSWER.size + max(math.prod(pool.shape), LONGEST_TEXT))  # any one answer fits
@@ -73,8 +62,15 @@ class Decoder(asyncio.BufferedProtocol):
         return len(self.jobs) if self.ready else 1 << 30
 
     def takes(self, job: Job) -> bool:
-        """Whether it is idle, or reads something quick and this is quick too: then it need not wait for the next."""
-        return self.load == 0 or (self.load == 1 and self.jobs[0].quick and job.quick)
+        """Whether it is idle, or reads something small and quick and this is so too: then it need not wait for the next."""
+        return self.load == 0 or (
+            self.load == 1 and not self.slow and all(_lies_ready(one) for one in (self.jobs[0], job))
+        )
+
+    @property
+    def slow(self) -> bool:
+        """Whether it reads what is not known to be quick, or turns out not to be."""
+        return any(not job.quick for job in self.jobs) or self.reading_seconds > PATIENCE
 
     def send(self, job: Job) -> None:
         """Give it a photo."""
@@ -87,7 +83,7 @@ class Decoder(asyncio.BufferedProtocol):
     @property
     def reading_seconds(self) -> float:
         """How long it has been reading the first of its photos; 0 when it has none."""
-        return time.perf_counter() - self._began if self.jobs else 0.0
+        return clock() - self._began if self.jobs else 0.0
 
     def taken_back(self) -> list[Job]:
         """The photos that lie ready at it, once each: others may read them sooner, and the first answer counts."""
@@ -96,14 +92,14 @@ class Decoder(asyncio.BufferedProtocol):
         self._taken_back = True
         return [job for job in list(self.jobs)[1:] if not job.future.done()]
 
-    def kill(self) -> None:
-        """End it because it hangs."""
+    def kill(self, why: Literal["hung", "forgotten"]) -> None:
+        """End it, with what it reads."""
         if not self.killed:
-            self.killed = True
+            self.killed = why
             self.process.kill()
 
     def _turned(self) -> None:
-        self._began, self._taken_back = time.perf_counter(), False
+        self._began, self._taken_back = clock(), False
 
     def close(self) -> None:
         """End it at once."""
@@ -146,9 +142,10 @@ class Decoder(asyncio.BufferedProtocol):
             self.ready = True
             self._pool.came()
             return
-        job = self.jobs.popleft()
+        seconds, job = self.reading_seconds, self.jobs.popleft()
         if self.jobs:
             self._turned()
+        self._pool.took(job, seconds)
         if not job.future.done():
             if kind == PIXELS:
                 job.future.set_result(np.frombuffer(bytes(body), np.uint8).reshape(self._pool.shape))
@@ -158,6 +155,10 @@ class Decoder(asyncio.BufferedProtocol):
             else:
                 job.future.set_exception(PhotoError(*json.loads(body.tobytes())))
         self._pool.dispatch()
+
+
+def _lies_ready(job: Job) -> bool:
+    return job.quick and job.size <= SMALL
 
 
 def reaped(process: subprocess.Popen[bytes]) -> int:

@@ -77,6 +77,7 @@ class ServedModel:
             settings.max_decoding,
             image_size=bundle.manifest.image_size,
             max_pixels=settings.max_pixels,
+            cpu_ms=settings.decode_cpu_ms,
             longest=settings.request_timeout_ms / 1000,
             on_lost=on_decoder_lost,
         )
@@ -186,7 +187,7 @@ class ServedModel:
         started = time.perf_counter()
         with self._request():
             async with turns:
-                pixels, decode_seconds = await self._decode(self._scores, photo, deadline)
+                pixels, decode_seconds = await self._decode(self._scores, photo, deadline, turns)
             done = await self._answered(self._scores, self._scores.submit(pixels, _left(deadline)))
         scored = done.result
         timings = {
@@ -202,7 +203,7 @@ class ServedModel:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
         started = time.perf_counter()
         with self._request():
-            pixels, decode_seconds = await self._decode(self._captions, photo, deadline)
+            pixels, decode_seconds = await self._decode(self._captions, photo, deadline, object())
             done = await self._answered(self._captions, self._captions.submit(pixels, _left(deadline)))
         timings = {
             "decode": decode_seconds,
@@ -213,10 +214,12 @@ class ServedModel:
         }
         return caption(self.bundle, self._name, done.result.text, timings)
 
-    async def _decode(self, batcher: Batcher[Any, Any], photo: bytes, deadline: float) -> tuple[Pixels, float]:
+    async def _decode(
+        self, batcher: Batcher[Any, Any], photo: bytes, deadline: float, owner: object
+    ) -> tuple[Pixels, float]:
         try:
             batcher.check_room()  # what would be refused afterwards is not worth decoding
-            return await self._decoder.decode(photo, _left(deadline))
+            return await self._decoder.decode(photo, _left(deadline), owner)
         except QueueFull:
             raise self._overloaded(batcher) from None
         except TimeoutError:

@@ -25,6 +25,9 @@ MAX_PIXELS = 50_000_000  # width x height, read from the header before anything 
 # Bytes a pixel at most while a photo is decoded, and beside its pixels (copies of the file, texts, a band). 21.3 is the most
 # that was measured, of HEIC with 10 bits and alpha; AVIF may have film grain besides. tests/contract/decode_memory.py
 DECODE_BYTES, DECODE_SPARE = 24, 64 << 20
+NO_MEMORY = (
+    "Decoding the image takes more memory than a photo of its size may have. Send a smaller copy, or a plain JPEG."
+)
 DRAFT_SIDES = 1.75  # a JPEG is decoded smaller while both sides stay this many times S; see `photo_to_pixels`
 
 # BLIP's normalisation of pixels in 0..1 (OPENAI_CLIP_MEAN and _STD): in training's forward and inside encoder.onnx.
@@ -130,9 +133,7 @@ def _decode(image: Image.Image, size: int = 0, sides: float | None = None) -> Im
     except PhotoError:
         raise
     except MemoryError:
-        raise PhotoError(
-            "image_too_costly", f"The {form} image needs more memory than one photo may have. Send a smaller copy."
-        ) from None
+        raise PhotoError("image_too_costly", NO_MEMORY) from None
     except Exception as error:  # Pillow's plugins raise many types on damaged data
         raise PhotoError("bad_image", f"The {form} image cannot be decoded: {_reason(error)}.") from None
 
@@ -154,6 +155,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         ) from None
     except PhotoError:
         raise
+    except MemoryError:
+        raise PhotoError("image_too_costly", NO_MEMORY) from None
     except Exception as error:  # a header that is recognised but damaged
         raise PhotoError("bad_image", f"The image header is damaged: {_reason(error)}.") from None
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need a browser. Its driver is imported only by them: all others run without it."""
+"""Strange decoding processes, and a browser; its driver is imported only by the tests that need one."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def page(chromium: Browser, server: str, request: pytest.FixtureRequest) -> Iter
     page.set_default_timeout(PATIENCE)
     yield page
     context.close()
+
+
+@pytest.fixture
+def strange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding processes that some photos kill, stall or fail: `tests.app.strange_decoder`."""
+    monkeypatch.setattr("app.decode_pool.PROGRAM", ("-m", "tests.app.strange_decoder"))

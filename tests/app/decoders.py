@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import MagicMock
 
 import psutil
+import pytest
 from PIL import Image
 
 from app.decode_pool import DecodePool
+from app.decoder import Decoder
+from app.decoder_process import ANSWER, PIXELS
 from tests.app.photos import encoded
 from tests.conftest import drawn_png
 
 PHOTO = drawn_png(0, size=64)
+SLOW_KIND = b"RIFF----WEBP"  # no more is known of it than that it may be slow
 QUICK = encoded(Image.new("RGB", (40, 40), "red"), "JPEG")  # may lie ready at a process
 
 
@@ -34,13 +40,46 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+def a_pool(processes: int, **options: Any) -> DecodePool:
+    """Patient, for small pixels."""
+    usual = {"max_waiting": 64, "image_size": 32, "max_pixels": 10**6, "cpu_ms": 60_000, "longest": 60}
+    return DecodePool(processes, **usual | options)
+
+
+class StandIn(Decoder):
+    """A decoder without a process: it answers when it is told to."""
+
+    def __init__(self, pool: DecodePool) -> None:
+        super().__init__(pool, MagicMock())
+        self.connection_made(MagicMock())
+        self.ready = True
+
+    @property
+    def photos(self) -> list[bytes]:
+        """What it has been sent and not answered."""
+        return [job.photo for job in self.jobs]
+
+    def answer(self) -> None:
+        """Give pixels for the first."""
+        pixels = bytes(math.prod(self._pool.shape))
+        self.get_buffer(-1)[: ANSWER.size + len(pixels)] = ANSWER.pack(PIXELS, len(pixels)) + pixels
+        self.buffer_updated(ANSWER.size + len(pixels))
+
+
+def stand_ins(processes: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[DecodePool, list[StandIn]]:
+    """A pool of such decoders, in the time of the event loop."""
+    monkeypatch.setattr("app.decoder.clock", lambda: asyncio.get_running_loop().time())
+    pool = a_pool(processes, **options)
+    found = [StandIn(pool) for _ in range(processes)]
+    pool._decoders += found
+    return pool, found
+
+
 def with_pool(work: Callable[[DecodePool], Awaitable[Any]], processes: int = 1, **options: Any) -> Any:
     """Do something with a pool that is ready."""
 
     async def whole() -> Any:
-        pool = DecodePool(
-            processes, **{"max_waiting": 64, "image_size": 32, "max_pixels": 10**6, "longest": 60} | options
-        )
+        pool = a_pool(processes, **options)
         try:
             await pool.start()
             await pool.ready()

@@ -32,7 +32,7 @@ def test_each_photo_gets_its_own_pixels() -> None:
     photos = [drawn_png(i, size=40 + i) for i in range(40)]
 
     async def work(pool: DecodePool) -> list[Any]:
-        return await asyncio.gather(*(pool.decode(photo, PATIENT) for photo in photos))
+        return await asyncio.gather(*(pool.decode(photo, PATIENT, None) for photo in photos))
 
     for photo, (pixels, seconds) in zip(photos, with_pool(work, processes=2), strict=True):
         assert np.array_equal(pixels, photo_to_pixels(photo, 32))
@@ -44,7 +44,7 @@ def test_a_bad_photo_fails_alone_and_in_its_own_words() -> None:
     photos = [PHOTO, b"no photo", PHOTO, b"", png_of_size(1001, 1000), PHOTO]
 
     async def work(pool: DecodePool) -> list[Any]:
-        return await asyncio.gather(*(pool.decode(photo, PATIENT) for photo in photos), return_exceptions=True)
+        return await asyncio.gather(*(pool.decode(photo, PATIENT, None) for photo in photos), return_exceptions=True)
 
     found = with_pool(work)
     assert [type(one) is tuple for one in found] == [True, False, True, False, False, True]
@@ -58,7 +58,7 @@ def test_a_photo_larger_than_any_socket_buffer() -> None:
     photo = PHOTO + bytes(20 << 20)  # what follows a PNG's end is not read
 
     async def work(pool: DecodePool) -> Any:
-        return await asyncio.gather(pool.decode(photo, PATIENT), pool.decode(PHOTO, PATIENT))
+        return await asyncio.gather(pool.decode(photo, PATIENT, None), pool.decode(PHOTO, PATIENT, None))
 
     (large, _), (small, _) = with_pool(work)
     assert np.array_equal(large, small)
@@ -66,9 +66,9 @@ def test_a_photo_larger_than_any_socket_buffer() -> None:
 
 def test_no_more_than_allowed_wait() -> None:
     async def work(pool: DecodePool) -> list[Any]:
-        waiting = [asyncio.create_task(pool.decode(PHOTO, PATIENT)) for _ in range(4)]
+        waiting = [asyncio.create_task(pool.decode(PHOTO, PATIENT, None)) for _ in range(4)]
         found = await asyncio.gather(*waiting, return_exceptions=True)
-        await pool.decode(PHOTO, PATIENT)
+        await pool.decode(PHOTO, PATIENT, None)
         return found
 
     found = with_pool(work, max_waiting=3)
@@ -81,7 +81,7 @@ def test_a_death_costs_no_photo_and_the_process_is_replaced(caplog: pytest.LogCa
     async def work(pool: DecodePool) -> list[Any]:
         (victim,) = decoders()
         victim.suspend()
-        waiting = [asyncio.create_task(pool.decode(PHOTO, PATIENT)) for _ in range(4)]
+        waiting = [asyncio.create_task(pool.decode(PHOTO, PATIENT, None)) for _ in range(4)]
         await settle()
         victim.kill()
         return await asyncio.gather(*waiting, return_exceptions=True)
@@ -100,19 +100,13 @@ async def gone(process: psutil.Process) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-def strange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that some photos kill, stall or fail."""
-    monkeypatch.setattr("app.decode_pool.PROGRAM", ("-m", "tests.app.strange_decoder"))
-
-
 @pytest.mark.usefixtures("strange")
 def test_a_photo_at_which_two_processes_die_is_refused_and_no_other() -> None:
     lost: list[int] = []
 
     async def work(pool: DecodePool) -> list[Any]:
         photos = [QUICK, DEADLY, QUICK, QUICK, DEADLY, QUICK]
-        return await asyncio.gather(*(pool.decode(photo, PATIENT) for photo in photos), return_exceptions=True)
+        return await asyncio.gather(*(pool.decode(photo, PATIENT, None) for photo in photos), return_exceptions=True)
 
     found = with_pool(work, on_lost=lambda: lost.append(1))
     assert [type(one) for one in found] == [tuple, PhotoError, tuple, tuple, PhotoError, tuple]
@@ -125,17 +119,17 @@ def test_a_photo_at_which_two_processes_die_is_refused_and_no_other() -> None:
 def test_a_hang_of_a_photo_that_lay_ready_and_that_nobody_awaits(tmp_path: Path) -> None:
     async def work(pool: DecodePool) -> Any:
         (first,) = decoders()
-        busy = asyncio.create_task(pool.decode(slow(tmp_path / "end"), PATIENT))
+        busy = asyncio.create_task(pool.decode(slow(tmp_path / "end"), PATIENT, None))
         await settle()
         with pytest.raises(TimeoutError):
-            await pool.decode(HANGING, 0.1)
+            await pool.decode(HANGING, 0.1, None)
         (tmp_path / "end").touch()
         with pytest.raises(PhotoError):
             await busy
         pool._longest = 0.2
         await gone(first)
         pool._longest = PATIENT
-        return await pool.decode(PHOTO, PATIENT)
+        return await pool.decode(PHOTO, PATIENT, None)
 
     assert isinstance(with_pool(work), tuple)
 
@@ -143,9 +137,9 @@ def test_a_hang_of_a_photo_that_lay_ready_and_that_nobody_awaits(tmp_path: Path)
 @pytest.mark.usefixtures("strange")
 def test_a_photo_does_not_wait_behind_a_slow_one_while_another_process_is_idle(tmp_path: Path) -> None:
     async def work(pool: DecodePool) -> None:
-        busy = asyncio.create_task(pool.decode(slow(tmp_path / "end"), 2 * PATIENT))
+        busy = asyncio.create_task(pool.decode(slow(tmp_path / "end"), 2 * PATIENT, None))
         await settle()
-        await asyncio.gather(*(pool.decode(QUICK, PATIENT) for _ in range(3)))
+        await asyncio.gather(*(pool.decode(QUICK, PATIENT, None) for _ in range(3)))
         assert not busy.done()
         (tmp_path / "end").touch()
         with pytest.raises(PhotoError):
@@ -157,7 +151,9 @@ def test_a_photo_does_not_wait_behind_a_slow_one_while_another_process_is_idle(t
 @pytest.mark.usefixtures("strange")
 def test_a_fault_is_logged_and_the_next_photo_is_answered(caplog: pytest.LogCaptureFixture) -> None:
     async def work(pool: DecodePool) -> list[Any]:
-        return await asyncio.gather(*(pool.decode(one, PATIENT) for one in (FAULTY, PHOTO)), return_exceptions=True)
+        return await asyncio.gather(
+            *(pool.decode(one, PATIENT, None) for one in (FAULTY, PHOTO)), return_exceptions=True
+        )
 
     fault, good = with_pool(work)
     assert isinstance(fault, RuntimeError)
@@ -169,7 +165,7 @@ def test_a_fault_is_logged_and_the_next_photo_is_answered(caplog: pytest.LogCapt
 def test_what_libraries_say_of_a_photo_is_not_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     async def work(pool: DecodePool) -> None:
         with pytest.raises(PhotoError):
-            await pool.decode(NOISY, PATIENT)
+            await pool.decode(NOISY, PATIENT, None)
 
     with_pool(work)
     assert capfd.readouterr().err == ""
@@ -199,7 +195,7 @@ def test_the_rest_of_the_pool_goes_on_while_one_hangs_and_it_is_killed() -> None
     async def work(pool: DecodePool) -> Any:
         before = decoders()
         before[0].suspend()
-        tasks = [asyncio.create_task(pool.decode(drawn_png(i, size=300), PATIENT)) for i in range(6)]
+        tasks = [asyncio.create_task(pool.decode(drawn_png(i, size=300), PATIENT, None)) for i in range(6)]
         while sum(one.done() for one in tasks) < 5:  # all but the one that the hanging process has
             await asyncio.wait([one for one in tasks if not one.done()], return_when=asyncio.FIRST_COMPLETED)
         assert before[0].status() == psutil.STATUS_STOPPED
@@ -209,7 +205,7 @@ def test_the_rest_of_the_pool_goes_on_while_one_hangs_and_it_is_killed() -> None
         async with asyncio.timeout(PATIENT):
             while len(decoders()) < 2:
                 await asyncio.sleep(0.02)
-        return await asyncio.gather(*tasks, return_exceptions=True), await pool.decode(PHOTO, PATIENT)
+        return await asyncio.gather(*tasks, return_exceptions=True), await pool.decode(PHOTO, PATIENT, None)
 
     found, last = with_pool(work, processes=2)
     assert sorted(type(one).__name__ for one in found) == ["PhotoError"] + 5 * ["tuple"]
@@ -220,13 +216,13 @@ def test_a_client_that_leaves_does_not_hide_a_hang() -> None:
     async def work(pool: DecodePool) -> None:
         (victim,) = decoders()
         victim.suspend()
-        task = asyncio.create_task(pool.decode(PHOTO, PATIENT))
+        task = asyncio.create_task(pool.decode(PHOTO, PATIENT, None))
         await settle()
         task.cancel()
         pool._longest = 0.2
         await gone(victim)
         pool._longest = PATIENT
-        await pool.decode(PHOTO, PATIENT)
+        await pool.decode(PHOTO, PATIENT, None)
 
     with_pool(work)
 
@@ -245,22 +241,22 @@ def test_what_was_not_begun_by_its_deadline_is_not_decoded(monkeypatch: pytest.M
     async def work(pool: DecodePool) -> None:
         (busy,) = decoders()
         busy.suspend()
-        tasks = [asyncio.create_task(pool.decode(photo, 0.2)) for photo in late]
+        tasks = [asyncio.create_task(pool.decode(photo, 0.2, None)) for photo in late]
         assert {type(one) for one in await asyncio.gather(*tasks, return_exceptions=True)} == {TimeoutError}
         busy.resume()
-        await pool.decode(PHOTO, PATIENT)
+        await pool.decode(PHOTO, PATIENT, None)
 
     with_pool(work)
-    assert sent == [late[0], PHOTO], "but for the one that was under way"
+    assert sent == [*late[:2], PHOTO], "but for the two that were at the process"
 
 
 def test_closing_ends_the_wait_of_a_photo_under_way() -> None:
     async def whole() -> None:
-        pool = DecodePool(1, 64, image_size=32, max_pixels=10**6, longest=PATIENT)
+        pool = DecodePool(1, 64, image_size=32, max_pixels=10**6, cpu_ms=60_000, longest=PATIENT)
         await pool.start()
         await pool.ready()
         decoders()[0].suspend()
-        tasks = [asyncio.create_task(pool.decode(PHOTO, PATIENT)) for _ in range(3)]
+        tasks = [asyncio.create_task(pool.decode(PHOTO, PATIENT, None)) for _ in range(3)]
         await settle()
         await pool.close()
         await settle()
@@ -273,7 +269,7 @@ def test_closing_ends_the_wait_of_a_photo_under_way() -> None:
 
 def test_closing_waits_for_a_process_that_has_just_died(monkeypatch: pytest.MonkeyPatch) -> None:
     async def whole() -> subprocess.Popen[bytes]:
-        pool = DecodePool(1, 64, image_size=32, max_pixels=10**6, longest=PATIENT)
+        pool = DecodePool(1, 64, image_size=32, max_pixels=10**6, cpu_ms=60_000, longest=PATIENT)
         await pool.start()
         await pool.ready()
         (decoder,) = pool._decoders
