@@ -50,6 +50,12 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=256, ge=1, le=100_000, description="most photos waiting for the engine; then 503")
     decode_processes: int = Field(default=0, ge=0, le=256, description="processes that decode photos; 0: one per core")
     max_decoding: int = Field(default=64, ge=1, le=10_000, description="most photos waiting to be decoded; then 503")
+    max_connections: int = Field(
+        default=1000,
+        ge=16,
+        le=100_000,
+        description="most connections at a time; then the one that has waited longest for its client is closed",
+    )
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="largest request body in bytes; then 413")
     body_timeout_ms: int = Field(
         default=10_000,
