@@ -18,11 +18,12 @@ from typing import Any
 
 import uvicorn
 
+from app.connection import connection_class
 from app.logs import configure_logs
-from app.observe import refused_unread
+from app.observe import OPEN_PATHS, refused_unread
+from app.places import Places, connections_allowed
 from app.server import create_app
 from app.settings import ENV_PREFIX, Settings, load_settings
-from app.slow_heads import limited_heads
 from contract.bundle import read_bundle
 from contract.cli import run
 from contract.errors import ContractError
@@ -80,7 +81,12 @@ def _serve(args: dict[str, Any]) -> int:
             port=settings.port,
             log_level=settings.log_level,
             log_config=None,  # one form for all lines: `configure_logs`
-            http=limited_heads(settings.body_timeout_ms / 1000, partial(refused_unread, app.state.metrics)),
+            http=connection_class(
+                settings.body_timeout_ms / 1000,
+                partial(refused_unread, app.state.metrics),
+                Places(connections_allowed(settings.max_connections)),
+                OPEN_PATHS | app.state.probed,
+            ),
             ws="none",  # a wish for a WebSocket gets the route's own answer
             access_log=False,  # `app.observe` writes a line with more in it
             proxy_headers=False,  # nothing here asks who the client is

@@ -51,7 +51,10 @@ ERRORS: dict[str, Kind] = {
     "too_many_images": Kind(413, "More images than `max_images` in one request."),
     "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."),
     "unsupported_encoding": Kind(415, "The body has a `Content-Encoding` other than gzip, deflate or identity."),
-    "headers_too_large": Kind(431, "The request's headers are larger than 64 KiB."),
+    "headers_too_large": Kind(
+        431,
+        "The request's headers, its trailers or the heads of its chunks are larger than 64 KiB, or over 256 headers.",
+    ),
     "internal_error": Kind(500, "A fault of the service; it is logged."),
     "engine_failed": Kind(
         500, "The engine raised an error or gave no numbers for the batch of this request; it is logged."
@@ -60,7 +63,7 @@ ERRORS: dict[str, Kind] = {
     "engine_stuck": Kind(
         503, "An engine call has run for longer than `stuck_seconds`; liveness fails until a restart."
     ),
-    "overloaded": Kind(503, "The decode pool or the queue is full. Try again after `Retry-After` seconds."),
+    "overloaded": Kind(503, "The decode pool, the queue or the server is full. Try again after `Retry-After` seconds."),
     "deadline_exceeded": Kind(504, "The request waited longer than `request_timeout_ms` and was dropped."),
 }
 

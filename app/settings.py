@@ -56,6 +56,12 @@ class Settings(BaseSettings):
         le=60_000,
         description="most processor time that decoding one photo may take; then 413",
     )
+    max_connections: int = Field(
+        default=1000,
+        ge=16,
+        le=100_000,
+        description="most connections at a time; then the one that has waited longest for its client is closed",
+    )
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="largest request body in bytes; then 413")
     body_timeout_ms: int = Field(
         default=10_000,

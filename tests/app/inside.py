@@ -15,11 +15,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from app.connection import connection_class
 from app.engine import Engine, Scores
-from app.observe import refused_unread
+from app.observe import OPEN_PATHS, refused_unread
+from app.places import Places
 from app.server import create_app
 from app.settings import load_settings
-from app.slow_heads import limited_heads
 from contract.bundle import read_bundle
 from contract.pixels import Pixels
 
@@ -59,8 +60,13 @@ def running(bundle: Path, *, wait: bool = True, **settings: Any) -> Iterator[tup
     """URL and application of a server in a thread; with `wait`, once the model is ready or has failed."""
     chosen = load_settings(bundle=bundle, threads=1, **PATIENT | settings)
     app = create_app(read_bundle(bundle), chosen)
-    heads = limited_heads(chosen.body_timeout_ms / 1000, partial(refused_unread, app.state.metrics))
-    config = uvicorn.Config(app, port=0, http=heads, log_config=None, timeout_graceful_shutdown=20)
+    connection = connection_class(
+        chosen.body_timeout_ms / 1000,
+        partial(refused_unread, app.state.metrics),
+        Places(chosen.max_connections),
+        OPEN_PATHS | app.state.probed,
+    )
+    config = uvicorn.Config(app, port=0, http=connection, ws="none", log_config=None, timeout_graceful_shutdown=20)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

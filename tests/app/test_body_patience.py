@@ -1,4 +1,4 @@
-"""How long heads and bodies are waited for, to the millisecond, in a time of the test's own.
+"""How long bodies are waited for, to the millisecond, in a time of the test's own; heads: `test_connection`.
 
 `test_bodies` shows the same on a real server, but for how long.
 """
@@ -7,29 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import socket
 from dataclasses import dataclass, field
 
 import pytest
-import uvicorn
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.server import ServerState
 
 from app.body import SLOWEST, BodyLimit
 from app.errors import ServiceError
-from app.slow_heads import LimitedHeads, limited_heads
 from tests.app.fake_time import play
 
 PATIENCE = 0.6
-REQUEST = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"
 Piece = tuple[float, bytes]  # seconds of silence, and what comes then
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
-
-
-# -- bodies -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -111,100 +103,5 @@ def test_waiting_for_the_answer_is_no_silence() -> None:
     async def story() -> None:
         found = await Sender([(0, b"a")], whole=True).sent()
         assert (found.refused, found.got, found.last) == (None, b"a", "http.disconnect")
-
-    play(story())
-
-
-# -- heads ------------------------------------------------------------------------------------------------------------
-
-
-async def hello(scope: Scope, receive: Receive, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"hi"})
-
-
-class Client:
-    """A connection to a server with `PATIENCE` for a head."""
-
-    def __init__(self) -> None:
-        self.counted: list[tuple[str, int]] = []
-
-    def refused(self, slug: str, began: float, bytes_in: int) -> str:
-        self.counted.append((slug, bytes_in))
-        return "an-id"
-
-    async def __aenter__(self) -> Client:
-        heads = limited_heads(PATIENCE, self.refused)
-        config = uvicorn.Config(hello, http=heads, log_config=None, lifespan="off")
-        config.load()
-        self.state, loop = ServerState(), asyncio.get_running_loop()
-        self.mine, theirs = socket.socketpair()
-        self.mine.setblocking(False)
-
-        def protocol() -> LimitedHeads:
-            return heads(config=config, server_state=self.state, app_state={})
-
-        self.transport, _ = await loop.connect_accepted_socket(protocol, theirs)
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self.mine.close()
-        self.transport.close()
-        await asyncio.sleep(0)
-
-    async def send(self, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self.mine, data)
-
-    async def read(self, until: bytes | None = None) -> bytes:
-        """Up to `until`, or what comes before the server closes."""
-        found = b""
-        while until is None or not found.endswith(until):
-            data = await asyncio.get_running_loop().sock_recv(self.mine, 4096)
-            if not data:
-                assert until is None
-                break
-            found += data
-        return found
-
-
-@pytest.mark.parametrize("sent", [b"", b"POST /predict HT", b"POST /predict HTTP/1.1\r\nHost: t\r\nX-A: "])
-def test_headers_that_do_not_come_are_not_waited_for(sent: bytes) -> None:
-    async def story() -> None:
-        async with Client() as client:
-            began = now()
-            if sent:
-                await client.send(sent)
-            found = await client.read()
-            assert now() - began == pytest.approx(PATIENCE)
-            assert found.startswith(b"HTTP/1.1 408 ") == bool(sent), "one without a request is closed without a word"
-            assert client.counted == ([("body_timeout", len(sent))] if sent else [])
-
-    play(story())
-
-
-def test_a_head_in_pieces_has_no_more_time() -> None:
-    async def story() -> None:
-        async with Client() as client:
-            for at in range(0, 10, 2):
-                await client.send(REQUEST[at : at + 2])
-                await asyncio.sleep(0.1)
-            began = now()
-            assert b'"error_type":"body_timeout"' in await client.read()
-            assert now() - began == pytest.approx(0.1)
-
-    play(story())
-
-
-def test_a_second_request_may_come_late_but_not_slowly() -> None:
-    async def story() -> None:
-        async with Client() as client:
-            for pause in (1, 0):
-                await client.send(REQUEST)
-                assert (await client.read(b"hi")).startswith(b"HTTP/1.1 200 ")
-                await asyncio.sleep(pause)
-            await client.send(b"GET /health")
-            began = now()
-            assert (await client.read()).startswith(b"HTTP/1.1 408 ")
-            assert now() - began == pytest.approx(PATIENCE)
 
     play(story())

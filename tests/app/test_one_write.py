@@ -25,6 +25,9 @@ class Sent:
     def close(self) -> None:
         self.said.append("closed")
 
+    def write_eof(self) -> None:
+        self.said.append("half closed")
+
     def abort(self) -> None:
         self.said.append("aborted")
 
@@ -61,6 +64,27 @@ def test_a_close_sends_first_and_an_abort_does_not_wait() -> None:
 
     assert said_of(close) == [b"last", "closed"]
     assert said_of(abort) == ["aborted"]
+
+
+def test_what_was_not_sent_when_the_client_left_is_dropped() -> None:
+    async def work(transport: OneWrite) -> None:
+        transport.write(b"late")
+        transport._transport.is_closing = lambda: True  # type: ignore[method-assign]
+        transport.close()
+
+    assert said_of(work) == []
+
+
+def test_a_close_that_reads_on_closes_one_side_and_then_the_other() -> None:
+    async def work(transport: OneWrite) -> None:
+        transport._read_on = lambda: True
+        transport.write(b"last")
+        transport.close()
+        assert transport.is_closing()
+        transport.write(b"too late")
+        transport.close()
+
+    assert said_of(work) == [b"last", "half closed", "closed"]
 
 
 def test_an_answer_arrives_in_one_piece(server: str) -> None:
