@@ -105,14 +105,18 @@ class DecodePool:
                 pages += int(Path(f"/proc/{decoder.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def check_room(self) -> None:
+        """Raise `ServiceError` with slug `overloaded` as `decode` would."""
+        if self._room <= 0:
+            raise ServiceError("overloaded", "Too many photos are waiting to be decoded. Try again in a second.")
+
     async def decode(self, photo: bytes, timeout: float) -> tuple[Pixels, float]:
         """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included.
 
         Raises `PhotoError`, `ServiceError` with slug `overloaded`, and `TimeoutError` after `timeout` seconds; a photo
         that no process has been given by then is not decoded at all.
         """
-        if self._room <= 0:
-            raise ServiceError("overloaded", "Too many photos are waiting to be decoded. Try again in a second.")
+        self.check_room()
         self._room -= 1
         loop = asyncio.get_running_loop()
         job = Job(photo, loop.create_future())
