@@ -124,6 +124,11 @@ class DecodePool:
         """Seconds until a quick photo that comes now would be begun, as far as is known; 0 while nothing is."""
         return self._expected(quick=True, owner=None)
 
+    def check_room(self) -> None:
+        """Raise `ServiceError` with slug `overloaded` where too many photos wait already."""
+        if self._room <= 0:
+            raise _overloaded(self.wait_seconds)
+
     async def decode(self, photo: bytes, timeout: float, owner: object) -> tuple[Pixels, float]:
         """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners take turns.
 
@@ -150,13 +155,10 @@ class DecodePool:
 
     def _admit(self, job: Job, timeout: float) -> None:
         """Raise `ServiceError` for a photo that there is no room or no time for."""
+        self.check_room()
         wait = self._expected(job.quick, job.owner)
-        if self._room > 0 and wait <= timeout:
-            return
-        retry = min(LONGEST_RETRY, max(1, math.ceil(wait)))
-        raise ServiceError(
-            "overloaded", f"Too many photos are waiting to be decoded. Try again in {retry} s.", retry_after=retry
-        )
+        if wait > timeout:
+            raise _overloaded(wait)
 
     def _expected(self, quick: bool, owner: object) -> float:
         """Seconds until a photo of this owner would be begun."""
@@ -319,6 +321,13 @@ class DecodePool:
             await asyncio.to_thread(reaped, decoder.process)
         for job in [*self._lines[True], *self._lines[False]]:
             job.future.cancel()
+
+
+def _overloaded(wait: float) -> ServiceError:
+    retry = min(LONGEST_RETRY, max(1, math.ceil(wait)))
+    return ServiceError(
+        "overloaded", f"Too many photos are waiting to be decoded. Try again in {retry} s.", retry_after=retry
+    )
 
 
 def _environment() -> dict[str, str]:

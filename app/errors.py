@@ -50,7 +50,9 @@ ERRORS: dict[str, Kind] = {
     "image_too_costly": Kind(413, "Decoding the image takes more processor time or memory than one photo may have."),
     "too_many_images": Kind(413, "More images than `max_images` in one request."),
     "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."),
-    "unsupported_encoding": Kind(415, "The body has a `Content-Encoding` other than gzip, deflate or identity."),
+    "unsupported_encoding": Kind(
+        415, "The body has a `Content-Encoding`; gzip and deflate are read where `accept_compressed` is set."
+    ),
     "headers_too_large": Kind(
         431,
         "The request's headers, its trailers or the heads of its chunks are larger than 64 KiB, or over 256 headers.",
@@ -63,7 +65,11 @@ ERRORS: dict[str, Kind] = {
     "engine_stuck": Kind(
         503, "An engine call has run for longer than `stuck_seconds`; liveness fails until a restart."
     ),
-    "overloaded": Kind(503, "The decode pool, the queue or the server is full. Try again after `Retry-After` seconds."),
+    "overloaded": Kind(
+        503,
+        "A line is full or too long to be answered in time, or there are `max_connections`, `max_requests` or "
+        "`max_bodies_bytes` at a time. Try again after `Retry-After` seconds.",
+    ),
     "deadline_exceeded": Kind(504, "The request waited longer than `request_timeout_ms` and was dropped."),
 }
 
@@ -91,6 +97,18 @@ def body_of(error: Exception) -> ErrorBody:
     return ErrorBody(error="The service failed on this request; the fault is logged.", error_type="internal_error")
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Let go of what an error passed through: its traceback holds every variable there, the photo
+    among them.
+
+    An error that a future brought is in a ring with them, which the garbage collector alone would
+    find, minutes later.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
+
+
 def error_response(slug: str, message: str, retry_after: int = 1) -> JSONResponse:
     """The HTTP answer for a slug of the table; `retry_after` in seconds where trying again helps."""
     headers = {"Retry-After": str(retry_after)} if slug in ("overloaded", "not_ready") else {}
@@ -110,6 +128,7 @@ def install_handlers(app: FastAPI) -> None:
     @app.exception_handler(PhotoError)
     async def ours(request: Request, error: Exception) -> JSONResponse:
         body = body_of(error)
+        forget_frames(error)
         return error_response(body.error_type, body.error, getattr(error, "retry_after", 1))
 
     @app.exception_handler(RequestValidationError)

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.body import read_body
 from app.errors import ServiceError, error_response
 from app.multipart import HINT, is_multipart, photos_of
 
@@ -37,17 +38,22 @@ class Goodbye:
 async def read_photo(request: Request) -> bytes:
     """The bytes of the one photo of a request: multipart field `image`, or the raw body.
 
-    Raises `ServiceError` with slug `missing_image`, `bad_request`, `too_many_images` or `body_too_large`.
+    Raises `ServiceError` with slug `missing_image`, `bad_request`, `too_many_images` or
+    `body_too_large`.
     """
     if not is_multipart(request):
-        body = await request.body()
-        if not body:
-            raise ServiceError("missing_image", f"The request body is empty. {HINT}")
-        return body
+        return not_empty(await read_body(request))
     photos = await photos_of(request, max_files=4)
     if len(photos) > 1:
         raise ServiceError("too_many_images", "More than one image was sent. Use /predict/batch for several.")
     return photos[0]
+
+
+def not_empty(body: bytes) -> bytes:
+    """The body as it is. Raises `ServiceError` with slug `missing_image` for one of 0 bytes."""
+    if not body:
+        raise ServiceError("missing_image", f"The request body is empty. {HINT}")
+    return body
 
 
 async def read_photos(request: Request, max_images: int) -> list[bytes]:

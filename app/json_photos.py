@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import base64
+import asyncio
+import binascii
 import json
-from typing import Any
+import reprlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from app.errors import ServiceError
 
+R = TypeVar("R")
+LARGE = 256 << 10  # bytes; what is larger is read in a thread
+STEP = 1 << 20  # bytes that are looked at in one go, with the interpreter's lock held: less than 2 ms
+# Brackets, commas and colons. A photo needs at most ten, with the names around it and a `data:` URL; the rest of a
+# request some hundred. Each costs as much as some hundred bytes, and base64 text has none.
+MARKS, MARKS_OF_A_PHOTO = 1000, 16
+BLANKS = b" \t\n\r\f\v"
 LARGEST_TOP_K = 100  # as `?top_k=` of /predict
 # For the API description: a PNG of 8 by 8 pixels, so that its requests can be sent as they stand.
 EXAMPLE_PHOTO = (
@@ -23,14 +34,42 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-def json_object(body: bytes, whole: str) -> dict[str, Any]:
-    """The JSON object in `body`; `whole` names it in the sentence of the `ServiceError` with slug `bad_request`."""
+_reader = ThreadPoolExecutor(1, "json")  # one: no two could run at once, but both would hold several times their bodies
+_short = reprlib.Repr()
+_short.maxlist = _short.maxdict = 4
+_short.maxlevel = 3
+
+
+async def parsed(body: bytes, parse: Callable[[bytes], R]) -> R:
+    """`parse(body)`; that of a large body in a thread, one at a time, so that others are answered
+    meanwhile.
+    """
+    if len(body) <= LARGE:
+        return parse(body)
+    return await asyncio.get_running_loop().run_in_executor(_reader, parse, body)
+
+
+def json_object(body: bytes, whole: str, photos: int) -> dict[str, Any]:
+    """The JSON object in `body`, which may hold that many photos.
+
+    `whole` names it in the sentence of the `ServiceError` with slug `bad_request`. The parser holds
+    the interpreter's lock from begin to end, so what would keep it busy is refused before.
+    """
+    left = MARKS + MARKS_OF_A_PHOTO * photos
+    for start in range(0, len(body), STEP):
+        left -= sum(body.count(mark, start, start + STEP) for mark in b"[{,:")
+        if left < 0:
+            raise ServiceError(
+                "bad_request", f"{whole} has more brackets, commas and colons than {photos} photos need."
+            )
     try:
         found = json.loads(body)
     except RecursionError:
         raise ServiceError("bad_request", f"{whole} is no JSON: it is nested too deeply.") from None
-    except ValueError as error:  # text that is not UTF-8 and numbers of thousands of digits, too
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ServiceError("bad_request", f"{whole} is no JSON: {error}.") from None
+    except ValueError:
+        raise ServiceError("bad_request", f"{whole} has a number of thousands of digits.") from None
     if not isinstance(found, dict):
         raise ServiceError("bad_request", f"{whole} must be a JSON object, not {shown(found)}.")
     return found
@@ -53,17 +92,32 @@ def photo_of(text: object, where: str) -> bytes:
     """
     if not isinstance(text, str):
         raise ServiceError("bad_request", f"{where} must be the base64 text of a photo, not {shown(text)}.")
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
+    begin = text.find(",") + 1 or len(text) if text.startswith("data:") else 0
     try:
-        photo = base64.b64decode("".join(text.split()), validate=True)
+        photo = _from_base64(text, begin)
     except ValueError:
+        found = shown(text[begin : begin + 20])
         raise ServiceError(
-            "bad_request", f"{where} is no base64: it begins with {shown(text[:20])}. Encode the photo's bytes."
+            "bad_request", f"{where} is no base64: it begins with {found}. Encode the photo's bytes."
         ) from None
     if not photo:
         raise ServiceError("missing_image", f"{where} is empty. Send the base64 text of a photo.")
     return photo
+
+
+def _from_base64(text: str, begin: int) -> bytes:
+    """What the text from `begin` on says, step by step. Raises `ValueError`."""
+    found, rest, ended = bytearray(), b"", False
+    for start in range(begin, len(text), STEP):
+        rest += text[start : start + STEP].encode("ascii").translate(None, BLANKS)
+        if ended and rest:
+            raise ValueError("text after the padding")
+        whole = len(rest) // 4 * 4
+        found += binascii.a2b_base64(rest[:whole], strict_mode=True)
+        ended, rest = ended or rest[:whole].endswith(b"="), rest[whole:]
+    if rest:
+        raise ValueError("the end is missing")
+    return bytes(found)
 
 
 def top_k_of(parameters: dict[str, Any], default: int) -> int:
@@ -100,6 +154,9 @@ def whole_number(value: object) -> int | None:
 
 
 def shown(value: object) -> str:
-    """A client's value for a sentence: short, in ASCII."""
-    text = ascii(value)
+    """A client's value for a sentence: short, in ASCII, and cut before it is written out."""
+    if isinstance(value, str | bytes):
+        text = ascii(value[:60])
+    else:
+        text = _short.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:60]}…"

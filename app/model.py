@@ -176,6 +176,14 @@ class ServedModel:
             if not self._under_way:
                 self._idle.set()
 
+    def check_room(self) -> None:
+        """Raise `ServiceError` (`overloaded`) where a photo that comes now would be refused."""
+        try:
+            self._scores.check_room()
+        except QueueFull:
+            raise self._overloaded(self._scores) from None
+        self._decoder.check_room()
+
     async def predict(
         self, photo: bytes, top_k: int, min_confidence: float, turns: asyncio.Semaphore, deadline: float
     ) -> Prediction:

@@ -14,12 +14,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.errors import ServiceError
+from app.json_photos import shown
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 FIELDS = ("image", "images")
 HINT = "Send multipart with the field `image`, or the bytes of the photo as the body."
+LARGEST_HEADER = 1000  # characters of one with parameters: longer ones may take the square of their length to read
 MAX_TEXTS = 16  # parts that are no files
 MAX_TEXT_BYTES = 1 << 20  # of one of them; its content is not read
 
@@ -30,7 +32,7 @@ class _Part:
     is_file: bool = False
     whole: bool = False
     size: int = 0
-    pieces: list[bytes] = field(default_factory=list)
+    content: bytearray = field(default_factory=bytearray)  # its pieces may be of one byte each
 
 
 def is_multipart(request: Request) -> bool:
@@ -43,7 +45,10 @@ async def photos_of(request: Request, max_files: int) -> list[bytes]:
 
     Raises `ServiceError` with slug `missing_image`, `bad_request` or `too_many_images` (more than `max_files` files).
     """
-    _, parameters = parse_options_header(request.headers["content-type"])
+    kind = request.headers["content-type"]
+    if len(kind) > LARGEST_HEADER:
+        raise _unreadable(f"Its Content-Type is longer than {LARGEST_HEADER} characters.")
+    _, parameters = parse_options_header(kind)
     boundary = parameters.get(b"boundary")
     if not boundary:
         raise _unreadable("The Content-Type names no boundary.")
@@ -81,11 +86,15 @@ class _Collected:
             raise _unreadable("It is cut off: its last boundary is missing.")
         found = [part for part in self._parts if part.name in FIELDS]
         if not found:
-            names = sorted({part.name for part in self._parts})
-            raise ServiceError("missing_image", f"The form has no field `image` (it has {names}). {HINT}")
+            names = [shown(name) for name in sorted({part.name for part in self._parts})]
+            raise ServiceError("missing_image", f"The form has no field `image` (it has [{', '.join(names)}]). {HINT}")
         if not all(part.is_file for part in found):
             raise ServiceError("bad_request", f"The field `image` holds text, not a file. {HINT}")
-        return [b"".join(part.pieces) for part in found]
+        photos = []
+        for part in found:
+            photos.append(bytes(part.content))
+            part.content.clear()
+        return photos
 
     def _begin(self) -> None:
         self._parts.append(_Part())
@@ -106,6 +115,8 @@ class _Collected:
         self._header = self._value = b""
 
     def _headers_finished(self) -> None:
+        if len(self._disposition) > LARGEST_HEADER:
+            raise _unreadable(f"A Content-Disposition is longer than {LARGEST_HEADER} characters.")
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise _unreadable("A part has no name in its Content-Disposition.")
@@ -124,7 +135,8 @@ class _Collected:
     def _data(self, data: bytes, start: int, end: int) -> None:
         part = self._parts[-1]
         if part.is_file:
-            part.pieces.append(data[start:end])
+            if part.name in FIELDS:  # nobody asks for the others
+                part.content += data[start:end]
             return
         part.size += end - start
         if part.size > MAX_TEXT_BYTES:

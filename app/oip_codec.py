@@ -15,22 +15,22 @@ from app.json_photos import shown
 HEAD_LENGTH = "Inference-Header-Content-Length"
 
 
-def split_body(body: bytes, header: str | None) -> tuple[bytes, bytes]:
+def split_body(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
     """The JSON head and the binary rest, by the header that gives the length of the head in bytes.
 
     No header: all is JSON. A length of 0: all is the raw bytes of one element. Raises `ServiceError` (`bad_request`).
     """
     if header is None:
-        return body, b""
+        return body, memoryview(b"")
     if not (header.isascii() and header.isdigit() and len(header) < 12 and int(header) <= len(body)):
         raise ServiceError(
             "bad_request",
             f"The header {HEAD_LENGTH} must be the length of the JSON, 0 to {len(body)} bytes, not {shown(header)}.",
         )
-    return body[: int(header)], body[int(header) :]
+    return body[: int(header)], memoryview(body)[int(header) :]
 
 
-def unpack_bytes(data: bytes, count: int, name: str) -> list[bytes]:
+def unpack_bytes(data: bytes | memoryview, count: int, name: str) -> list[bytes]:
     """The `count` elements of a BYTES tensor. Raises `ServiceError` (`bad_request`) for short or trailing bytes."""
     found, at = [], 0
     for index in range(count):
@@ -42,7 +42,7 @@ def unpack_bytes(data: bytes, count: int, name: str) -> list[bytes]:
                 "bad_request",
                 f"The binary data of {name} ends within element {index} of {count}: {len(data)} bytes are too few.",
             )
-        found.append(data[at + 4 : end])
+        found.append(bytes(data[at + 4 : end]))
         at = end
     if at < len(data):
         raise ServiceError(

@@ -12,6 +12,7 @@ from app.oip_codec import split_body, unpack_bytes
 IMAGE = "IMAGE"
 OUTPUTS = {"LABEL": "BYTES", "SCORE": "FP32"}  # name → datatype
 LONGEST_TIMEOUT_US = 1 << 53
+LONGEST_ID = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def parse_request(
     """
     head, rest = split_body(body, head_length)
     if head_length is not None and not head:  # a raw binary request: one photo without its length before it
-        if not rest:
+        if not body:
             raise ServiceError("missing_image", "The request body is empty. Send the bytes of a photo.")
-        return InferRequest([rest], [Wanted(name, 0, raw_answer_binary) for name in OUTPUTS])
-    found = json_object(head, "The inference request")
+        return InferRequest([body], [Wanted(name, 0, raw_answer_binary) for name in OUTPUTS])
+    found = json_object(head, "The inference request", max_images)
     parameters = parameters_of(found)
     return InferRequest(
         _photos(found, rest, max_images),
@@ -58,7 +59,7 @@ def parse_request(
     )
 
 
-def _photos(found: dict[str, Any], rest: bytes, max_images: int) -> list[bytes]:
+def _photos(found: dict[str, Any], rest: memoryview, max_images: int) -> list[bytes]:
     given = _objects(found, "inputs")
     if [one.get("name") for one in given] != [IMAGE]:
         names = ", ".join(shown(one.get("name")) for one in given[:4])
@@ -150,8 +151,10 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
 
 def _id(found: dict[str, Any]) -> str | None:
     text = found.get("id")
-    if text is not None and not isinstance(text, str):
-        raise ServiceError("bad_request", f"The id must be a string, not {shown(text)}.")
+    if text is not None and not (isinstance(text, str) and len(text) <= LONGEST_ID):  # the answer has it too
+        raise ServiceError(
+            "bad_request", f"The id must be a string of at most {LONGEST_ID} characters, not {shown(text)}."
+        )
     return text
 
 

@@ -15,15 +15,17 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from app.body import read_body
 from app.disconnect import unless_gone
 from app.errors import ServiceError, responses
-from app.images import read_photo
+from app.images import not_empty, read_photo
 from app.json_photos import (
     EXAMPLE_PHOTO,
     PARAMETERS,
     json_object,
     min_confidence_of,
     parameters_of,
+    parsed,
     photo_of,
     shown,
     top_k_of,
@@ -89,16 +91,19 @@ def _candidates(found: Prediction) -> list[HFCandidate]:
 async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
     """The photo and the parameters. A body that begins with a brace is JSON whatever its type says: no photo does."""
     kind = request.headers.get("content-type", "").lower()
-    if not kind.lstrip().startswith("multipart/"):
-        body = await request.body()
-        if "json" in kind or body[:1] == b"{":
-            found = json_object(body, "The body")
-            if "inputs" not in found:
-                raise ServiceError(
-                    "missing_image", "The field inputs is missing. Send the base64 text of a photo there."
-                )
-            return photo_of(found["inputs"], "The field inputs"), parameters_of(found)
-    return await read_photo(request), {}
+    if kind.lstrip().startswith("multipart/"):
+        return await read_photo(request), {}
+    body = await read_body(request)
+    if "json" in kind or body[:1] == b"{":
+        return await parsed(body, _from_json)
+    return not_empty(body), {}
+
+
+def _from_json(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    found = json_object(body, "The body", photos=1)
+    if "inputs" not in found:
+        raise ServiceError("missing_image", "The field inputs is missing. Send the base64 text of a photo there.")
+    return photo_of(found["inputs"], "The field inputs"), parameters_of(found)
 
 
 def _check_function(parameters: dict[str, Any]) -> None:

@@ -14,13 +14,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version as installed
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from app.body import read_body
 from app.disconnect import unless_gone
 from app.errors import ServiceError, responses
+from app.json_photos import parsed
 from app.oip_codec import HEAD_LENGTH, pack_bytes, pack_floats
 from app.oip_examples import CONFIG, INFER_BODY, METADATA, SERVER, STATS, example, infer_example
 from app.oip_request import IMAGE, OUTPUTS, InferRequest, Wanted, parse_request
@@ -188,9 +191,14 @@ async def _infer(
 
 
 async def _read(request: Request) -> InferRequest:
-    body, most = await request.body(), _service(request).settings.max_images
     binary = "application/json" not in request.headers.get("accept", "")  # for people with curl; no client sends it
-    return parse_request(body, request.headers.get(HEAD_LENGTH), most, raw_answer_binary=binary)
+    read = partial(
+        parse_request,
+        head_length=request.headers.get(HEAD_LENGTH),
+        max_images=_service(request).settings.max_images,
+        raw_answer_binary=binary,
+    )
+    return await parsed(await read_body(request), read)
 
 
 def _good(found: Prediction | BaseException, index: int) -> Prediction:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from starlette.routing import Match
 from starlette.types import Scope
 
+from app.body import read_body
 from app.disconnect import unless_gone
 from app.errors import ErrorBody, ServiceError, responses
 from app.json_photos import (
@@ -28,6 +30,7 @@ from app.json_photos import (
     json_object,
     min_confidence_of,
     parameters_of,
+    parsed,
     photo_of,
     shown,
     top_k_of,
@@ -119,14 +122,18 @@ def _path(environ: Mapping[str, str], name: str) -> str | None:
 async def predict(request: Request, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None) -> VertexAnswer:
     """Name the food on the photos of JSON `instances`: an answer or an error for each, in order."""
     service: Service = request.app.state.service
-    body = json_object(await request.body(), "The body")
-    photos = _photos(body, service.settings.max_images)
-    parameters = parameters_of(body)
+    read = partial(_from_json, max_images=service.settings.max_images)
+    photos, parameters = await parsed(await read_body(request), read)
     top_k = top_k_of(parameters, service.settings.top_k)
     min_confidence = min_confidence_of(parameters, min_confidence)
     service.check_serving()  # what concerns every photo is no matter of one entry
     found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence))
     return VertexAnswer(predictions=answers(found))
+
+
+def _from_json(body: bytes, max_images: int) -> tuple[list[bytes], dict[str, Any]]:
+    found = json_object(body, "The body", max_images)
+    return _photos(found, max_images), parameters_of(found)
 
 
 def _photos(body: dict[str, Any], max_images: int) -> list[bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.body import BodyLimit
+from app.body import BodyLimit, Budget
 from app.cors import Cors
 from app.description import complete, operation_id
 from app.errors import install_handlers
@@ -124,7 +124,15 @@ def create_app(
     install_pages(app)
     app.state.probed = install_vertex(app, os.environ)
     app.state.keys = keys is not None
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, timeout=settings.body_timeout_ms / 1000)
+    app.state.budget = Budget(settings.bodies_bytes, settings.max_requests)
+    app.add_middleware(
+        BodyLimit,
+        limit=settings.max_body_bytes,
+        timeout=settings.body_timeout_ms / 1000,
+        budget=app.state.budget,
+        check=service.check_room,
+        compressed=settings.accept_compressed,
+    )
     if keys is not None:
         app.add_middleware(ApiKeys, keys=keys, probed=app.state.probed)
     app.add_middleware(Goodbye)

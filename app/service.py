@@ -16,12 +16,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from app.errors import ServiceError
+from app.errors import ServiceError, forget_frames
 from app.model import ServedModel
 from app.schemas import Caption, Prediction
 from app.settings import Settings
 from contract.bundle import Bundle, read_bundle
-from contract.errors import ContractError
+from contract.errors import ContractError, PhotoError
 
 log = logging.getLogger("food_vision")
 LONGEST_WITHOUT_DECODERS = 5.0  # seconds; a process that died is replaced in less
@@ -148,6 +148,11 @@ class Service:
             )
         self.check_live()
 
+    def check_room(self) -> None:
+        """Raise `ServiceError` unless a request that comes now would be answered and find a place to wait."""
+        self.check_serving()
+        self._model.check_room()
+
     def check_live(self) -> None:
         """Raise `ServiceError` with slug `engine_stuck` when an engine call has run for longer than `stuck_seconds`."""
         busy, limit = self._model.busy_seconds, self.settings.stuck_seconds
@@ -191,7 +196,11 @@ class Service:
         model, deadline, least = self._model, self._deadline(timeout_ms), self._least(min_confidence)
         turns = asyncio.Semaphore(max(1, min(2 * self.settings.decoders, self.settings.max_decoding // 2)))
         calls = (model.predict(photo, top_k, least, turns, deadline) for photo in photos)
-        return await asyncio.gather(*calls, return_exceptions=True)
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        for one in found:
+            if isinstance(one, ServiceError | PhotoError):  # of any other the log will want to know where it was
+                forget_frames(one)
+        return found
 
     async def caption(self, photo: bytes, timeout_ms: int | None = None) -> Caption:
         """A free caption of one photo, within `timeout_ms` as in `predict`. Raises `PhotoError` or `ServiceError`."""

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -66,7 +66,22 @@ class Settings(BaseSettings):
     body_timeout_ms: int = Field(
         default=10_000,
         ge=1,
-        description="longest wait for headers, and for each 16 KiB of a body; then 408",
+        description="longest wait for headers, and for each 16 KiB or hundredth of a body; then 408",
+    )
+    accept_compressed: bool = Field(
+        default=False, description="read bodies under `Content-Encoding: gzip` or `deflate`; else they get 415"
+    )
+    max_bodies_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="most bytes of all bodies at a time, those being answered included; then 503; "
+        "0: 8 times `max_body_bytes`",
+    )
+    max_requests: int = Field(
+        default=512,
+        ge=1,
+        description="most requests with a body at a time; then 503; by default more than can wait in `max_queue` "
+        "and `max_decoding`",
     )
     max_pixels: int = Field(
         default=MAX_PIXELS,
@@ -110,6 +125,19 @@ class Settings(BaseSettings):
         if all(re.fullmatch(r"\*|https?://[^/\s,*?#@]+", origin) for origin in _split(text)):
             return text
         raise PydanticCustomError("origins", "Each must be like https://example.org, with no path, or *")
+
+    @field_validator("max_bodies_bytes")
+    @classmethod
+    def _holds_one(cls, most: int, info: ValidationInfo) -> int:
+        one = info.data.get("max_body_bytes", 0)
+        if 0 < most < one:
+            raise PydanticCustomError("bodies", "It must be 0 or at least max_body_bytes, {one}", {"one": one})
+        return most
+
+    @property
+    def bodies_bytes(self) -> int:
+        """Most bytes of all bodies at a time."""
+        return self.max_bodies_bytes or 8 * self.max_body_bytes
 
     @property
     def origins(self) -> list[str]:

@@ -10,18 +10,23 @@ import gzip
 from dataclasses import dataclass, field
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.body import SLOWEST, BodyLimit
+from app.body import SHARES, SLOWEST, BodyLimit, Budget
 from app.errors import ServiceError
 from tests.app.fake_time import play
 
 PATIENCE = 0.6
+LIMIT = 1 << 20
 Piece = tuple[float, bytes]  # seconds of silence, and what comes then
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def limits(app: ASGIApp, limit: int) -> BodyLimit:
+    return BodyLimit(app, limit, PATIENCE, budget=Budget(limit, most_requests=1), compressed=True)
 
 
 @dataclass
@@ -31,6 +36,7 @@ class Sender:
     pieces: list[Piece]
     whole: bool = False
     encoding: str = ""
+    declared: int | None = None
     got: bytes = b""
     last: str = ""
     refused: tuple[str, str, float] | None = field(default=None)  # slug, sentence, and when
@@ -49,23 +55,20 @@ class Sender:
             self.got += message["body"]
         self.last = message["type"]
 
-    async def sent(self) -> Sender:
+    async def sent(self, limit: int = LIMIT) -> Sender:
         began = now()
         headers = [(b"content-encoding", self.encoding.encode())] if self.encoding else []
+        if self.declared is not None:
+            headers.append((b"content-length", str(self.declared).encode()))
 
         async def send(message: Message) -> None:
             raise AssertionError(message)
 
         try:
-            await BodyLimit(self.app, 1 << 20, PATIENCE)({"type": "http", "headers": headers}, self.receive, send)
+            await limits(self.app, limit)({"type": "http", "method": "POST", "headers": headers}, self.receive, send)
         except ServiceError as error:
             self.refused = (error.slug, str(error), now() - began)
         return self
-
-
-def begun(size: int) -> float:
-    """When a body is given up of which `size` bytes came, not all at its very begin."""
-    return PATIENCE * (1 + size / SLOWEST)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +76,17 @@ def begun(size: int) -> float:
     [
         ([], "", 0, PATIENCE),
         ([(0, b"a" * 99)], "", 99, PATIENCE),
-        ([(0.1, b"a" * 99)], "", 99, begun(99)),
-        ([(0.1, gzip.compress(b"a" * 999)[:20])], "gzip", 20, begun(20)),
+        ([(0.1, b"a" * 99)], "", 99, PATIENCE),
+        ([(0.1, gzip.compress(b"a" * 999)[:20])], "gzip", 20, PATIENCE),
         ([(0, b"a" * 40_000)], "", 40_000, PATIENCE),  # much at once buys no longer silence
-        ([(0.11, b"x")] * 100, "", 5, begun(5)),  # a byte now and then
+        ([(0.11, b"x")] * 100, "", 5, PATIENCE),  # a byte now and then
+        ([(0.5, b"a" * SLOWEST)] * 3, "", 3 * SLOWEST, 1.5 + PATIENCE),  # enough, and then silence
+        (
+            [(0, b"a" * 900_000)] + [(0.5, b"x")] * 100,
+            "",
+            900_001,
+            PATIENCE,
+        ),  # almost all, and then a byte now and then
     ],
 )
 def test_a_sender_of_too_little_is_let_go(pieces: list[Piece], encoding: str, total: int, seconds: float) -> None:
@@ -95,6 +105,24 @@ def test_a_slow_sender_that_keeps_going_is_served() -> None:
     async def story() -> None:
         found = await Sender([(0.25, b"a" * 10_000)] * 4, whole=True).sent()  # longer in all than the limit on silence
         assert (found.refused, len(found.got)) == (None, 40_000)
+
+    play(story())
+
+
+def test_a_large_body_has_to_come_faster() -> None:
+    """Of a body that declares much a part of it must come in each stretch of time, so that none
+    takes for ever.
+    """
+
+    async def story() -> None:
+        declared = 100 * SLOWEST * 2
+        slow = await Sender([(PATIENCE / 2, b"a" * (SLOWEST // 2))] * 200, declared=declared).sent(4 * LIMIT)
+        assert slow.refused is not None
+        assert slow.refused[0] == "body_timeout"
+        assert slow.refused[2] == pytest.approx(PATIENCE)
+        steady = [(PATIENCE * 0.99, b"a" * (declared // SHARES))] * SHARES
+        found = await Sender(steady, whole=True, declared=declared).sent(4 * LIMIT)
+        assert (found.refused, len(found.got)) == (None, declared)
 
     play(story())
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import tracemalloc
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from fastapi import Request
+from starlette.types import Message
 
+from app.body import read_body
+from app.multipart import LARGEST_HEADER, photos_of
 from tests.app.photos import assert_error, drawn, encoded, predict, scores
 
 GOOD = encoded(drawn(3), "PNG")
@@ -51,6 +57,57 @@ def test_what_is_wrong_with_a_form_is_said(server: str) -> None:
         (IMAGE.replace(b' name="image";', b"") + END, "name"),
     ):
         assert words in assert_error(post(server, body), "bad_request"), body[:80]
+    name = b"n" * LARGEST_HEADER
+    for body in (IMAGE.replace(b"a.png", name) + END, TEXT.replace(b'"t"', name) + b"x" + IMAGE + END):
+        assert str(LARGEST_HEADER) in assert_error(post(server, body), "bad_request")
+    kind = {"content-type": HEADERS["content-type"] + '; a="' + ";" * LARGEST_HEADER}
+    assert str(LARGEST_HEADER) in assert_error(post(server, IMAGE + END, **kind), "bad_request")
     assert "'t'" in assert_error(post(server, TEXT + b"x" + END), "missing_image")
     without = post(server, IMAGE + END, **{"content-type": "multipart/form-data"})
     assert "boundary" in assert_error(without, "bad_request")
+
+
+def in_bytes(body: bytes, whole: bool) -> tuple[bytes, float]:
+    """What is read of a body that comes byte by byte, and the most memory that it took, in times
+    its length.
+    """
+    at = iter(range(len(body)))
+    headers = [(b"content-type", HEADERS["content-type"].encode())]
+
+    async def receive() -> Message:
+        here = next(at)
+        return {"type": "http.request", "body": body[here : here + 1], "more_body": here + 1 < len(body)}
+
+    async def read() -> bytes:
+        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+        return await read_body(request) if whole else (await photos_of(request, 1))[0]
+
+    tracemalloc.start()
+    found = asyncio.run(read())
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found, most / len(body)
+
+
+def test_a_body_in_single_bytes_takes_no_more_memory() -> None:
+    photo = bytes(150_000)
+    for body, whole in ((IMAGE.replace(GOOD, photo) + END, False), (photo, True)):
+        found, times = in_bytes(body, whole)
+        assert found == photo
+        assert times < 8  # a list of single bytes would take 40 times
+
+
+def test_files_that_nobody_asked_for_are_not_kept() -> None:
+    other = IMAGE.replace(b'"image"', b'"other"').replace(GOOD, bytes(500_000)) + b"\r\n"
+    pieces = [other + IMAGE + END]
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": pieces.pop(), "more_body": False}
+
+    headers = [(b"content-type", HEADERS["content-type"].encode())]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    tracemalloc.start()
+    assert asyncio.run(photos_of(request, 2)) == [GOOD]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 400_000

@@ -7,6 +7,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
+from tests.app.inside import running
 from tests.app.photos import predict
 from tests.conftest import drawn_png
 
@@ -132,13 +134,16 @@ def test_the_asynchronous_client(server: str, model: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_requests(server: str, client: Any, model: dict[str, str], algorithm: str) -> None:
-    result = client.infer(
-        model["name"],
-        [image(PHOTOS[:1])],
-        request_compression_algorithm=algorithm,
-        response_compression_algorithm=algorithm,
-    )
+def test_compressed_requests(server: str, bundle: Path, model: dict[str, str], algorithm: str) -> None:
+    with running(bundle, accept_compressed=True) as (url, _):
+        client = triton.InferenceServerClient(url.removeprefix("http://"))
+        result = client.infer(
+            model["name"],
+            [image(PHOTOS[:1])],
+            request_compression_algorithm=algorithm,
+            response_compression_algorithm=algorithm,
+        )
+        client.close()
     assert labels(result) == [predict(server, PHOTOS[0])["label"]]
 
 
