@@ -125,13 +125,13 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(self.patience, self._too_late)
 
     def _parse(self, piece: memoryview) -> None:
+        self._around += len(piece)  # before: a message that ends within it is not to be counted for the next
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:  # a wish for another protocol gets the route's own answer
             pass
         except httptools.HttpParserError:
             self._wrong = self._wrong or ServiceError("bad_request", "What was sent is no HTTP request.")
-        self._around += len(piece)
         if self._around > LARGEST_HEAD + self._body // BODY_TO_OVERHEAD:
             in_body = self._unanswered and self.cycle.more_body
             self._wrong = ServiceError("headers_too_large", TOO_MUCH_AROUND if in_body else HEAD_TOO_LARGE)

@@ -120,6 +120,18 @@ def test_bodies_in_ordinary_chunks_are_read(size: int, count: int) -> None:
     play(story())
 
 
+@pytest.mark.parametrize("size", [60_000, 70_000, 250_000])
+def test_a_body_that_comes_at_once_is_read(size: int) -> None:
+    async def story() -> None:
+        async with Wire(reader) as wire:
+            client = await wire.client()
+            for _ in range(2):
+                client.served.data_received(POST + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+                assert (await client.read(b"bytes")).endswith(b"%d bytes" % size)
+
+    play(story())
+
+
 def test_a_broken_chunk_is_refused_through_the_application() -> None:
     async def story() -> None:
         async with Wire(reader) as wire:
