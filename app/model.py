@@ -99,7 +99,7 @@ class ServedModel:
             await self.close()
             raise
         self.bundle.release()
-        await asyncio.to_thread(trim)  # loading needs more than serving
+        await self._pool.run(lambda engine: trim())  # loading takes more memory than serving
         self._scores.max_batch = self._captions.max_batch = self._pool.max_batch
         self._scores.sizes = self._captions.sizes = self._pool.sizes
         for _ in self._pool.engines[1:]:
@@ -119,9 +119,8 @@ class ServedModel:
         await self._scores.close()
         await self._captions.close()
         await self._decoder.close()
-        await self._pool.close()
         self.bundle.release()
-        await asyncio.to_thread(trim)
+        await self._pool.close()
 
     def _load(self, number: int) -> Engine:
         """Engine `number` of the pool, warm and checked. Runs in its thread."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from app.batches import is_memory
 from app.engine import Engine
+from app.heap import trim
 from app.providers import ProviderError
 
 log = logging.getLogger("food_vision")
@@ -99,10 +100,10 @@ class EnginePool:
             thread.shutdown()  # it has nothing left to do
 
     def _close(self, i: int) -> None:
-        engine = self._made.pop(i, None)
-        if engine is None:
-            return
         try:
-            engine.close()
+            if (engine := self._made.pop(i, None)) is not None:
+                engine.close()
+                del engine
         except Exception as error:  # the others are closed all the same
             log.error("engine %d did not close well", i + 1, exc_info=error)
+        trim()
