@@ -20,6 +20,7 @@ from app.batcher import Batcher, Expired, QueueFull
 from app.decode_pool import DecodePool
 from app.engine import Engine, EngineError
 from app.errors import ServiceError
+from app.heap import trim
 from app.pool import EnginePool
 from app.ready import ready_engine
 from app.schemas import Caption, Model, Prediction
@@ -98,6 +99,8 @@ class ServedModel:
         except BaseException:
             await self.close()
             raise
+        self.bundle.release()
+        await self._pool.run(lambda engine: trim())  # loading takes more memory than serving
         self._scores.max_batch = self._captions.max_batch = self._pool.max_batch
         self._scores.sizes = self._captions.sizes = self._pool.sizes
         for _ in self._pool.engines[1:]:
@@ -108,12 +111,17 @@ class ServedModel:
         await self._idle.wait()
         await self.close()
 
+    def hurry(self) -> None:
+        """Let `retire` wait no longer."""
+        self._idle.set()
+
     async def close(self) -> None:
-        """Cancel what waits and let the threads end."""
+        """Cancel what waits; the engines are closed after what they are doing, and threads and processes end."""
         await self._scores.close()
         await self._captions.close()
         await self._decoder.close()
-        self._pool.close()
+        self.bundle.release()
+        await self._pool.close()
 
     def _load(self, number: int) -> Engine:
         """Engine `number` of the pool, warm and checked. Runs in its thread."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from app.batches import is_memory
 from app.engine import Engine
+from app.heap import trim
 from app.providers import ProviderError
 
 log = logging.getLogger("food_vision")
@@ -31,6 +32,7 @@ class EnginePool:
         self._make = make
         self._size = size
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"engine-{i}") for i in range(size)]
+        self._made: dict[int, Engine] = {}  # by their threads
         self._idle: list[int] = []
         self._since: dict[int, float] = {}  # engine → when its running call began
         self.engines: list[Engine] = []
@@ -43,14 +45,17 @@ class EnginePool:
         loop = asyncio.get_running_loop()
         for i, thread in enumerate(self._threads):
             try:
-                engine = await loop.run_in_executor(thread, self._make, i)
+                await loop.run_in_executor(thread, self._load, i)
             except Exception as error:
                 if i == 0 or isinstance(error, ProviderError) or not is_memory(error):
                     raise
                 log.warning("no memory for engine %d of %d: %d batch at a time", i + 1, self._size, i)
                 return
-            self.engines.append(engine)
+            self.engines.append(self._made[i])
             self._idle.append(i)
+
+    def _load(self, i: int) -> None:
+        self._made[i] = self._make(i)  # returned, it would be lost when nobody waits any more
 
     @property
     def max_batch(self) -> int:
@@ -80,7 +85,25 @@ class EnginePool:
         """How long the oldest running call has been running; 0 when none is."""
         return time.monotonic() - min(self._since.values()) if self._since else 0.0
 
-    def close(self) -> None:
-        """Let the threads end after what they are doing."""
-        for thread in self._threads:
-            thread.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """Close every engine in its thread, after what it is doing, and wait until the threads have ended.
+
+        An engine that is still being made is closed too. Nothing happens the second time.
+        """
+        threads, self._threads, self.engines = self._threads, [], []
+        loop = asyncio.get_running_loop()
+        closing = [loop.run_in_executor(thread, self._close, i) for i, thread in enumerate(threads)]
+        for thread in threads:
+            thread.shutdown(wait=False)
+        await asyncio.gather(*closing)
+        for thread in threads:
+            thread.shutdown()  # it has nothing left to do
+
+    def _close(self, i: int) -> None:
+        try:
+            if (engine := self._made.pop(i, None)) is not None:
+                engine.close()
+                del engine
+        except Exception as error:  # the others are closed all the same
+            log.error("engine %d did not close well", i + 1, exc_info=error)
+        trim()

@@ -37,7 +37,11 @@ def ready_engine(
         progress("comparing the model with its stored answers")
         return engine, _check(engine)
     except EngineError as error:
+        engine.close()
         raise ContractError(f"The provider {engine.provider!r} computes wrongly: {error}. {REMEDY}") from None
+    except BaseException:
+        engine.close()
+        raise
 
 
 def _check(engine: Engine) -> SelfCheckReport | None:

@@ -40,15 +40,9 @@ DESCRIPTION = "Names the food on a photo. Every answer that is not 2xx is `{erro
 @contextmanager
 def _reload_on_hangup(service: Service) -> Iterator[None]:
     """SIGHUP reloads the bundle, where this is the main thread (elsewhere signals cannot be handled)."""
-    loop, running = asyncio.get_running_loop(), set[asyncio.Task[bool]]()
-
-    def reload() -> None:
-        task = asyncio.create_task(service.reload())
-        running.add(task)
-        task.add_done_callback(running.discard)
-
+    loop = asyncio.get_running_loop()
     try:
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
     except (RuntimeError, ValueError):
         yield
         return
@@ -56,8 +50,6 @@ def _reload_on_hangup(service: Service) -> Iterator[None]:
         yield
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
-        for task in running:
-            task.cancel()
 
 
 class _App(FastAPI):

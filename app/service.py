@@ -41,7 +41,9 @@ class Service:
         )  # told of each process that died while it decoded photos
         self._model = ServedModel(bundle, settings, self._progress, self._batch, self._decoder_lost)
         self._reloading = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._next_reload: asyncio.Task[bool] | None = None  # that waits for the one under way
+        self._reloads: set[asyncio.Task[bool]] = set()
+        self._retiring: dict[asyncio.Task[None], ServedModel] = {}
 
     @property
     def bundle(self) -> Bundle:
@@ -75,44 +77,67 @@ class Service:
             log.info("draining: not ready any more, still answering for %d s", self.settings.shutdown_delay_seconds)
 
     async def stop(self) -> None:
-        """Stop taking work and let the threads end."""
+        """Stop taking work, and wait until threads and processes have ended."""
         self.state, self.reason = "stopped", "shutting down"
-        await self._model.close()
-        for task in self._retiring:
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        for reload in self._reloads:
+            reload.cancel()
+        await asyncio.gather(*self._reloads, return_exceptions=True)
+        for model in self._retiring.values():
+            model.hurry()
+        await asyncio.gather(self._model.close(), *self._retiring, return_exceptions=True)
 
     async def reload(self) -> bool:
         """Serve the bundle that lies at the settings' path now; False when it is the same or cannot be served.
 
         Requests that have begun are answered by the old model. On failure the old one stays, and `last_reload` and the
-        log say why.
+        log say why. One runs at a time; all who ask meanwhile share the next one.
         """
+        return await asyncio.shield(self.reload_soon())
+
+    def reload_soon(self) -> asyncio.Task[bool]:
+        """`reload` in a task of its own, which ends with the service."""
+        if self._next_reload is None:
+            self._next_reload = task = asyncio.create_task(self._reload_in_turn())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
+        return self._next_reload
+
+    async def _reload_in_turn(self) -> bool:
         async with self._reloading:
-            began = time.perf_counter()
-            try:
-                bundle = await asyncio.to_thread(read_bundle, self.settings.bundle)
-                if bundle.manifest.digest == self.bundle.manifest.digest:
-                    return self._reloaded(False, f"the bundle is the same: {bundle.manifest.version}")
-                new = ServedModel(
-                    bundle, self.settings, lambda text: log.info("reload: %s", text), self._batch, self._decoder_lost
-                )
-                await new.load()
-            except Exception as error:  # whatever it is, the old model serves on
-                log.error("reload failed, %s serves on: %s", self.bundle.manifest.version, error)
-                return self._reloaded(False, str(error))
-            if self.state not in ("ready", "draining"):
-                await new.close()
-                return self._reloaded(False, f"the service is {self.state}")
-            old, self._model = self._model, new
-            task = asyncio.create_task(old.retire())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
-            log.info(
-                "reload: %s serves instead of %s after %.1f s",
-                bundle.manifest.version, old.bundle.manifest.version, time.perf_counter() - began,
-            )  # fmt: skip
-            return self._reloaded(True, f"{old.bundle.manifest.version} → {bundle.manifest.version}")
+            self._next_reload = None  # the bundle may change once it is being read
+            return await self._reload()
+
+    async def _reload(self) -> bool:
+        began = time.perf_counter()
+        old = self._model
+        try:
+            bundle = await asyncio.to_thread(read_bundle, self.settings.bundle)
+            if bundle.manifest.digest == old.bundle.manifest.digest:
+                return self._reloaded(False, f"the bundle is the same: {bundle.manifest.version}")
+            new = ServedModel(
+                bundle, self.settings, lambda text: log.info("reload: %s", text), self._batch, self._decoder_lost
+            )
+            await new.load()
+        except Exception as error:  # whatever it is, the old model serves on
+            log.error("reload failed, %s serves on: %s", old.bundle.manifest.version, error)
+            return self._reloaded(False, str(error))
+        if self.state not in ("ready", "draining"):
+            await new.close()
+            return self._reloaded(False, f"the service is {self.state}")
+        self._model = new
+        task = asyncio.create_task(old.retire())
+        self._retiring[task] = old
+        task.add_done_callback(self._retired)
+        log.info(
+            "reload: %s serves instead of %s after %.1f s",
+            bundle.manifest.version, old.bundle.manifest.version, time.perf_counter() - began,
+        )  # fmt: skip
+        return self._reloaded(True, f"{old.bundle.manifest.version} → {bundle.manifest.version}")
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        old = self._retiring.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s was not closed well", old.bundle.manifest.version, exc_info=error)
 
     def _reloaded(self, done: bool, said: str) -> bool:
         at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -83,7 +83,7 @@ class Folder:
             raise BundleError(f"{path} is damaged: its sha256 is not the manifest's. Copy it again or export it again.")
         return data
 
-    def _open(self, name: str) -> BinaryIO | None:
+    def _open(self, name: str) -> BufferedReader | None:
         try:
             # O_NONBLOCK: a pipe of that name must not make the opening wait
             descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.descriptor)

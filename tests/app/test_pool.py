@@ -26,6 +26,9 @@ class Fake:
         self.number = number
         self.max_batch = 8 - number
 
+    def close(self) -> None:
+        pass
+
 
 def pool(size: int, fails: dict[int, Exception] | None = None) -> EnginePool:
     def make(number: int) -> Engine:
@@ -48,7 +51,7 @@ def test_two_batches_run_at_a_time_each_on_its_own_engine() -> None:
 
         numbers = await asyncio.gather(found.run(work), found.run(work))
         assert found.max_batch == 7, "what every engine takes"
-        found.close()
+        await found.close()
         return list(numbers)
 
     assert sorted(asyncio.run(run())) == [0, 1]
@@ -59,8 +62,9 @@ def test_no_memory_for_the_second_leaves_one(error: Exception, caplog: pytest.Lo
     async def run() -> int:
         found = pool(3, {1: error})
         await found.load()
-        found.close()
-        return len(found.engines)
+        count = len(found.engines)
+        await found.close()
+        return count
 
     assert asyncio.run(run()) == 1
     assert "no memory for engine 2 of 3: 1 batch at a time" in caplog.text
