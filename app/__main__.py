@@ -20,13 +20,16 @@ import uvicorn
 
 from app.connection import connection_class
 from app.logs import configure_logs
-from app.observe import OPEN_PATHS, refused_unread
+from app.observe import HEALTH_PATHS, refused_unread
 from app.places import Places, connections_allowed
 from app.server import create_app
 from app.settings import ENV_PREFIX, Settings, load_settings
 from contract.bundle import read_bundle
 from contract.cli import run
 from contract.errors import ContractError
+
+# Of one port: the event loop accepts one connection of each in a turn, and a probe stands behind those that came before it.
+LISTENERS = 16
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +69,7 @@ def _serve(args: dict[str, Any]) -> int:
     settings = load_settings(**args)
     configure_logs(settings.log_level, settings.log_format)
     bundle = read_bundle(settings.bundle)
-    listener = _listen(settings.host, settings.port)
+    listeners = _listen(settings.host, settings.port)
     failures: list[str] = []
 
     def on_failure(reason: str) -> None:
@@ -85,7 +88,7 @@ def _serve(args: dict[str, Any]) -> int:
                 settings.body_timeout_ms / 1000,
                 partial(refused_unread, app.state.metrics),
                 Places(connections_allowed(settings.max_connections)),
-                OPEN_PATHS | app.state.probed,
+                HEALTH_PATHS | app.state.probed,
             ),
             ws="none",  # a wish for a WebSocket gets the route's own answer
             access_log=False,  # `app.observe` writes a line with more in it
@@ -95,20 +98,21 @@ def _serve(args: dict[str, Any]) -> int:
     )
     server.before_exit, server.delay = app.state.service.drain, settings.shutdown_delay_seconds
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after a clean stop: exit with 0, not by it
-    server.run(sockets=[listener])
+    server.run(sockets=listeners)
     if failures:
         raise ContractError(failures[0])
     return 0 if server.started else 1
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> list[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        one = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ContractError(
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --host or --port."
         ) from None
+    return [one, *(one.dup() for _ in range(LISTENERS - 1))]
 
 
 if __name__ == "__main__":

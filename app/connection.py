@@ -34,12 +34,13 @@ from app.body import LARGEST_HEAD
 from app.errors import ERRORS, ErrorBody, ServiceError
 from app.one_write import OneWrite
 from app.places import Doing, Places
+from app.turns import Turns
 
 MOST_FIELDS = 256  # headers of a request: each costs 200 bytes, however short
 BODY_TO_OVERHEAD = 16  # bytes of a body that allow one more byte of chunk heads; chunks of 100 bytes pass
 STEP = 1024  # bytes that the parser gets at a time where no body of known length is to come
 SLOWEST_READER = 16 << 10  # bytes of an answer that must be read in each `patience`, once the socket's buffers are full
-LINGER_SECONDS, LINGER_BYTES = 5.0, 32 << 20  # of a body that is thrown away after the answer
+LINGER_SECONDS, LINGER_BYTES = 5.0, 8 << 20  # of a body that is thrown away after the answer: most photos
 GONE_SECONDS = 1.0  # until a connection that gave way has surely ended
 
 OVERLOADED = "There are too many connections. Try again in 1 s."
@@ -57,12 +58,13 @@ class Connection(HttpToolsProtocol):
 
     `refused` is told the slug of a refusal, when the head began (by `time.perf_counter`) and how
     many bytes of it came, and gives the id of the request. Paths of `always` (GET, HEAD) are
-    answered however many requests are at work.
+    answered however many requests are at work, and first.
     """
 
     patience = 10.0
     refused: Callable[[str, float, int], str]
     places: Places
+    turns: Turns
     always: frozenset[str] = frozenset()
 
     _timer: asyncio.TimerHandle | None = None  # for a head, or for the end of a connection that closes
@@ -75,13 +77,16 @@ class Connection(HttpToolsProtocol):
     _waiting, _at = b"", 0  # what came but was not parsed yet, from `_at`
     _wrong: ServiceError | None = None  # why the parser stopped
     _refusal: ServiceError | None = None  # what is told, once it can be
+    _held: Callable[[], None] | None = None  # begins the next request, once the answer before it is read
     _deaf = False  # what comes is thrown away
     _thrown = 0
     _gives_way = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
-        super().connection_made(cast(asyncio.Transport, OneWrite(transport, self.loop, self._read_on)))
+        transport.set_write_buffer_limits(0)  # what the socket does not take is noticed at once
+        self._wire = OneWrite(transport, self.loop, self._read_on)
+        super().connection_made(cast(asyncio.Transport, self._wire))
         self._began = time.perf_counter()
         self._timer = self.loop.call_later(self.patience, self._too_late)
         if not self.places.enter(self):
@@ -113,7 +118,7 @@ class Connection(HttpToolsProtocol):
     def _feed(self) -> None:
         """Give the parser what came, up to the end of a request that is not answered yet."""
         while self._at < len(self._waiting) and not self._deaf:
-            if self.pipeline or (self._unanswered and not self.cycle.more_body):
+            if self.pipeline or self.flow.write_paused or (self._unanswered and not self.cycle.more_body):
                 self.flow.pause_reading()
                 return
             piece = memoryview(self._waiting)[self._at : self._at + (self._left or STEP)]
@@ -213,10 +218,21 @@ class Connection(HttpToolsProtocol):
 
             await app(scope, received, sent)
 
-        super()._start_asgi_task(cycle, application)
+        def start() -> None:
+            if not cycle.disconnected:
+                begin(cycle, application)
+
+        begin = super()._start_asgi_task
+        if self.flow.write_paused:
+            self._held = start
+        elif cycle.scope["path"] in self.always:
+            start()
+        else:
+            self.turns.begin(start)
 
     def on_response_complete(self) -> None:
         """See `HttpToolsProtocol`: the next request, if it is there already."""
+        self._wire.flush()  # now it shows whether the client takes it, and whether the next request may begin
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -239,10 +255,13 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
-        if self.transport.is_closing():
-            self._must_read()
-        elif self._unanswered:
-            self._does(Doing.WORKING)
+        if not self.transport.is_closing():
+            self._does(Doing.WORKING if self._unanswered else Doing.WAITING)
+            if self._held is not None:
+                self.turns.begin(self._held)
+                self._held = None
+            self.flow.resume_reading()
+            self._feed()
 
     def _must_read(self) -> None:
         left = self.transport.get_write_buffer_size()
@@ -305,8 +324,6 @@ class Connection(HttpToolsProtocol):
         if sending:
             self.flow.resume_reading()
             self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-        elif not self.flow.write_paused:
-            self._must_read()
         return sending
 
     def _does(self, doing: Doing) -> None:
@@ -327,4 +344,4 @@ def connection_class(
 ) -> type[Connection]:
     """The protocol class for `uvicorn.Config(http=…)`; what it is given: see `Connection`."""
     given = {"patience": patience, "refused": staticmethod(refused), "places": places, "always": always}
-    return type("Connection", (Connection,), given)
+    return type("Connection", (Connection,), given | {"turns": Turns()})

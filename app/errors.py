@@ -54,8 +54,7 @@ ERRORS: dict[str, Kind] = {
         415, "The body has a `Content-Encoding`; gzip and deflate are read where `accept_compressed` is set."
     ),
     "headers_too_large": Kind(
-        431,
-        "The request's headers, its trailers or the heads of its chunks are larger than 64 KiB, or over 256 headers.",
+        431, "The request has over 256 headers, or over 64 KiB of headers, or of trailers and chunk heads."
     ),
     "internal_error": Kind(500, "A fault of the service; it is logged."),
     "engine_failed": Kind(

@@ -19,12 +19,8 @@ from app.request_id import request_id
 
 OTHER = "other"
 # Answered without a key, left out of the requests in flight, and logged at level debug.
-OPEN_PATHS = frozenset(
-    {
-        "/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics", "/docs",
-        "/openapi.json",
-    }
-)  # fmt: skip
+HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = HEALTH_PATHS | {"/metrics", "/docs", "/openapi.json"}
 
 
 class Tracer(Protocol):

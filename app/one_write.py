@@ -39,12 +39,18 @@ class OneWrite:
     def write(self, data: bytes) -> None:
         """Send with whatever else is written before the event loop turns."""
         if not self._held:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._held.append(data)
+
+    def flush(self) -> None:
+        """Send what was written; dropped where the client has left meanwhile."""
+        whole, self._held = b"".join(self._held), []
+        if whole and not self.is_closing():
+            self._transport.write(whole)
 
     def close(self) -> None:
         """See `asyncio.Transport`: what was written is sent first."""
-        self._flush()
+        self.flush()
         if self._transport.is_closing():
             return
         if self._half_closed or not self._read_on():
@@ -55,8 +61,3 @@ class OneWrite:
             self._transport.write_eof()
         except OSError:  # the other side has gone
             self._transport.abort()
-
-    def _flush(self) -> None:
-        whole, self._held = b"".join(self._held), []
-        if whole and not self.is_closing():  # else the client has left meanwhile
-            self._transport.write(whole)

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from app.connection import connection_class
 from app.engine import Engine, Scores
-from app.observe import OPEN_PATHS, refused_unread
+from app.observe import HEALTH_PATHS, refused_unread
 from app.places import Places
 from app.server import create_app
 from app.settings import load_settings
@@ -64,7 +64,7 @@ def running(bundle: Path, *, wait: bool = True, **settings: Any) -> Iterator[tup
         chosen.body_timeout_ms / 1000,
         partial(refused_unread, app.state.metrics),
         Places(chosen.max_connections),
-        OPEN_PATHS | app.state.probed,
+        HEALTH_PATHS | app.state.probed,
     )
     config = uvicorn.Config(app, port=0, http=connection, ws="none", log_config=None, timeout_graceful_shutdown=20)
     server = uvicorn.Server(config)

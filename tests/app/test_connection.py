@@ -6,7 +6,6 @@ All in a time of the test's own. What is counted instead of timed: `test_connect
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -14,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from app import connection
 from app.connection import LINGER_SECONDS
 from tests.app.fake_time import play
-from tests.app.wire import PATIENCE, POST, REQUEST, Client, Wire, answer, hello, now, reader, turns
+from tests.app.wire import PATIENCE, POST, REQUEST, Client, Wire, answer, hello, now, reader
 
 KEEP_ALIVE = 5.0  # uvicorn's
 
@@ -149,24 +148,24 @@ def test_an_answer_that_nobody_reads_is_not_kept(close: bytes) -> None:
     play(story())
 
 
-def test_a_little_that_nobody_reads_is_not_kept_either() -> None:
-    """Less than makes the transport pause writing: it is noticed at the end of the connection."""
+def test_the_next_request_waits_until_the_answer_before_it_was_taken() -> None:
+    begun = 0
 
-    async def much(scope: Scope, receive: Receive, send: Send) -> None:
-        await answer(send, bytes(sends + 30_000))
-
-    sends = 4096
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal begun
+        begun += 1
+        await large(scope, receive, send)
 
     async def story() -> None:
-        async with Wire(much) as wire:
-            client = await wire.client()
-            one: socket.socket = client.served.transport.get_extra_info("socket")
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sends)
-            await client.send(REQUEST)
-            await turns()
-            assert client.served.transport.get_write_buffer_size() > 0
-            assert not client.served.flow.write_paused
-            assert await client.gone_after() == pytest.approx(KEEP_ALIVE + PATIENCE, abs=0.1)
+        async with Wire(counted) as wire:
+            client = await wire.client(REQUEST * 3 + REQUEST[:9])
+            assert begun == 1
+            left = 3 * (len(b"HTTP/1.1 200 OK\r\ncontent-length: 4194304\r\n\r\n") + (4 << 20))
+            while left > 0:
+                left -= len(await client.read(bytes(1)))
+            await client.send(REQUEST[9:])
+            assert (await client.read(bytes(1))).startswith(b"HTTP/1.1 200 ")
+            assert begun == 4
 
     play(story())
 
