@@ -7,6 +7,8 @@ curl -F image=@dinner.jpg http://127.0.0.1:8000/predict
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import signal
 import socket
 import sys
@@ -26,6 +28,8 @@ from app.slow_heads import limited_heads
 from contract.bundle import read_bundle
 from contract.cli import run
 from contract.errors import ContractError
+
+LAST_WAIT = 2.0  # seconds, for an engine call that runs when all else has ended
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,7 +96,19 @@ def _serve(args: dict[str, Any]) -> int:
     server.run(sockets=[listener])
     if failures:
         raise ContractError(failures[0])
+    _leave_what_hangs()
     return 0 if server.started else 1
+
+
+def _leave_what_hangs() -> None:
+    """End the process if an engine call does not end: the interpreter would wait for its thread for ever."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(LAST_WAIT)
+            if thread.is_alive():
+                logging.getLogger("food_vision").error("an engine call has not ended: left behind")
+                logging.shutdown()
+                os._exit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:
