@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -96,19 +96,19 @@ def _serve(args: dict[str, Any]) -> int:
     server.run(sockets=[listener])
     if failures:
         raise ContractError(failures[0])
-    _leave_what_hangs()
     return 0 if server.started else 1
 
 
-def _leave_what_hangs() -> None:
-    """End the process if an engine call does not end: the interpreter would wait for its thread for ever."""
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code, even if an engine call never ends: `sys.exit` would wait for its thread."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join(LAST_WAIT)
             if thread.is_alive():
                 logging.getLogger("food_vision").error("an engine call has not ended: left behind")
                 logging.shutdown()
-                os._exit(0)
+                os._exit(code)
+    sys.exit(code)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -122,4 +122,4 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

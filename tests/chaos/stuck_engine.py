@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from app.__main__ import leave
 from app.__main__ import main as serve
 from app.engine import Engine
 
@@ -25,4 +26,4 @@ def main(path: str, *others: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    leave(main(*sys.argv[1:]))
