@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which after the first signal goes on serving for `delay` seconds; the second is its own."""
+    """uvicorn's server, which after the first signal goes on serving for `delay` seconds; the
+    second is its own.
+    """
 
     before_exit: Callable[[], None] = staticmethod(lambda: None)
     delay: float = 0
@@ -100,7 +102,9 @@ def _serve(args: dict[str, Any]) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with this exit code, even if an engine call never ends: `sys.exit` would wait for its thread."""
+    """End the process with this exit code, even if an engine call never ends: `sys.exit` would
+    wait for its thread.
+    """
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join(LAST_WAIT)

@@ -1,4 +1,6 @@
-"""What one photo may take of a process, and what becomes of photo and process when it takes more."""
+"""What one photo may take of a process, and what becomes of photo and process when it takes
+more.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Who gets a process, who waits and for how long, and what is not waited for: with decoders that answer when told to."""
+"""Who gets a process, who waits and for how long, and what is not waited for: with decoders that
+answer when told to.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The service with an engine that hangs for as long as a file exists: `python -m tests.chaos.stuck_engine PATH …`."""
+"""The service with an engine that hangs for as long as a file exists: `python -m
+tests.chaos.stuck_engine PATH …`.
+"""
 
 from __future__ import annotations
 
