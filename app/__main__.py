@@ -7,6 +7,8 @@ curl -F image=@dinner.jpg http://127.0.0.1:8000/predict
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import signal
 import socket
 import sys
@@ -14,7 +16,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -30,6 +32,7 @@ from contract.errors import ContractError
 
 # Of one port: the event loop accepts one connection of each in a turn, and a probe stands behind those that came before it.
 LISTENERS = 16
+LAST_WAIT = 2.0  # seconds, for an engine call that runs when all else has ended
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which after the first signal goes on serving for `delay` seconds; the second is its own."""
+    """uvicorn's server, which after the first signal goes on serving for `delay` seconds; the
+    second is its own.
+    """
 
     before_exit: Callable[[], None] = staticmethod(lambda: None)
     delay: float = 0
@@ -104,6 +109,20 @@ def _serve(args: dict[str, Any]) -> int:
     return 0 if server.started else 1
 
 
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code, even if an engine call never ends: `sys.exit` would
+    wait for its thread.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(LAST_WAIT)
+            if thread.is_alive():
+                logging.getLogger("food_vision").error("an engine call has not ended: left behind")
+                logging.shutdown()
+                os._exit(code)
+    sys.exit(code)
+
+
 def _listen(host: str, port: int) -> list[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -116,4 +135,4 @@ def _listen(host: str, port: int) -> list[socket.socket]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -35,10 +35,11 @@ class Job:
 
 
 def is_quick(photo: bytes) -> bool:
-    """Whether the header says that it is decoded in some ten milliseconds; nothing is decoded to find out.
+    """Whether the header says that it is decoded in some ten milliseconds; nothing is decoded to
+    find out.
 
-    So says a JPEG of up to 16 million pixels, and a small PNG or progressive JPEG. Of other formats a few bytes may take
-    seconds.
+    So says a JPEG of up to 16 million pixels, and a small PNG or progressive JPEG. Of other formats
+    a few bytes may take seconds.
     """
     if photo.startswith(PNG_HEAD) and len(photo) >= len(PNG_HEAD) + 8:
         width, height = struct.unpack_from(">II", photo, len(PNG_HEAD))
@@ -59,7 +60,9 @@ def is_quick(photo: bytes) -> bool:
 
 
 class Line:
-    """Jobs in turns: one of each owner, then the next of each. An owner's own are in the order in which they came."""
+    """Jobs in turns: one of each owner, then the next of each. An owner's own are in the order
+    in which they came.
+    """
 
     def __init__(self) -> None:
         self._owners: OrderedDict[object, deque[Job]] = OrderedDict()

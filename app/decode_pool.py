@@ -1,9 +1,11 @@
-"""Photos → pixels in a bounded pool of processes, never on the event loop. See `app.decoder_process` for the why.
+"""Photos → pixels in a bounded pool of processes, never on the event loop. See
+`app.decoder_process` for the why.
 
-Requests take turns, and quick photos do not wait for slow ones: one process at least reads none of those (`_next`).
-When a process dies, its photos go to the rest of the pool and another process is started. A photo that used up its processor
-time is refused at once, one at which two processes die for another reason then. A process is ended when it reads a photo
-that nobody waits for any more, or for longer than any request may last.
+Requests take turns, and quick photos do not wait for slow ones: one process at least reads none of
+those (`_next`). When a process dies, its photos go to the rest of the pool and another process is
+started. A photo that used up its processor time is refused at once; one that was read when two
+processes died is refused too. A process is ended when it reads a photo that nobody waits for any
+more, or for longer than any request may last.
 """
 
 from __future__ import annotations
@@ -47,10 +49,11 @@ DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 
 class DecodePool:
-    """Decodes photos to `image_size`; more than `max_waiting` at once are refused with `overloaded`.
+    """Decodes photos to `image_size`; more than `max_waiting` at once are refused with
+    `overloaded`.
 
-    A photo gets `cpu_ms` of processor time, and `longest` seconds in all. `on_lost` is called when a process has died, or
-    was killed because it hung.
+    A photo gets `cpu_ms` of processor time, and `longest` seconds in all. `on_lost` is called when
+    a process has died, or was killed because it hung.
     """
 
     def __init__(
@@ -79,7 +82,9 @@ class DecodePool:
         self._false_starts = 0
 
     async def start(self) -> None:
-        """Start the processes; `ready` waits for them. Raises `ContractError` when the system does not let it."""
+        """Start the processes; `ready` waits for them. Raises `ContractError` when the system
+        does not let it.
+        """
         self._spawn(self._guard())
         try:
             for _ in range(self._size):
@@ -91,7 +96,9 @@ class DecodePool:
             ) from None
 
     async def ready(self) -> None:
-        """Wait for the processes. Raises `ContractError` when they die, or are not ready after `START_SECONDS`."""
+        """Wait for the processes. Raises `ContractError` when they die, or are not ready after
+        `START_SECONDS`.
+        """
         ends = time.monotonic() + START_SECONDS
         while not (len(self._decoders) == self._size and all(decoder.ready for decoder in self._decoders)):
             await asyncio.sleep(0.01)
@@ -121,7 +128,9 @@ class DecodePool:
 
     @property
     def wait_seconds(self) -> float:
-        """Seconds until a quick photo that comes now would be begun, as far as is known; 0 while nothing is."""
+        """Seconds until a quick photo that comes now would be begun, as far as is known; 0 while
+        nothing is.
+        """
         return self._expected(quick=True, owner=None)
 
     def check_room(self) -> None:
@@ -130,10 +139,12 @@ class DecodePool:
             raise _overloaded(self.wait_seconds)
 
     async def decode(self, photo: bytes, timeout: float, owner: object) -> tuple[Pixels, float]:
-        """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners take turns.
+        """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners
+        take turns.
 
-        Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait, or it would not be begun in time), and
-        `TimeoutError` after `timeout` seconds. Then, and when the caller is cancelled, it is not decoded any further.
+        Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait, or it would not
+        be begun in time), and `TimeoutError` after `timeout` seconds. Then, and when the caller is
+        cancelled, it is not decoded any further.
         """
         loop = asyncio.get_running_loop()
         job = Job(photo, loop.create_future(), owner)
@@ -173,7 +184,9 @@ class DecodePool:
         return (seconds + sum(map(self._remaining, used))) / max(1, len(used))
 
     def _remaining(self, decoder: Decoder) -> float:
-        """Seconds until it has read what it has. One that takes longer than usual takes as long again."""
+        """Seconds until it has read what it has. One that takes longer than usual takes as long
+        again.
+        """
         if not decoder.jobs:
             return 0.0
         first, *others = (self._seconds[job.quick] for job in decoder.jobs)
@@ -193,7 +206,9 @@ class DecodePool:
                 decoder.send(job)
 
     def _next(self) -> tuple[Decoder, Job] | None:
-        """Quick photos and others take turns, but the others never get the last process that reads none of them."""
+        """Quick photos and others take turns, but the others never get the last process that
+        reads none of them.
+        """
         for quick in (not self._last_quick, self._last_quick):
             job = self._lines[quick].next()
             if job is not None and (quick or self._slow_may_go):

@@ -1,4 +1,6 @@
-"""One process that decodes photos, as its service sees it: photos go out and answers come in, in order, by a socket."""
+"""One process that decodes photos, as its service sees it: photos go out and answers come in, in
+order, by a socket.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ class Decoder(asyncio.BufferedProtocol):
         return len(self.jobs) if self.ready else 1 << 30
 
     def takes(self, job: Job) -> bool:
-        """Whether it is idle, or reads something small and quick and this is so too: then it need not wait for the next."""
+        """Whether it is idle, or reads something small and quick and this is so too: then it
+        need not wait for the next.
+        """
         return self.load == 0 or (
             self.load == 1 and not self.slow and all(_lies_ready(one) for one in (self.jobs[0], job))
         )
@@ -86,7 +90,9 @@ class Decoder(asyncio.BufferedProtocol):
         return clock() - self._began if self.jobs else 0.0
 
     def taken_back(self) -> list[Job]:
-        """The photos that lie ready at it, once each: others may read them sooner, and the first answer counts."""
+        """The photos that lie ready at it, once each: others may read them sooner, and the first
+        answer counts.
+        """
         if self._taken_back:
             return []
         self._taken_back = True
@@ -120,7 +126,9 @@ class Decoder(asyncio.BufferedProtocol):
         return memoryview(self._buffer)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """See `asyncio.BufferedProtocol`: answers that are whole are taken out, the rest moves to the front."""
+        """See `asyncio.BufferedProtocol`: answers that are whole are taken out, the rest moves
+        to the front.
+        """
         self._filled += nbytes
         begin, view = 0, memoryview(self._buffer)
         while (body := begin + ANSWER.size) <= self._filled:

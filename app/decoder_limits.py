@@ -1,8 +1,10 @@
-"""What the operating system lets one photo take of a process that decodes it: processor time and memory.
+"""What the operating system lets one photo take of a process that decodes it: processor time and
+memory.
 
-The kernel counts the processor time of all threads of the process, whatever else the machine does, and every page
-that is asked for. When the time is used up the process ends, in the middle of C code too; memory beyond the limit is
-refused to whoever asks for it, and the photo fails. Memory is bounded on Linux alone, time on every Unix.
+The kernel counts the processor time of all threads of the process, whatever else the machine does,
+and every page that is asked for. When the time is used up the process ends, in the middle of C code
+too; memory beyond the limit is refused to whoever asks for it, and the photo fails. Memory is
+bounded on Linux alone, time on every Unix.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _LINUX = sys.platform == "linux"
 
 
 class Limits:
-    """Of each photo: `cpu_seconds`, and memory by its size. Made when the process is about to take its first."""
+    """Of each photo: `cpu_seconds`, and memory by its size. Made when the process is about to
+    take its first.
+    """
 
     def __init__(self, cpu_seconds: float) -> None:
         self._cpu_seconds, self._fresh = cpu_seconds, _held_bytes()
@@ -33,10 +37,11 @@ class Limits:
 
     @contextmanager
     def of(self, photo: bytes) -> Iterator[Callable[[int], None]]:
-        """Hold in the meantime; the function is to be told the number of pixels once the header is read.
+        """Hold in the meantime; the function is to be told the number of pixels once the header is
+        read.
 
-        SIGPROF ends the process when its time is over. `MemoryError`, or an error of the library that asked, says that
-        there is no more memory.
+        SIGPROF ends the process when its time is over. `MemoryError`, or an error of the library
+        that asked, says that there is no more memory.
         """
         least = _held_bytes() + DECODE_SPARE + COPIES * len(photo)
         header = least + (CANVAS_BYTES * CANVAS_PIXELS if photo[8:12] == b"WEBP" else 0)
@@ -55,7 +60,9 @@ class Limits:
 
 
 def _allow(data_bytes: int) -> None:
-    """Memory that can be written and is no file's: the heap, mapped memory, the stacks of threads."""
+    """Memory that can be written and is no file's: the heap, mapped memory, the stacks of
+    threads.
+    """
     if _LINUX:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         if hard != resource.RLIM_INFINITY:

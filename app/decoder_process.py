@@ -2,8 +2,9 @@
 
     python -m app.decoder_process SIZE MAX_PIXELS CPU_MS
 
-Decoding is the service's dearest Python and its only part that parses what strangers send, in C. Here it shares no
-interpreter lock with the event loop, and a crash or a hang costs a process, not the service (`app.decode_pool`).
+Decoding is the service's dearest Python and its only part that parses what strangers send, in C.
+Here it shares no interpreter lock with the event loop, and a crash or a hang costs a process, not
+the service (`app.decode_pool`).
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def main(argv: list[str]) -> None:
 
 
 def _go_first() -> None:
-    """Where memory runs out, the kernel ends a decoder before the service; and none stays when the service has died."""
+    """Where memory runs out, the kernel ends a decoder before the service; and none stays when
+    the service has died.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         with contextlib.suppress(OSError):
@@ -65,7 +68,9 @@ def _go_first() -> None:
 
 
 def _be_silent() -> None:
-    """Libraries write warnings about damaged photos to stderr, as many as strangers like, between the lines of the log."""
+    """Libraries write warnings about damaged photos to stderr, as many as strangers like,
+    between the lines of the log.
+    """
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
 

@@ -54,5 +54,5 @@ def strange(data: bytes, size: int, **options: Any) -> Pixels:
 
 
 if __name__ == "__main__":
-    decoder_process.photo_to_pixels = strange  # type: ignore[attr-defined, assignment]
+    decoder_process.photo_to_pixels = strange  # type: ignore[attr-defined]
     decoder_process.main(sys.argv[1:])

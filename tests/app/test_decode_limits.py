@@ -1,10 +1,13 @@
-"""What one photo may take of a process, and what becomes of photo and process when it takes more."""
+"""What one photo may take of a process, and what becomes of photo and process when it takes
+more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from PIL import Image
 
 from app.decode_pool import DecodePool
+from app.decoder_limits import Limits
 from contract.errors import PhotoError
 from contract.formats import FORMATS
 from contract.pixels import photo_to_pixels
@@ -135,6 +139,14 @@ def test_what_a_good_photo_takes_is_allowed() -> None:
     assert len(with_pool(work, max_pixels=9_000_000)) == len(photos)
 
 
+def test_between_photos_no_time_is_counted() -> None:
+    limits = Limits(60)
+    with limits.of(PHOTO):
+        assert 0 < signal.getitimer(signal.ITIMER_PROF)[0] < 61
+    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+
+
+@linux
 def test_the_limits_end_with_the_photo() -> None:
     async def work(pool: DecodePool) -> list[tuple[int, int]]:
         await pool.decode(PHOTO, PATIENT, None)

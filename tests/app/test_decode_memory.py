@@ -1,4 +1,6 @@
-"""Photos that were answered are let go at once, whatever the answer was: nothing waits for the garbage collector."""
+"""Photos that were answered are let go at once, whatever the answer was: nothing waits for the
+garbage collector.
+"""
 
 from __future__ import annotations
 

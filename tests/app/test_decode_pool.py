@@ -15,8 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
+from app.decode_line import Job
 from app.decode_pool import DecodePool
-from app.decoder import Decoder, Job
+from app.decoder import Decoder
 from app.errors import ServiceError
 from contract.errors import ContractError, PhotoError
 from contract.pixels import photo_to_pixels

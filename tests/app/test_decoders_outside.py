@@ -16,6 +16,8 @@ import pytest
 from tests.app.decoders import PHOTO, decoders
 from tests.app.inside import running, until
 from tests.app.photos import answer, assert_error
+from tests.app.strange_decoder import BURNING
+from tests.app.test_disconnect import posted
 from tests.conftest import ROOT
 
 
@@ -93,3 +95,26 @@ def test_slow_photos_and_a_deadline(bundle: Path) -> None:
         decoders()[0].suspend()
         assert_error(httpx.post(f"{url}/predict", content=PHOTO), "deadline_exceeded")
         until(lambda: httpx.post(f"{url}/predict", content=PHOTO).status_code == 200)
+
+
+@pytest.mark.usefixtures("strange")
+def test_a_photo_that_costs_too_much_is_told_and_counted(bundle: Path) -> None:
+    with running(bundle, decode_processes=1, decode_cpu_ms=100) as (url, _):
+        told = assert_error(httpx.post(f"{url}/predict", content=BURNING, timeout=60), "image_too_costly")
+        assert "100 ms of processor time" in told
+        assert httpx.post(f"{url}/predict", content=PHOTO).status_code == 200
+        metrics = httpx.get(f"{url}/metrics").text
+    assert "food_vision_decoders_lost_total 1.0" in metrics
+    assert 'food_vision_rejected_total{reason="image_too_costly"} 1.0' in metrics
+
+
+@pytest.mark.parametrize("photos", [1, 3])
+def test_decoding_ends_when_the_client_leaves(bundle: Path, photos: int) -> None:
+    with running(bundle, decode_processes=1) as (url, app):
+        pool, (busy,) = app.state.service.model._decoder, decoders()
+        busy.suspend()
+        with posted(url, photos):
+            until(lambda: any(one.jobs for one in pool._decoders))
+        until(lambda: [one.ready for one in pool._decoders if one.process.pid != busy.pid] == [True])
+        assert httpx.post(f"{url}/predict", content=PHOTO).status_code == 200
+        assert "food_vision_decoders_lost_total 0.0" in httpx.get(f"{url}/metrics").text

@@ -1,4 +1,6 @@
-"""Processes that decode photos are killed, one every second and sometimes all, under a steady load of good requests."""
+"""Processes that decode photos are killed, one every second and sometimes all, under a steady
+load of good requests.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def _until(holds: Callable[[], bool]) -> float:
 
 
 def _ready(server: int) -> int:
-    """How many have imported what they need: they then say that the kernel should end them first."""
+    """How many have imported what they need: they then say that the kernel should end them
+    first.
+    """
     found = 0
     for one in decoders(server):
         with contextlib.suppress(OSError):

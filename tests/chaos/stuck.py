@@ -1,4 +1,6 @@
-"""An engine call that never ends: liveness says so in time, every request gets an answer, and SIGTERM still ends it."""
+"""An engine call that never ends: liveness says so in time, every request gets an answer, and
+SIGTERM still ends it.
+"""
 
 from __future__ import annotations
 

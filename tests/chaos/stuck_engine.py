@@ -1,4 +1,6 @@
-"""The service with an engine that hangs for as long as a file exists: `python -m tests.chaos.stuck_engine PATH …`."""
+"""The service with an engine that hangs for as long as a file exists: `python -m
+tests.chaos.stuck_engine PATH …`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from app.__main__ import leave
 from app.__main__ import main as serve
 from app.engine import Engine
 
@@ -25,4 +28,4 @@ def main(path: str, *others: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    leave(main(*sys.argv[1:]))
