@@ -1,29 +1,44 @@
 """The batcher: asynchronous, bounded, work-conserving. Knows nothing of HTTP or of the engine.
 
-A lone request never waits while an engine is idle. While all engines run, the queue grows, and the next batch takes
-the oldest `max_batch` of it at the moment an engine is free. Requests that expired or whose caller went away are left
-out when the batch is formed, so nobody computes an answer that nobody reads. An engine that is done gets its next batch
-before the answers of the last one are handed out, which takes the event loop some milliseconds. Where the engine pads
-batches to a few sizes, a batch that would be mostly padding is cut to the size below: nine photos that are paid as sixteen
-take longer than eight and then one.
+A lone request never waits while an engine is idle. While all engines run, the queue grows, and the next batch takes the
+oldest of it at the moment an engine is free: as many as the engine does best (`CallTimes.best`). An engine that is done
+gets its next batch before the answers of the last one are handed out, which takes the event loop some milliseconds.
+
+Nobody computes an answer that nobody reads. What cannot be answered before its deadline is refused at the door, before
+its photo is decoded: `enter` expects when all that stands before it will be done. An idle engine takes whatever comes, so
+a wrong expectation is put right by the next call. What has a place but cannot be done in time any more, since calls took
+longer than expected, is left out when a batch is formed; what has expired or lost its caller leaves the queue at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from app.call_times import Call, CallTimes
 
 T = TypeVar("T")
 R = TypeVar("R")
-FILLED = 0.75  # of a size, for a batch that is padded to it
+PROMISED = 0.9  # of an item's time: what is expected to take longer is refused, since calls take longer than expected
 
 
-class QueueFull(Exception):
-    """The queue holds `max_queue` items; the caller should answer 503."""
+class Refused(Exception):
+    """There is no place; the caller should answer 503. `seconds`: until there is one, as far as can be known."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+class QueueFull(Refused):
+    """`max_queue` items wait."""
+
+
+class TooLate(Refused):
+    """It could not be answered before its deadline."""
 
 
 class Expired(Exception):
@@ -39,21 +54,103 @@ class Done(Generic[R]):
     batch_size: int
 
 
-@dataclass(eq=False)
-class _Waiting(Generic[T, R]):
-    item: T
-    future: asyncio.Future[Done[R]]
-    since: float
-    deadline: float
+class Slots:
+    """The engines that batchers share: each running call holds one, and a batcher forms its batch once it holds one."""
+
+    def __init__(self, engines: int = 1) -> None:
+        self.engines = engines
+        self.batchers: list[Batcher[Any, Any]] = []
+        self._free = asyncio.Semaphore(engines)
+
+    def add(self) -> None:
+        """One more engine."""
+        self.engines += 1
+        self.release()
+
+    async def acquire(self) -> None:
+        """Wait for an engine."""
+        await self._free.acquire()
+
+    def release(self) -> None:
+        """Give an engine back."""
+        self._free.release()
+
+    @property
+    def idle(self) -> bool:
+        """Whether an engine is free and nobody waits."""
+        return sum(one.times.running for one in self.batchers) < self.engines and not any(
+            one.waiting for one in self.batchers
+        )
+
+    def rest(self) -> float:
+        """Seconds of an engine until the running calls are done."""
+        return sum(one.times.rest() for one in self.batchers)
+
+    def done_in(self, newcomer: Batcher[Any, Any], time: float) -> float:
+        """Seconds until one more item of a batcher would be done, after all that waits and runs now; within `time`."""
+        size, own = newcomer.times.own_batch(time)
+        before = newcomer.times.drain(newcomer.waiting // size * size)
+        before += sum(one.times.drain(one.waiting) for one in self.batchers if one is not newcomer)
+        return (self.rest() + before) / self.engines + own
+
+
+class Place(Generic[T, R]):
+    """An item's place in the line, from the door to its answer. Who does not `submit` must `leave`."""
+
+    def __init__(self, batcher: Batcher[T, R], now: float, timeout: float) -> None:
+        self._batcher = batcher
+        self.deadline = now + timeout
+        self.time = PROMISED * timeout
+        self.since = 0.0  # when it was queued
+        self._future: asyncio.Future[Done[R]] | None = None
+
+    async def submit(self, item: T) -> Done[R]:
+        """Wait for the item's result. Raises `Expired`, or whatever `run` raised for its batch.
+
+        If the caller is cancelled, the item is left out of the next batch.
+        """
+        loop = asyncio.get_running_loop()
+        self._future = loop.create_future()
+        self.since = self._batcher.queued(self, item)
+        # a third of the cost of `asyncio.wait_for`
+        alarm = loop.call_later(max(0.0, self.deadline - self.since), self.fail, Expired())
+        try:
+            return await self._future
+        finally:
+            alarm.cancel()
+            self.leave()
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self._batcher.left(self)
+        self._future = None  # else it, its exception and this frame would hold one another
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether it is queued or in a batch, and still to be answered."""
+        return self._future is not None and not self._future.done()
+
+    def answer(self, done: Done[R]) -> None:
+        """Give the result, if it is still waited for."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(done)
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error where the result is waited for."""
+        if self._future is not None and not self._future.done():
+            self._future.set_exception(error)
+
+    def cancel(self) -> None:
+        """Cancel who waits for the result."""
+        if self._future is not None:
+            self._future.cancel()
 
 
 class Batcher(Generic[T, R]):
     """Collects items for `run`, which takes up to `max_batch` of them and returns as many results in order.
 
-    `slot` counts the free engines: batchers that share engines share one semaphore, and each forms its batch only once
-    it holds a place. An exception of `run` fails the items of its batch and no others. `max_batch` may be lowered later,
-    and `sizes` set: those to which the engine pads a batch, ascending; empty where it runs a batch as it is.
-    `run` may be a plain function that starts the engine and returns a future: then the engine starts at once.
+    At most `max_queue` items have a place that no batch has taken. An exception of `run` fails the items of its batch and
+    no others. `run` may be a plain function that starts the engine and returns a future: then the engine starts at once.
     """
 
     def __init__(
@@ -62,55 +159,73 @@ class Batcher(Generic[T, R]):
         *,
         max_batch: int,
         max_queue: int,
-        slot: asyncio.Semaphore,
+        slots: Slots,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
-        self.max_batch = max_batch
-        self.sizes: Sequence[int] = ()
         self._max_queue = max_queue
-        self._slot = slot
+        self._slots = slots
         self._clock = clock
-        self._queue: deque[_Waiting[T, R]] = deque()
+        self.times = CallTimes(lambda: self._clock())
+        self.fit(max_batch, ())
+        self._decoding: set[Place[T, R]] = set()  # have a place and no item yet
+        self._queue: dict[Place[T, R], T] = {}  # in order
         self._wake = asyncio.Event()
-        self.seconds_per_item = 0.0  # of engine time, averaged over the last batches
         self._running: set[asyncio.Task[None]] = set()
         self._worker = asyncio.create_task(self._work())
+        slots.batchers.append(self)
+
+    def fit(self, max_batch: int, sizes: Sequence[int]) -> None:
+        """Set the most items of a batch, and the sizes to which the engine pads one, ascending; empty: to none."""
+        self.times.fit(max_batch, sizes)
 
     @property
     def depth(self) -> int:
-        """Items waiting."""
+        """Items in the queue."""
         return len(self._queue)
 
     @property
+    def waiting(self) -> int:
+        """Items that have a place and are in no batch yet."""
+        return len(self._decoding) + len(self._queue)
+
+    @property
     def oldest_seconds(self) -> float:
-        """How long the oldest item has been waiting; 0 when none is."""
-        return self._clock() - self._queue[0].since if self._queue else 0.0
+        """How long the oldest item has been in the queue; 0 when none is."""
+        return self._clock() - next(iter(self._queue)).since if self._queue else 0.0
 
-    def check_room(self) -> None:
-        """Raise `QueueFull` as `submit` would: for callers that have work to do before they submit."""
-        if len(self._queue) >= self._max_queue:
-            self._queue = deque(w for w in self._queue if not w.future.done())
-            if len(self._queue) >= self._max_queue:
-                raise QueueFull
+    def check(self, timeout: float, ready: float = 0.0) -> None:
+        """Raise `QueueFull` or `TooLate` as `enter` would: for callers that have work to do before."""
+        if self.waiting >= self._max_queue:
+            raise QueueFull(self._slots.rest() / self._slots.engines)
+        if not self._slots.idle:
+            promised = PROMISED * timeout
+            alone, done = self.times.seconds(1), self._slots.done_in(self, promised)
+            over = max(done, ready + alone) - promised
+            if over > 0:
+                raise TooLate(min(over, max(done - alone, ready)))  # at the latest when the engines are idle
 
-    async def submit(self, item: T, timeout: float) -> Done[R]:
-        """Wait for the item's result, at most `timeout` seconds.
+    def enter(self, timeout: float, ready: float = 0.0) -> Place[T, R]:
+        """A place for an item that is there in `ready` seconds and must be answered within `timeout`.
 
-        Raises `QueueFull` at once, `Expired`, or whatever `run` raised for the item's batch. If the caller is
-        cancelled the item is left out of the next batch.
+        Raises `QueueFull` or `TooLate`.
         """
-        self.check_room()
-        now = self._clock()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Done[R]] = loop.create_future()
-        self._queue.append(_Waiting(item, future, now, now + timeout))
+        self.check(timeout, ready)
+        place = Place(self, self._clock(), timeout)
+        self._decoding.add(place)
+        return place
+
+    def queued(self, place: Place[T, R], item: T) -> float:
+        """A place has its item; the time."""
+        self._decoding.discard(place)
+        self._queue[place] = item
         self._wake.set()
-        alarm = loop.call_later(timeout, _expire, future)  # a third of the cost of `asyncio.wait_for`
-        try:
-            return await future
-        finally:
-            alarm.cancel()
+        return self._clock()
+
+    def left(self, place: Place[T, R]) -> None:
+        """A place is given back."""
+        self._decoding.discard(place)
+        self._queue.pop(place, None)
 
     async def close(self) -> None:
         """Stop the worker and the running batches; their items and those still waiting are cancelled."""
@@ -118,94 +233,87 @@ class Batcher(Generic[T, R]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for waiting in self._queue:
-            waiting.future.cancel()
+        for place in self._queue:
+            place.cancel()
         self._queue.clear()
 
     async def _work(self) -> None:
         while True:
             await self._wake.wait()
-            await self._slot.acquire()
+            await self._slots.acquire()
             batch = self._form()
             if not self._queue:
                 self._wake.clear()
             if not batch:
-                self._slot.release()
+                self._slots.release()
                 continue
             self._start(batch)
+            del batch  # it is not held until the next one
 
-    def _start(self, batch: list[_Waiting[T, R]]) -> None:
-        started = self._clock()
+    def _start(self, batch: dict[Place[T, R], T]) -> None:
+        call = self.times.begin(len(batch))
         try:
-            running = asyncio.ensure_future(self._run([waiting.item for waiting in batch]))
+            running = asyncio.ensure_future(self._run(list(batch.values())))
         except Exception as error:
-            self._slot.release()
-            _fail(batch, error)
+            self.times.end(call, counts=False)
+            self._slots.release()
+            for place in batch:
+                place.fail(error)
             return
-        running.add_done_callback(
-            lambda _: self._slot.release()
-        )  # before `_answer` hears of it: the engine comes first
-        task = asyncio.create_task(self._answer(batch, running, started))
+        running.add_done_callback(lambda ended: self._free(call, ended))  # before `_answer`: the engine comes first
+        task = asyncio.create_task(self._answer(list(batch), running, call.began))
         self._running.add(task)
         task.add_done_callback(lambda ended: self._ended(ended, running))
+
+    def _free(self, call: Call, ended: asyncio.Future[list[R]]) -> None:
+        self.times.end(call, counts=not ended.cancelled() and ended.exception() is None)
+        self._slots.release()
 
     def _ended(self, task: asyncio.Task[None], running: asyncio.Future[list[R]]) -> None:
         self._running.discard(task)
         running.cancel()  # if the task was cancelled before it began to wait
 
-    def _form(self) -> list[_Waiting[T, R]]:
-        """Take the oldest live items, up to `max_batch`, and no more than fill one of `sizes` well."""
-        now = self._clock()
-        batch: list[_Waiting[T, R]] = []
-        while self._queue and len(batch) < self.max_batch:
-            waiting = self._queue.popleft()
-            if waiting.future.done():
-                continue
-            if now >= waiting.deadline:
-                waiting.future.set_exception(Expired())
-                continue
-            batch.append(waiting)
-        kept = filling(len(batch), self.sizes)
-        self._queue.extendleft(reversed(batch[kept:]))
-        return batch[:kept]
+    def _form(self) -> dict[Place[T, R], T]:
+        """Take the oldest that can be done in time, as many as are best. What cannot any more is left out for good.
 
-    def _measure(self, seconds: float) -> None:
-        self.seconds_per_item += 0.2 * (seconds - self.seconds_per_item) if self.seconds_per_item else seconds
+        Where nothing can, as far as is known, the youngest is tried alone: the engine has nothing better to do, and may
+        be faster than it was.
+        """
+        now, needed = self._clock(), dict[float, float]()
+        able: list[Place[T, R]] = []
+        late: list[Place[T, R]] = []
+        gone: list[Place[T, R]] = []  # expired, or their callers went away, and they have not heard of it yet
+        for place in self._queue:
+            if len(able) == self.times.max_batch:
+                break
+            if place.time not in needed:
+                needed[place.time] = self.times.needed(len(self._queue), place.time)
+            left = place.deadline - now
+            if not place.waited_for or left <= 0:
+                gone.append(place)
+            else:
+                (able if left >= needed[place.time] else late).append(place)
+        if not able:
+            able, late = late[-1:], []
+        for place in (*gone, *late):
+            self._queue.pop(place)
+            place.fail(Expired())
+        count = self.times.best([place.deadline - now for place in able]) if able else 0
+        return {place: self._queue.pop(place) for place in able[:count]}
 
-    async def _answer(self, batch: list[_Waiting[T, R]], running: asyncio.Future[list[R]], started: float) -> None:
+    async def _answer(self, batch: list[Place[T, R]], running: asyncio.Future[list[R]], started: float) -> None:
         try:
             results = await running
             if len(results) != len(batch):
                 raise RuntimeError(f"the engine gave {len(results)} results for {len(batch)} items")
+            for place, result in zip(batch, results, strict=True):
+                place.answer(Done(result, started - place.since, len(batch)))
         except Exception as error:
-            _fail(batch, error)
-            return
+            for place in batch:
+                place.fail(error)
         except asyncio.CancelledError:
-            for waiting in batch:
-                waiting.future.cancel()
+            for place in batch:
+                place.cancel()
             raise
-        self._measure((self._clock() - started) / len(batch))
-        for waiting, result in zip(batch, results, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(Done(result, started - waiting.since, len(batch)))
-
-
-def filling(count: int, sizes: Sequence[int]) -> int:
-    """How many of `count` items to take: all that fill `FILLED` of the next of `sizes` (ascending), else the one below."""
-    below = 0
-    for size in sizes:
-        if size >= count:
-            return count if count >= FILLED * size or not below else below
-        below = size
-    return count
-
-
-def _fail(batch: list[_Waiting[T, R]], error: Exception) -> None:
-    for waiting in batch:
-        if not waiting.future.done():
-            waiting.future.set_exception(error)
-
-
-def _expire(future: asyncio.Future[Done[R]]) -> None:
-    if not future.done():
-        future.set_exception(Expired())
+        finally:
+            del batch, running  # an error holds this frame, and must not be held by it

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from app.answers import Ranked, caption, prediction, ranked
-from app.batcher import Batcher, Expired, QueueFull
+from app.batcher import Batcher, Done, Expired, Place, QueueFull, Refused, Slots
 from app.decode_pool import DecodePool
 from app.engine import Engine, EngineError
 from app.errors import ServiceError
@@ -87,10 +87,10 @@ class ServedModel:
 
     async def load(self) -> None:
         """Load, warm up and check in the engines' threads. Raises what they raise; then nothing is left running."""
-        slot = asyncio.Semaphore(1)
+        slots = Slots()
         batch, queue = self._settings.max_batch, self._settings.max_queue
-        self._scores = Batcher(self._score, max_batch=batch, max_queue=queue, slot=slot)
-        self._captions = Batcher(self._caption, max_batch=batch, max_queue=queue, slot=slot)
+        self._scores = Batcher(self._score, max_batch=batch, max_queue=queue, slots=slots)
+        self._captions = Batcher(self._caption, max_batch=batch, max_queue=queue, slots=slots)
         try:
             await self._decoder.start()
             await self._pool.load()
@@ -101,10 +101,10 @@ class ServedModel:
             raise
         self.bundle.release()
         await self._pool.run(lambda engine: trim())  # loading takes more memory than serving
-        self._scores.max_batch = self._captions.max_batch = self._pool.max_batch
-        self._scores.sizes = self._captions.sizes = self._pool.sizes
+        for batcher in (self._scores, self._captions):
+            batcher.fit(self._pool.max_batch, self._pool.sizes)
         for _ in self._pool.engines[1:]:
-            slot.release()
+            slots.add()
 
     async def retire(self) -> None:
         """Answer what has begun, then close."""
@@ -187,9 +187,9 @@ class ServedModel:
     def check_room(self) -> None:
         """Raise `ServiceError` (`overloaded`) where a photo that comes now would be refused."""
         try:
-            self._scores.check_room()
-        except QueueFull:
-            raise self._overloaded(self._scores) from None
+            self._scores.check(self._settings.request_timeout_ms / 1000, self._decoder.wait_seconds)
+        except Refused as refused:
+            raise self._overloaded(refused) from None
         self._decoder.check_room()
 
     async def predict(
@@ -203,8 +203,8 @@ class ServedModel:
         started = time.perf_counter()
         with self._request():
             async with turns:
-                pixels, decode_seconds = await self._decode(self._scores, photo, deadline, turns)
-            done = await self._answered(self._scores, self._scores.submit(pixels, _left(deadline)))
+                place, pixels, decode_seconds = await self._decode(self._scores, photo, deadline, turns)
+            done = await self._answered(place, pixels)
         scored = done.result
         timings = {
             "decode": decode_seconds,
@@ -219,8 +219,8 @@ class ServedModel:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
         started = time.perf_counter()
         with self._request():
-            pixels, decode_seconds = await self._decode(self._captions, photo, deadline, object())
-            done = await self._answered(self._captions, self._captions.submit(pixels, _left(deadline)))
+            place, pixels, decode_seconds = await self._decode(self._captions, photo, deadline, object())
+            done = await self._answered(place, pixels)
         timings = {
             "decode": decode_seconds,
             "queue": done.queue_seconds,
@@ -231,21 +231,24 @@ class ServedModel:
         return caption(self.bundle, self._name, done.result.text, timings)
 
     async def _decode(
-        self, batcher: Batcher[Any, Any], photo: bytes, deadline: float, owner: object
-    ) -> tuple[Pixels, float]:
+        self, batcher: Batcher[Pixels, R], photo: bytes, deadline: float, owner: object
+    ) -> tuple[Place[Pixels, R], Pixels, float]:
+        """A place in the queue, and then the photo's pixels: what would be refused afterwards is not worth decoding."""
         try:
-            batcher.check_room()  # what would be refused afterwards is not worth decoding
-            return await self._decoder.decode(photo, _left(deadline), owner)
-        except QueueFull:
-            raise self._overloaded(batcher) from None
-        except TimeoutError:
-            raise _too_late() from None
+            place = batcher.enter(_left(deadline), self._decoder.wait_seconds)
+        except Refused as refused:
+            raise self._overloaded(refused) from None
+        try:
+            return place, *await self._decoder.decode(photo, _left(deadline), owner)
+        except BaseException as error:
+            place.leave()
+            if isinstance(error, TimeoutError):
+                raise _too_late() from None
+            raise
 
-    async def _answered(self, batcher: Batcher[Any, Any], waiting: Awaitable[R]) -> R:
+    async def _answered(self, place: Place[Pixels, R], pixels: Pixels) -> Done[R]:
         try:
-            return await waiting
-        except QueueFull:
-            raise self._overloaded(batcher) from None
+            return await place.submit(pixels)
         except Expired:
             raise _too_late() from None
         except EngineError as error:
@@ -255,15 +258,15 @@ class ServedModel:
             log.error("engine failed on a batch", exc_info=error)
             raise ServiceError("engine_failed", "The engine failed on this batch; the fault is logged.") from None
 
-    def _overloaded(self, batcher: Batcher[Any, Any]) -> ServiceError:
-        """With the whole seconds until the queue is empty at the rate measured so far, 1 to `LONGEST_RETRY`."""
-        seconds = batcher.depth * batcher.seconds_per_item / max(1, len(self._pool.engines))
-        wait = min(LONGEST_RETRY, max(1, math.ceil(seconds)))
-        return ServiceError(
-            "overloaded",
-            f"The queue is full ({self._settings.max_queue} waiting). Try again in {wait} s.",
-            retry_after=wait,
+    def _overloaded(self, refused: Refused) -> ServiceError:
+        """With the whole seconds until there is room, 1 to `LONGEST_RETRY`."""
+        wait = min(LONGEST_RETRY, max(1, math.ceil(refused.seconds)))
+        why = (
+            f"The queue is full ({self._settings.max_queue} waiting)."
+            if isinstance(refused, QueueFull)
+            else "Too many photos are waiting to answer this one before its deadline."
         )
+        return ServiceError("overloaded", f"{why} Try again in {wait} s.", retry_after=wait)
 
     # -- batches, run in an engine's thread -----------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from app.batcher import Batcher, Expired, QueueFull
+from app.batcher import Batcher, Expired, QueueFull, Refused, Slots
 from benchmarks.capacity.clock import simulate
 from benchmarks.capacity.replica import COLD_AFTER, PLACES, Replica
 from benchmarks.capacity.shared import Processors, Thread
@@ -40,15 +40,17 @@ SHORTEST = 0.001  # seconds left of a request's time, as in the service
 class Outcome:
     """What a stretch of simulated load came to.
 
-    `throughput`: answers a second within it. `latencies` [answers] in seconds, from when a request was due. `refused` for
-    want of room, `expired` after the timeout. `batch`: mean photos a call. `engine_busy`, `host_busy`, `loop_busy`: shares
-    of the engines', the host's processors' and the event loop's time (0 for a host that is never short). `loop_rests`,
-    `client_rests`: how often a request found the event loop and the client rested (`Thread.rests`).
+    `throughput`: answers a second within it. `due`, `latencies` [answers] in seconds; a latency counts from when its
+    request was due. `refused` for want of room or time, `expired` after the timeout. `batch`: mean photos a call.
+    `engine_busy`, `host_busy`, `loop_busy`: shares of the engines', the host's processors' and the event loop's time (0 for
+    a host that is never short). `loop_rests`, `client_rests`: how often a request found the event loop and the client
+    rested (`Thread.rests`).
     """
 
     rate: float
     requests: int
     throughput: float
+    due: Floats
     latencies: Floats
     refused: int
     expired: int
@@ -69,6 +71,14 @@ class Outcome:
         return max(self.engine_busy, self.host_busy, self.loop_busy)
 
 
+@dataclass(frozen=True)
+class Hiccup:
+    """The first engine call that begins after `at` seconds takes `seconds` longer."""
+
+    at: float
+    seconds: float
+
+
 @dataclass
 class _Seen:
     """What happened until now; `due` and `done` of answers in seconds."""
@@ -85,7 +95,8 @@ class _Seen:
 class _Host:
     """The stations of one replica, and the way of a request through them."""
 
-    def __init__(self, replica: Replica, requests: int, seed: int) -> None:
+    def __init__(self, replica: Replica, requests: int, seed: int, hiccup: Hiccup | None = None) -> None:
+        self._hiccup = hiccup
         self.replica, self.seen, self._time = replica, _Seen(), asyncio.get_running_loop().time
         self.processors = Processors(replica.processors)
         self._device = Processors(1) if replica.own_device else self.processors
@@ -104,9 +115,9 @@ class _Host:
         self._worked = -COLD_AFTER  # when an engine call ended last
         self.batcher: Batcher[int, None] = Batcher(
             self._engine, max_batch=replica.max_batch, max_queue=replica.max_queue,
-            slot=asyncio.Semaphore(replica.engines), clock=self._time,
+            slots=Slots(replica.engines), clock=self._time,
         )  # fmt: skip
-        self.batcher.sizes = replica.sizes()
+        self.batcher.fit(replica.max_batch, replica.sizes())
 
     async def _engine(self, batch: list[int]) -> list[None]:
         seen, began = self.seen, self._time()
@@ -115,6 +126,8 @@ class _Host:
         seen.photos += len(batch)
         cold = self.replica.cold_seconds * min(1.0, (began - self._worked) / COLD_AFTER)
         await self._interpreter()
+        if self._hiccup is not None and began >= self._hiccup.at:
+            cold, self._hiccup = cold + self._hiccup.seconds, None
         await self._device.work(self._calls[len(batch)][luck] + cold, self._threads)
         await self._interpreter()
         self._worked = self._time()
@@ -136,10 +149,14 @@ class _Host:
         deadline = self._time() + replica.timeout_seconds
         await self.loop.work(replica.loop_seconds / 2)
         try:
-            self.batcher.check_room()
-            await self._pixels(number)
-            await self.batcher.submit(number, max(SHORTEST, deadline - self._time()))
-        except QueueFull:
+            place = self.batcher.enter(max(SHORTEST, deadline - self._time()))
+            try:
+                await self._pixels(number)
+            except QueueFull:
+                place.leave()
+                raise
+            await place.submit(number)
+        except Refused:
             seen.refused += 1
             return False
         except Expired:
@@ -153,7 +170,7 @@ class _Host:
 
     async def _pixels(self, number: int) -> None:
         if self._decoding >= self.replica.max_decoding:
-            raise QueueFull
+            raise QueueFull(0.0)
         self._decoding += 1
         try:
             async with self._decoders:
@@ -179,11 +196,19 @@ async def _load(host: _Host, arrivals: Floats, ends: float) -> float:
     return busy
 
 
-def traffic(replica: Replica, arrivals: Floats, seconds: float, *, seed: int = 0, settling: float = 0.0) -> Outcome:
+def traffic(
+    replica: Replica,
+    arrivals: Floats,
+    seconds: float,
+    *,
+    seed: int = 0,
+    settling: float = 0.0,
+    hiccup: Hiccup | None = None,
+) -> Outcome:
     """Requests that are due at `arrivals` [n] within `seconds`; those due in the first `settling` seconds do not count."""
 
     async def run() -> tuple[_Host, float]:
-        host = _Host(replica, len(arrivals), seed)
+        host = _Host(replica, len(arrivals), seed, hiccup)
         return host, await _load(host, arrivals, seconds)
 
     return _outcome(*simulate(run()), len(arrivals), seconds, settling)
@@ -220,6 +245,7 @@ def _outcome(host: _Host, busy: float, asked: int, seconds: float, settling: flo
         rate=asked / seconds,
         requests=asked,
         throughput=float(((done >= settling) & (done <= seconds)).sum()) / (seconds - settling),
+        due=due[counted],
         latencies=(done - due)[counted],
         refused=seen.refused,
         expired=seen.expired,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.batcher import Batcher, Done, Expired, QueueFull
+from app.batcher import Batcher, Done, Expired, QueueFull, Slots
 from tests.app.fake_time import play
 
 Run = Callable[[list[int]], Awaitable[list[int]]]
@@ -29,11 +29,10 @@ class Engine:
 
 
 def batcher_of(
-    run: Run, *, max_batch: int = 4, max_queue: int = 100, slot: asyncio.Semaphore | None = None, **options: Any
+    run: Run, *, max_batch: int = 4, max_queue: int = 100, slots: Slots | None = None, **options: Any
 ) -> Batcher[int, int]:
     clock = asyncio.get_running_loop().time
-    slot = slot or asyncio.Semaphore(1)
-    return Batcher(run, max_batch=max_batch, max_queue=max_queue, slot=slot, **{"clock": clock} | options)
+    return Batcher(run, max_batch=max_batch, max_queue=max_queue, slots=slots or Slots(), **{"clock": clock} | options)
 
 
 async def settle() -> None:
@@ -43,7 +42,7 @@ async def settle() -> None:
 
 
 def submitted(batcher: Batcher[int, int], *items: int, timeout: float = 5) -> list[asyncio.Task[Done[int]]]:
-    return [asyncio.create_task(batcher.submit(item, timeout)) for item in items]
+    return [asyncio.create_task(batcher.enter(timeout).submit(item)) for item in items]
 
 
 def test_a_lone_request_runs_at_once() -> None:
@@ -110,10 +109,10 @@ def test_a_full_queue_refuses_at_once_and_recovers() -> None:
         tasks += submitted(batcher, 1, 2)
         await settle()
         with pytest.raises(QueueFull):
-            await batcher.submit(3, 5)
+            batcher.enter(5)
         engine.gate.set()
         assert [done.result for done in await asyncio.gather(*tasks)] == [0, 2, 4]
-        assert (await batcher.submit(4, 5)).result == 8
+        assert (await batcher.enter(5).submit(4)).result == 8
         assert engine.batches == [[0], [1, 2], [4]]
         await batcher.close()
 
@@ -223,7 +222,7 @@ def test_an_exception_fails_its_batch_and_no_other() -> None:
         engine.gate.set()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one) for one in found] == [Done, ValueError, ValueError, Done, Done]
-        assert (await batcher.submit(5, 5)).result == 10
+        assert (await batcher.enter(5).submit(5)).result == 10
         await batcher.close()
 
     play(story())
@@ -233,19 +232,20 @@ def test_an_exception_fails_its_batch_and_no_other() -> None:
 def test_a_wrong_number_of_results_fails_the_batch(results: list[int]) -> None:
     async def story() -> None:
         answers = iter([results, [8]])
-        slot = asyncio.Semaphore(0)
+        slots = Slots()
+        await slots.acquire()
 
         async def run(items: list[int]) -> list[int]:
             return next(answers)
 
-        batcher = batcher_of(run, slot=slot)
+        batcher = batcher_of(run, slots=slots)
         tasks = submitted(batcher, 1, 2)
         await settle()
-        slot.release()
+        slots.release()
         for one in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(one, RuntimeError)
             assert f"{len(results)} results for 2 items" in str(one)
-        assert (await batcher.submit(4, 5)).result == 8
+        assert (await batcher.enter(5).submit(4)).result == 8
         await batcher.close()
 
     play(story())
@@ -255,8 +255,8 @@ def test_close_cancels_those_who_wait_and_those_who_run() -> None:
     async def story() -> None:
         engine = Engine()
         engine.gate.clear()
-        slot = asyncio.Semaphore(1)
-        batcher = batcher_of(engine.run, max_batch=1, slot=slot)
+        slots = Slots()
+        batcher = batcher_of(engine.run, max_batch=1, slots=slots)
         tasks = submitted(batcher, 0, 1, 2)
         await settle()
         await batcher.close()
@@ -264,6 +264,6 @@ def test_close_cancels_those_who_wait_and_those_who_run() -> None:
         assert [type(one) for one in found] == [asyncio.CancelledError] * 3
         assert engine.batches == [[0]]
         assert batcher.depth == 0
-        assert not slot.locked()
+        assert slots.idle
 
     play(story())

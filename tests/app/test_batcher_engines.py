@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from app.batcher import filling
+from app.batcher import Slots
 from tests.app.fake_time import play
 from tests.app.test_batcher import Engine, batcher_of, settle, submitted
 
 
 def test_batchers_that_share_a_slot_take_turns_and_form_late() -> None:
     async def story() -> None:
-        slot, running, log = asyncio.Semaphore(1), 0, []
+        slots, running, log = Slots(), 0, []
 
         async def run(items: list[int]) -> list[int]:
             nonlocal running
@@ -24,7 +24,7 @@ def test_batchers_that_share_a_slot_take_turns_and_form_late() -> None:
             running -= 1
             return items
 
-        one, two = batcher_of(run, slot=slot), batcher_of(run, slot=slot)
+        one, two = batcher_of(run, slots=slots), batcher_of(run, slots=slots)
         tasks = submitted(one, 10)
         await settle()
         tasks += submitted(two, 20)  # its worker now waits for the slot
@@ -49,7 +49,7 @@ def test_an_engine_that_is_done_gets_its_next_batch_before_the_answers_go_out() 
             return running[-1]
 
         async def ask(item: int) -> None:
-            await batcher.submit(item, 5)
+            await batcher.enter(5).submit(item)
             log.append(f"answered {item}")
 
         batcher = batcher_of(run, max_batch=2)
@@ -67,25 +67,12 @@ def test_an_engine_that_is_done_gets_its_next_batch_before_the_answers_go_out() 
     play(story())
 
 
-@pytest.mark.parametrize(
-    ("sizes", "taken"),
-    [
-        ((), [1, 2, 3, 5, 6, 9, 11, 12, 16]),
-        ((1, 2, 4, 8, 16), [1, 2, 3, 4, 6, 8, 8, 12, 16]),
-        ((1, 2, 4, 8, 12), [1, 2, 3, 4, 6, 9, 11, 12, 16]),
-        ((16,), [1, 2, 3, 5, 6, 9, 11, 12, 16]),
-    ],
-)
-def test_a_batch_fills_three_quarters_of_its_size(sizes: tuple[int, ...], taken: list[int]) -> None:
-    assert [filling(count, sizes) for count in (1, 2, 3, 5, 6, 9, 11, 12, 16)] == taken
-
-
 def test_those_who_would_be_paid_as_padding_come_first_in_the_next_batch() -> None:
     async def story() -> None:
         engine = Engine()
         engine.gate.clear()
         batcher = batcher_of(engine.run, max_batch=16)
-        batcher.sizes = (1, 2, 4, 8, 16)
+        batcher.fit(16, (1, 2, 4, 8, 16))
         tasks = submitted(batcher, 0)
         await settle()
         tasks += submitted(batcher, *range(1, 10))
@@ -104,13 +91,13 @@ def test_an_engine_that_cannot_start_fails_its_batch_and_gives_its_place_back() 
         def run(items: list[int]) -> asyncio.Future[list[int]]:
             raise RuntimeError(f"no thread for {items}")
 
-        slot = asyncio.Semaphore(1)
-        batcher = batcher_of(run, slot=slot)
+        slots = Slots()
+        batcher = batcher_of(run, slots=slots)
         for item in (1, 2):
             with pytest.raises(RuntimeError, match=f"no thread for .{item}"):
-                await batcher.submit(item, 5)
+                await batcher.enter(5).submit(item)
         await settle()
         await batcher.close()
-        assert not slot.locked()
+        assert slots.idle
 
     play(story())

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from tests.app.inside import Gate, running, until
+from tests.app.inside import Gate, clockless, running, until
 from tests.app.photos import assert_error
 from tests.conftest import drawn_png
 
@@ -17,7 +17,8 @@ GOOD = drawn_png(0, size=32)
 
 
 def test_the_header_is_the_deadline(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(bundle, max_batch=1) as (url, _), ThreadPoolExecutor(2) as threads:
+    with running(bundle, max_batch=1) as (url, app), ThreadPoolExecutor(2) as threads:
+        clockless(app.state.service.model, monkeypatch)
         gate = Gate(monkeypatch)
         patient = threads.submit(httpx.post, f"{url}/predict", content=GOOD)
         try:

@@ -22,7 +22,6 @@ import uvicorn
 from app.__main__ import Server
 from app.engine import Engine, Scores
 from app.service import Service
-from app.settings import load_settings
 from contract.bundle import MANIFEST_FILE, read_bundle
 from contract.files import sha256_file
 from contract.labels import LabelSet
@@ -250,48 +249,3 @@ def test_a_hanging_engine_fails_liveness_and_requests_fast(bundle: Path, monkeyp
         assert held.result().status_code == 200
         until(lambda: httpx.get(f"{url}/health/live").status_code == 200)
         assert httpx.post(f"{url}/predict", content=drawn_png(1)).status_code == 200
-
-
-def test_retry_after_is_the_time_the_queue_takes(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch)
-    with running(bundle, max_batch=1, max_queue=3) as (url, app):
-
-        def ask() -> int:
-            return httpx.post(f"{url}/predict", content=drawn_png(0)).status_code
-
-        scores = app.state.service.model._scores
-        with ThreadPoolExecutor(4) as pool:
-            sent = [pool.submit(ask)]
-            until(lambda: len(gate.calls) == 1)  # else all four could stand in the queue at once
-            sent += [pool.submit(ask) for _ in range(3)]
-            until(lambda: scores.depth == 3)
-            scores.seconds_per_item = 2.5
-            answer = httpx.post(f"{url}/predict", content=drawn_png(1))
-            assert (answer.status_code, answer.headers["retry-after"]) == (503, "8")
-            assert "Try again in 8 s." in answer.json()["error"]
-            scores.seconds_per_item = 1000
-            assert httpx.post(f"{url}/predict", content=drawn_png(1)).headers["retry-after"] == "60"
-            gate.open.set()
-            assert [one.result() for one in sent] == [200] * 4
-
-
-def test_the_rate_is_measured(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, takes, score = [0.0], iter((0.5, 1.0)), Engine.score
-
-    def slow(engine: Engine, pixels: Any) -> Scores:
-        now[0] += next(takes)
-        return score(engine, pixels)
-
-    async def run() -> list[float]:
-        service = Service(read_bundle(bundle), load_settings(bundle=bundle, threads=1, decode_processes=1))
-        await service.start()
-        scores, found = service.model._scores, []
-        monkeypatch.setattr(scores, "_clock", lambda: now[0])
-        for i in range(2):
-            await service.predict(drawn_png(i), 1)
-            found.append(scores.seconds_per_item)
-        await service.stop()
-        return found
-
-    monkeypatch.setattr(Engine, "score", slow)
-    assert asyncio.run(run()) == pytest.approx([0.5, 0.6])  # a fifth of the way to the last batch's

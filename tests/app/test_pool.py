@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from app.batcher import Batcher
+from app.batcher import Batcher, Slots
 from app.engine import Engine
 from app.pool import EnginePool
 from app.providers import ProviderError
@@ -101,10 +101,10 @@ def test_the_batcher_keeps_two_engines_busy() -> None:
             await gates[len(begun) - 1].wait()
             return items
 
-        batcher: Batcher[int, int] = Batcher(engine, max_batch=4, max_queue=10, slot=asyncio.Semaphore(2))
+        batcher: Batcher[int, int] = Batcher(engine, max_batch=4, max_queue=10, slots=Slots(2))
         tasks = []
         for item in range(5):
-            tasks.append(asyncio.create_task(batcher.submit(item, 60)))
+            tasks.append(asyncio.create_task(batcher.enter(60).submit(item)))
             await turns()
         assert begun == [[0], [1]]
         gates[1].set()
