@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.decompress import ENCODINGS, Decompressor
 from app.errors import ServiceError, error_response
+from app.heap import Heap
 
 LARGEST_HEAD = 64 << 10  # bytes of all header names and values; a browser with many cookies sends some thousand
 # What must come in each `timeout`: so many bytes, and such a part of the whole. With the defaults that is 33 KB/s for
@@ -25,6 +26,9 @@ LARGEST_HEAD = 64 << 10  # bytes of all header names and values; a browser with 
 # its begin: who sends most of it at once has to send the rest as fast as anybody, and no body takes longer than
 # `SHARES` times `timeout`.
 SLOWEST, SHARES = 16 << 10, 100
+# What is beyond so many bytes of a body waits its turn: so many bodies are read in one turn of the event loop, where each
+# takes a millisecond. Else everybody, a new connection too, would wait for one piece of each body several times over.
+UNHURRIED, TURNS = 256 << 10, 4
 
 
 class Budget:
@@ -38,6 +42,7 @@ class Budget:
     def __init__(self, most_bytes: int, most_requests: int) -> None:
         self.bytes = self.requests = 0
         self._most_bytes, self._most_requests = most_bytes, most_requests
+        self._heap = Heap()
 
     def enter(self, declared: int) -> None:
         """Count a request.
@@ -63,6 +68,7 @@ class Budget:
         """A request that had entered is answered; `held` bytes were its own."""
         self.requests -= 1
         self.bytes -= held
+        self._heap.freed(held)
 
     def _check(self, more: int) -> None:
         if self.bytes + more > self._most_bytes:
@@ -95,6 +101,7 @@ class BodyLimit:
         self.timeout = timeout
         self.budget = budget
         self.check = check
+        self.turns = asyncio.Semaphore(TURNS)
         self.sentence = f"The request body is larger than {limit} bytes. Send a smaller photo."
         self._encodings = ENCODINGS if compressed else ()
 
@@ -149,6 +156,9 @@ class _Body:
             self._limits.check()
             self._limits.budget.enter(self._declared)
             self._entered = True
+        if self._seen >= UNHURRIED:
+            await self._limits.turns.acquire()
+            asyncio.get_running_loop().call_soon(self._limits.turns.release)
         message = await self._in_time()
         if message["type"] != "http.request":
             self._whole = True

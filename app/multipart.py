@@ -32,7 +32,8 @@ class _Part:
     is_file: bool = False
     whole: bool = False
     size: int = 0
-    content: bytearray = field(default_factory=bytearray)  # its pieces may be of one byte each
+    first: bytes = b""
+    rest: bytearray = field(default_factory=bytearray)  # not a list of pieces: they may be of one byte each
 
 
 def is_multipart(request: Request) -> bool:
@@ -92,8 +93,8 @@ class _Collected:
             raise ServiceError("bad_request", f"The field `image` holds text, not a file. {HINT}")
         photos = []
         for part in found:
-            photos.append(bytes(part.content))
-            part.content.clear()
+            photos.append(part.first + part.rest)
+            part.first, part.rest = b"", bytearray()
         return photos
 
     def _begin(self) -> None:
@@ -135,8 +136,12 @@ class _Collected:
     def _data(self, data: bytes, start: int, end: int) -> None:
         part = self._parts[-1]
         if part.is_file:
-            if part.name in FIELDS:  # nobody asks for the others
-                part.content += data[start:end]
+            if part.name not in FIELDS:  # nobody asks for it
+                return
+            if part.first:
+                part.rest += data[start:end]
+            else:
+                part.first = data[start:end]
             return
         part.size += end - start
         if part.size > MAX_TEXT_BYTES:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,8 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.body import BodyLimit, Budget
+from app import heap
+from app.body import TURNS, UNHURRIED, BodyLimit, Budget
 from app.errors import ServiceError
 from tests.app.fake_time import play
 from tests.app.inside import Gate, running, until
@@ -171,6 +174,61 @@ def test_all_is_given_back_by_a_request_that_is_cancelled(whole: bool) -> None:
         assert one.held == (0, 0)
 
     play(story())
+
+
+def test_large_bodies_take_turns() -> None:
+    """So that whoever else comes waits for a few pieces only, not for one of each body."""
+    pieces, turn, asked = 12, 0, Counter[int]()
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    async def client(limits: BodyLimit) -> None:
+        left = pieces
+
+        async def receive() -> Message:
+            nonlocal left
+            left -= 1
+            if left < pieces - 1:
+                asked[turn] += 1
+            return {"type": "http.request", "body": bytes(UNHURRIED), "more_body": left > 0}
+
+        await limits({"type": "http", "method": "POST", "headers": []}, receive, fail)  # type: ignore[arg-type]
+
+    async def story() -> None:
+        nonlocal turn
+        most = 20 * pieces * UNHURRIED
+        limits = BodyLimit(route, most, PATIENCE, budget=Budget(most, 20))
+        bodies = [asyncio.create_task(client(limits)) for _ in range(20)]
+        while not all(body.done() for body in bodies):
+            await asyncio.sleep(0)
+            turn += 1
+        await asyncio.gather(*bodies)
+        assert asked.total() == 20 * (pieces - 1)
+        assert max(asked.values()) == TURNS
+
+    play(story())
+
+
+# -- what bodies leave behind -----------------------------------------------------------------------------------------
+
+
+def test_the_heap_is_given_back_after_large_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "PAUSE", 0)
+    trimmed = threading.Event()
+
+    async def story() -> None:
+        found = heap.Heap()
+        found._trim = lambda pad: trimmed.set()
+        for _ in range(1000):
+            found.freed(heap.LARGE - 1)
+        assert found._timer is None
+        for _ in range(heap.AFTER // heap.LARGE):
+            found.freed(heap.LARGE)
+        assert await asyncio.to_thread(trimmed.wait, 60)
+
+    asyncio.run(story())
 
 
 # -- a whole service --------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_a_large_body_has_to_come_faster() -> None:
 
     async def story() -> None:
         declared = 100 * SLOWEST * 2
-        slow = await Sender([(PATIENCE / 2, b"a" * (SLOWEST // 2))] * 200, declared=declared).sent(4 * LIMIT)
+        slow = await Sender([(PATIENCE * 0.4, b"a" * (SLOWEST * 7 // 10))] * 200, declared=declared).sent(4 * LIMIT)
         assert slow.refused is not None
         assert slow.refused[0] == "body_timeout"
         assert slow.refused[2] == pytest.approx(PATIENCE)
