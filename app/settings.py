@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     decode_processes: int = Field(default=0, ge=0, le=256, description="processes that decode photos; 0: one per core")
     max_decoding: int = Field(default=64, ge=1, le=10_000, description="most photos waiting to be decoded; then 503")
     decode_cpu_ms: int = Field(
-        default=2000,
+        default=4000,
         ge=100,
         le=60_000,
         description="most processor time that decoding one photo may take; then 413",
