@@ -217,10 +217,10 @@ def test_large_bodies_take_turns() -> None:
 def test_the_heap_is_given_back_after_large_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "PAUSE", 0)
     trimmed = threading.Event()
+    monkeypatch.setattr(heap, "trim", trimmed.set)
 
     async def story() -> None:
         found = heap.Heap()
-        found._trim = lambda pad: trimmed.set()
         for _ in range(1000):
             found.freed(heap.LARGE - 1)
         assert found._timer is None
