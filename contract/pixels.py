@@ -94,7 +94,7 @@ def _open_within(
         raise PhotoError("empty_image", "The image is empty: 0 bytes were sent. Send the bytes of a photo.")
     check_segments(data)
     image = _open(data, max_pixels)
-    pixels = check_header(image, max_pixels)
+    pixels = check_header(image, len(data), max_pixels)
     if on_header is not None:
         on_header(max(pixels, size * image.height))  # resizing first makes every row `size` wide
     return image
