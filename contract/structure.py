@@ -1,9 +1,10 @@
-"""What a photo's structure says before anything of it is decoded: photos that are small to send and dear to decode.
+"""Photos that are small to send and dear to decode are known by their structure, before decoding.
 
-Decoding costs by what a file says, not by its bytes. Here is what can be known beforehand, by rules that hold for every
-format where one can: the longest side, the pixels that must be decoded, also for the bytes that were sent, the pieces that
-Python reads, decoders in Python, and the scans of a JPEG. What only decoding shows is not guessed: in the service the
-process that decodes has limits for it.
+Decoding costs by what a file says, not by its bytes. Here is what can be known beforehand, by rules
+that hold for every format where one can: the longest side, the pixels that must be decoded, also
+for the bytes that were sent, the pieces that Python reads, decoders in Python, and the scans of a
+JPEG. What only decoding shows is not guessed: in the service the process that decodes has limits
+for it.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ _SEQUENTIAL = {0xC0, 0xC1, 0xC9}
 
 
 class Pieces(io.BytesIO):
-    """The bytes of a photo for Pillow, whose plugins read their parts in Python, one by one and as many as a file has.
+    """The bytes of a photo for Pillow, whose plugins read part after part in Python.
 
-    `read` raises `PhotoError` with slug `image_too_costly` when it is called more often than any photo needs.
+    `read` raises `PhotoError` with slug `image_too_costly` when it is called more often than any
+    photo needs.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -57,8 +59,8 @@ class Pieces(io.BytesIO):
 def check_segments(data: bytes) -> None:
     """Raise `PhotoError` if a JPEG has more segments or scans than a photo; other formats pass.
 
-    Goes from marker to marker as libjpeg does. That is the whole file only where libjpeg reads more than one scan: 0.3 ms
-    a MB.
+    Goes from marker to marker as libjpeg does. That is the whole file only where libjpeg reads more
+    than one scan: 0.3 ms a MB.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return

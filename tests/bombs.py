@@ -1,7 +1,7 @@
 """Photos that are small to send and dear to decode, built here byte by byte: none is stored.
 
-`BOMBS` has them by name; a name begins with the format. Every one is under 100 KB unless its size is what makes it dear. A
-bomb is made once a process.
+`BOMBS` has them by name; a name begins with the format. Every one is under 100 KB unless its size
+is what makes it dear. A bomb is made once a process.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
 
 
 def tags(entries: list[Tag], more: bytes = b"", following: int = 0) -> bytes:
-    """A little-endian TIFF of one directory: (tag, type, count, value or offset) each, and what comes behind it."""
+    """A little-endian TIFF of one directory, and what comes behind it."""
     body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", following) + more
 

@@ -1,4 +1,4 @@
-"""Bombs among photos: who posts photos that are small to send and dear to decode must not be felt by the others."""
+"""Bombs: photos that are small to send and dear to decode must not be felt by other clients."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AT_REST = 20.0  # seconds in which it must be
 
 @dataclass
 class Fire:
-    """What bombs were answered, by their way (`single`, `batch`, `hang up`), and the slowest answer in seconds."""
+    """What bombs were answered, by their way (single, batch, hang up); the slowest, in seconds."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     by_bomb: dict[str, set[str]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Fire:
 
 
 def photos_part(bundle: Path, seconds: float = 60) -> Part:
-    """A client that means well alone for a third of the time, then beside one that posts every bomb in turn."""
+    """A client that means well: alone for a third of the time, then beside one that posts bombs."""
     part = Part("photos")
     requests = cycle_of_bombs()
     with serving_process(bundle, "--log-level", "error", "--threads", 1) as (url, process):
@@ -128,7 +128,7 @@ async def _stretch(url: str, pid: int, seconds: float, bombs: list[tuple[str, st
 
 
 def cycle_of_bombs() -> list[tuple[str, str, bytes]]:
-    """(name, way, request) of every bomb; every fourth also in a batch, and every third once with a client that goes."""
+    """(name, way, request) of every bomb; of some also in a batch, or by a client that goes."""
     found: list[tuple[str, str, bytes]] = []
     for place, (name, make) in enumerate(BOMBS.items()):
         data = make()
@@ -147,7 +147,7 @@ def _batch(data: bytes) -> bytes:
 
 
 async def _throw(url: str, bombs: list[tuple[str, str, bytes]], fire: Fire) -> None:
-    """All in turn, `BOMBS_A_SECOND`, until it is cancelled; it then waits for the answers that are due."""
+    """All in turn, `BOMBS_A_SECOND`, until it is cancelled; then the answers that are due."""
     tasks: set[asyncio.Task[None]] = set()
     due = time.monotonic()
     try:
@@ -194,7 +194,7 @@ def _statuses(answer: bytes) -> list[str]:
 
 
 def _memory(pid: int) -> int:
-    """Resident bytes of a server and of the processes that decode its photos; pages that they share count for each."""
+    """Resident bytes of a server and its decoders; pages that they share count for each."""
     server, found = psutil.Process(pid), 0
     for one in (server, *server.children()):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""What a photo's structure says is believed before anything is decoded: bombs are refused unread, photos are not."""
+"""By its structure a bomb is refused before anything of it is decoded, and no photo is."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_bombs_of_many_parts_end_on_the_way(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in BOMBS if name not in KNOWN | ON_THE_WAY])
 def test_every_other_bomb_gives_pixels_or_a_sentence(name: str) -> None:
-    """Decoding what is large, but within the limits, is the process's to bound: here few pixels are accepted."""
+    """What is large but within the limits its process must bound: here few pixels are accepted."""
     try:
         found: object = photo_to_pixels(BOMBS[name](), 16, max_pixels=2_000_000).shape
     except PhotoError as error:
@@ -206,7 +206,7 @@ def test_real_photographs_pass() -> None:
 
 @pytest.mark.parametrize("size", [(4032, 3024), (16_000, 3000), (MAX_SIDE, 600)])
 def test_photos_as_phones_store_them_pass(size: tuple[int, int]) -> None:
-    """Progressive, with scans as usual, the profile and depth map in 160 segments, and the panoramas."""
+    """Progressive with its usual scans, profile and depth map in 160 segments, and panoramas."""
     more = segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(60_000)) * 160
     data = saved(Image.new("RGB", size), "JPEG", progressive=True, icc_profile=bytes(600_000))
     data = data[:2] + more + data[2:]
