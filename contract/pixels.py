@@ -1,9 +1,9 @@
 """Photo → pixels, the one implementation: EXIF-turned, RGB, bicubic to S×S, uint8.
 
-Equal to BLIP's own processor (`BlipImageProcessorPil`, before rescaling) within one grey level, with four deliberate
-differences: EXIF orientation is applied, transparency is laid on white (the processor would show whatever colour hides
-below it), 16-bit grey is scaled to 8 bit (Pillow's plain conversion clips it to white), and a JPEG much larger than S is
-decoded smaller (`photo_to_pixels`).
+Equal to BLIP's own processor (`BlipImageProcessorPil`, before rescaling) within one grey level,
+with four deliberate differences: EXIF orientation is applied, transparency is laid on white (the
+processor would show whatever colour hides below it), 16-bit grey is scaled to 8 bit (Pillow's plain
+conversion clips it to white), and a JPEG much larger than S is decoded smaller (`photo_to_pixels`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from contract.formats import FORMATS, NAMES, known
 from contract.structure import Pieces, check_header, check_segments
 
 MAX_PIXELS = 50_000_000  # width x height, read from the header before anything is decoded
-# Bytes a pixel at most while a photo is decoded, and beside its pixels (copies of the file, texts, a band). 21.3 is the most
-# that was measured, of HEIC with 10 bits and alpha; AVIF may have film grain besides. tests/contract/decode_memory.py
+# Bytes a pixel at most while a photo is decoded, and beside its pixels (copies of the file, texts, a band). 21.3 was the
+# most that was measured, of HEIC with 10 bits and alpha; AVIF may have film grain besides. tests/contract/decode_memory.py
 DECODE_BYTES, DECODE_SPARE = 24, 64 << 20
 NO_MEMORY = (
     "Decoding the image takes more memory than a photo of its size may have. Send a smaller copy, or a plain JPEG."
@@ -51,11 +51,12 @@ Box = tuple[int, int, float, float]
 
 
 def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the bytes of one photo in full: first frame (of HEIC the primary image), turned as its EXIF says, mode RGB.
+    """Decode one photo in full: first frame (of HEIC the primary image), upright by its EXIF, RGB.
 
-    Raises `PhotoError` with slug `empty_image`, `unsupported_format` (no known image, or a format outside `FORMATS`),
-    `image_too_large` (the header says more than `max_pixels`, or a side above `MAX_SIDE`), `image_too_costly` (see
-    `contract.structure`) or `bad_image` (damaged, truncated, or no pixels).
+    Raises `PhotoError` with slug `empty_image`, `unsupported_format` (no known image, or a format
+    outside `FORMATS`), `image_too_large` (the header says more than `max_pixels`, or a side above
+    `MAX_SIDE`), `image_too_costly` (see `contract.structure`) or `bad_image` (damaged, truncated,
+    or no pixels).
     """
     return _decode(_open_within(data, max_pixels))
 
@@ -77,14 +78,16 @@ def photo_to_pixels(
 ) -> Pixels:
     """Bytes of a photo → uint8 pixels [size, size, 3]. Raises `PhotoError` as `open_rgb` does.
 
-    A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8, as long as both sides stay at least `sides` times `size`
-    (`Image.draft`, libjpeg's scaled inverse DCT; None: never): a third of the time for a photo of 12 megapixels at 384
-    px. 1.75, because phones store 4032 x 3024, of which a quarter is 1.97 times 384 px high. A factor of 2 would cost them
-    a third of that gain and turned as many labels; at 1.5, and far more so at 1, pixels differ more and more labels
+    A JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8, as long as both sides stay at
+    least `sides` times `size` (`Image.draft`, libjpeg's scaled inverse DCT; None: never): a third
+    of the time for a photo of 12 megapixels at 384 px. 1.75, because phones store 4032 x 3024, of
+    which a quarter is 1.97 times 384 px high. A factor of 2 would cost them a third of that gain
+    and turned as many labels; at 1.5, and far more so at 1, pixels differ more and more labels
     turned. Measured by scripts/measure_decode.py; figures in docs/performance.md.
 
-    `on_header` is told how many pixels are about to be decoded, before any is: memory grows by at most `DECODE_BYTES` for
-    each, and `DECODE_SPARE`. It is not called for a photo that is refused by its header.
+    `on_header` is told how many pixels are about to be decoded, before any is: memory grows by at
+    most `DECODE_BYTES` for each, and `DECODE_SPARE`. It is not called for a photo that is refused by
+    its header. Only a WebP has reserved memory before (8 bytes a pixel, not yet touched).
     """
     return to_pixels(_decode(_open_within(data, max_pixels, on_header, size), size, sides), size)
 
@@ -97,7 +100,7 @@ def _open_within(
         raise PhotoError("empty_image", "The image is empty: 0 bytes were sent. Send the bytes of a photo.")
     check_segments(data)
     image = _open(data, max_pixels)
-    pixels = check_header(image, max_pixels)
+    pixels = check_header(image, len(data), max_pixels)
     if on_header is not None:
         on_header(max(pixels, size * image.height))  # resizing first makes every row `size` wide
     return image
@@ -106,8 +109,8 @@ def _open_within(
 def _draft(image: Image.Image, smallest: float) -> Box | None:
     """Have a JPEG decoded at the least scale that leaves no side below `smallest` px; None if that is its whole size.
 
-    The box, in px of the decoded image, is what the photo covers: the last row and column may be there in part only, and
-    without it the picture would be stretched by up to 7/8 of a px.
+    The box, in px of the decoded image, is what the photo covers: the last row and column may be
+    there in part only, and without it the picture would be stretched by up to 7/8 of a px.
     """
     if not isinstance(image, JpegImagePlugin.JpegImageFile):  # the `draft` of HEIC would show an embedded thumbnail
         return None
@@ -117,9 +120,10 @@ def _draft(image: Image.Image, smallest: float) -> Box | None:
 
 
 def _decode(image: Image.Image, size: int = 0, sides: float | None = None) -> Image.Image:
-    """Pixels, RGB and upright; resized to `size` on the way if it is a JPEG that is decoded smaller.
+    """Pixels, RGB and upright; resized to `size` if it is a JPEG that is decoded smaller.
 
-    The caller must not hold on to `image`: what its plugin keeps is as large as the picture, and freed on the way.
+    The caller must not hold on to `image`: what its plugin keeps is as large as the picture, and
+    freed on the way.
     """
     form = image.format
     try:
@@ -169,7 +173,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image itself if it is RGB; else a new one, made in bands: a second and third whole copy would cost as much."""
+    """The image itself if it is RGB; else a new one, made in bands: copies cost memory."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":

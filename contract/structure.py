@@ -1,8 +1,10 @@
-"""What a photo's structure says before anything of it is decoded: photos that are small to send and dear to decode.
+"""Photos that are small to send and dear to decode are known by their structure, before decoding.
 
-Decoding costs by what a file says, not by its bytes. Here is what can be known beforehand, by rules that hold for every
-format where one can: the longest side, the pixels that must be decoded, the pieces that Python reads, decoders in Python,
-and the scans of a JPEG. What only decoding shows (`app` gives each photo's process limits for that) is not guessed.
+Decoding costs by what a file says, not by its bytes. Here is what can be known beforehand, by rules
+that hold for every format where one can: the longest side, the pixels that must be decoded, also
+for the bytes that were sent, the pieces that Python reads, decoders in Python, and the scans of a
+JPEG. What only decoding shows is not guessed: in the service the process that decodes has limits
+for it.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from PIL import Image, TiffImagePlugin
 from contract.errors import PhotoError
 
 MAX_SIDE = 30_000  # px; the longest panoramas of phones are half as long. A row takes memory of its own, however short
+# So many pixels, and so many more for each byte. Food-101's photos have 11 a byte at most; 12 megapixels that are blurred
+# and stored at AVIF's worst quality 470.
+FREE_PIXELS, PIXELS_A_BYTE = 2_000_000, 1000
 MAX_SEGMENTS = 500  # of a JPEG; 160 hold the second picture and the sound of a VR photo
 MAX_SCANS = 32  # of a JPEG, each of which goes over the whole picture; the usual progressive one has 10, the dearest 20
-PIECES = (
-    4096  # that Pillow may read of any photo, and `PIECE_BYTES` more: PNG's parts, GIF's blocks, TIFF's tags and strips
-)
-PIECE_BYTES = 128  # a piece, on average, of a large photo; PNG writers make parts of 8 KB, which are read in 3 pieces
+# Reads of a photo, and one more for so many bytes: of PNG's chunks, GIF's blocks, TIFF's tags and strips. PNG writers make
+# chunks of 8 KB, which are read in 3.
+PIECES, PIECE_BYTES = 4096, 128
 WIDTH, LENGTH, TILE_WIDTH, TILE_LENGTH = 256, 257, 322, 323  # TIFF 6.0, sections 3 and 15
 
 # A marker of JPEG that is no fill byte, no stuffed 0xFF of the data, no restart and none of those without a segment.
@@ -31,9 +35,10 @@ _SEQUENTIAL = {0xC0, 0xC1, 0xC9}
 
 
 class Pieces(io.BytesIO):
-    """The bytes of a photo for Pillow, whose plugins read their parts in Python, one by one and as many as a file has.
+    """The bytes of a photo for Pillow, whose plugins read part after part in Python.
 
-    `read` raises `PhotoError` with slug `image_too_costly` when it is called more often than any photo needs.
+    `read` raises `PhotoError` with slug `image_too_costly` when it is called more often than any
+    photo needs.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -54,8 +59,8 @@ class Pieces(io.BytesIO):
 def check_segments(data: bytes) -> None:
     """Raise `PhotoError` if a JPEG has more segments or scans than a photo; other formats pass.
 
-    Goes from marker to marker as libjpeg does. That is the whole file only where libjpeg reads more than one scan: 0.3 ms
-    a MB.
+    Goes from marker to marker as libjpeg does. That is the whole file only where libjpeg reads more
+    than one scan: 0.3 ms a MB.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return
@@ -76,8 +81,11 @@ def check_segments(data: bytes) -> None:
         at += max(2, int.from_bytes(data[at : at + 2]))
 
 
-def check_header(image: Image.Image, max_pixels: int) -> int:
-    """Pixels that must be decoded, from the header of an opened photo. Raises `PhotoError` if they cost too much."""
+def check_header(image: Image.Image, size: int, max_pixels: int) -> int:
+    """Pixels that must be decoded, from the header of an opened photo of `size` bytes.
+
+    Raises `PhotoError` if they are too many, too many for the bytes, or decoded in Python.
+    """
     width, height = image.size
     if width < 1 or height < 1:
         raise PhotoError("bad_image", f"The image has no pixels ({width} x {height}).")
@@ -94,7 +102,14 @@ def check_header(image: Image.Image, max_pixels: int) -> int:
         )
     if any(tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())):  # of Pillow, in Python
         raise PhotoError("unsupported_format", f"Run-length encoded {image.format} is not supported. Save it anew.")
-    return max(width * height, _tiles(image, max_pixels))
+    pixels = max(width * height, _tiles(image, max_pixels))
+    if pixels > FREE_PIXELS + PIXELS_A_BYTE * size:
+        raise PhotoError(
+            "image_too_costly",
+            f"The image says {pixels / 1e6:.1f} million pixels in {size} bytes, and no photo is packed so tightly; at most "
+            f"{FREE_PIXELS / 1e6:.0f} million and {PIXELS_A_BYTE} for each byte are accepted. Send a smaller copy.",
+        )
+    return pixels
 
 
 def _tiles(image: Image.Image, max_pixels: int) -> int:

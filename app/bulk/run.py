@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from app.bulk.cluster import DECODE_CPUS, SPARE_BYTES, Workers
+from app.bulk.cluster import DECODE_CPUS, DECODE_RETRIES, SPARE_BYTES, Workers
 from app.bulk.labeller import Labeller
 from app.bulk.photos import BLOCK_BYTES, Limits, decode
 from app.bulk.places import reason
@@ -74,6 +74,7 @@ def run_shards(
         batch_format="pyarrow",
         fn_kwargs={"limits": limits},
         num_cpus=min(DECODE_CPUS, workers.cpus),
+        max_retries=DECODE_RETRIES,  # Ray's own number is endless
         # a reservation by which Ray runs fewer side by side; also what keeps it from running inside the actors
         memory=_decode_bytes(ray, settings),
     )

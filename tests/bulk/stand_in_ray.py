@@ -37,6 +37,8 @@ class Dataset:
     ) -> Dataset:
         """Each table, or `batch_size` rows, through a function or an object of a class, made when the first comes."""
         assert batch_format == "pyarrow"
+        if not inspect.isclass(function):  # a task: Ray tries one whose process dies without end unless it is told
+            assert 0 < resources["max_retries"] < 100
 
         def results() -> Iterator[Any]:
             call: Any = function(**(fn_constructor_kwargs or {})) if inspect.isclass(function) else function

@@ -1,10 +1,10 @@
 """What decoding takes for each pixel of a photo, in every format and mode that can be made here.
 
-    python -m tests.contract.decode_memory          # a table: bytes a pixel that are touched, and that must be allowed
+    python -m tests.contract.decode_memory    # a table: bytes a pixel, touched and allowed
 
-Each photo is decoded in a process of its own. "Touched" is how far its resident memory rose. "Allowed" is the least limit
-of memory (RLIMIT_DATA, beyond what the process has before) under which the photo is decoded: it counts what is reserved too,
-and is what `DECODE_BYTES` promises.
+Each photo is decoded in a process of its own. "Touched" is how far its resident memory rose.
+"Allowed" is the least limit of memory (RLIMIT_DATA, beyond what the process has before) under which
+the photo is decoded: it counts what is reserved too, and is what `DECODE_BYTES` promises.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import pillow_heif
 from PIL import Image
 
 from contract.pixels import MAX_PIXELS
-from tests.bombs import png, saved, tiff, webp_canvas
+from contract.structure import PIXELS_A_BYTE
+from tests.bombs import box, png, saved, tiff, webp_canvas
 from tests.conftest import ROOT
 
 SIDE = 3000
@@ -99,7 +100,7 @@ def deep_heic(side: int) -> bytes:
 
 
 def deep_avif(mode: str, subsampling: str) -> bytes:
-    """An AVIF of 10 bits: Pillow makes 8, and for one colour the same data do with another depth in all headers."""
+    """An AVIF of 10 bits: Pillow makes 8, and of one colour the data are the same for either."""
     data = bytearray(saved(flat(mode), "AVIF", speed=10, subsampling=subsampling))
     for at in places(data, b"pixi"):  # version and flags, number of channels, bits of each
         data[at + 9 : at + 9 + data[at + 8]] = bytes((10,)) * data[at + 8]
@@ -190,8 +191,9 @@ def photos() -> dict[str, Callable[[], bytes]]:
 def measured(
     data: bytes, *, draft: bool = True, allowed: bool = False, pixels: int = PIXELS, max_pixels: int = MAX_PIXELS
 ) -> list[int]:
-    """Bytes that decoding touches, and, if asked for, that it must be allowed to the next quarter of a byte a pixel."""
+    """Bytes that decoding touches, and, if asked for, that it must be allowed (± 1/4 a pixel)."""
     options = {"max_pixels": max_pixels} | ({} if draft else {"sides": None})
+    data += box(b"free", bytes(pixels // PIXELS_A_BYTE))  # one colour is packed more tightly than any photo
     command = [sys.executable, "-c", MEASURE, str(options), *([str(pixels)] if allowed else [])]
     done = subprocess.run(command, input=data, cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()

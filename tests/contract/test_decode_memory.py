@@ -1,4 +1,4 @@
-"""What decoding takes for each pixel of a photo: operators give a container so much for each process that decodes."""
+"""What decoding takes a pixel: so much a container needs for each process that decodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AVIF and HEIC: what they show is read, their headers are believed no more than those of other formats, damage is named."""
+"""AVIF and HEIC: what they show is read, their headers bound them, damage is named."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ except PhotoError as error:
 def test_an_avif_that_hides_a_larger_photo_ends_at_its_process_limit(spare: int, outcomes: tuple[str, ...]) -> None:
     """libavif believes the container and decodes whatever the AV1 data hold, so memory for what was said must bound it.
 
-    With room enough it is decoded: nothing but the limit stops it. A process that dies says nothing.
+    With room enough it is decoded: nothing but the limit stops it. A process that dies says
+    nothing.
     """
     data = BOMBS["AVIF of 17 million pixels that says 30 x 30"]()
     done = subprocess.run([sys.executable, "-c", LIMITED, str(spare)], input=data, cwd=ROOT, capture_output=True)
