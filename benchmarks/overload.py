@@ -101,8 +101,10 @@ def judged(engine: str, load: float, most: float, seconds: float, asked: Floats,
     times = 1000 * (done - due)[due < seconds]
     p50, p99 = np.percentile(times, (50, 99)) / 1000 if len(times) else (0.0, 0.0)
     share = answered / min(most, offered) if offered else 0.0
-    figures = (round(float(one), 3) for one in (most, offered, answered, share, p50, p99))
-    return Cell(engine, load, *figures, recovered=lost <= LOST * later, lost_afterwards=lost)
+    most, offered, answered, share, p50, p99 = (
+        round(float(one), 3) for one in (most, offered, answered, share, p50, p99)
+    )
+    return Cell(engine, load, most, offered, answered, share, p50, p99, lost <= LOST * later, lost)
 
 
 def arrivals(load: float, most: float, seconds: float, seed: int) -> Floats:

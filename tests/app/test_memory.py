@@ -85,12 +85,11 @@ def test_an_item_is_free_once_it_is_answered(
         batcher: Batcher[Item, Item] = Batcher(run, max_batch=4, max_queue=9, slots=Slots(), clock=clock)
         item = Item()
         seen = weakref.ref(item)
+        found: type[Exception] | None = None
         try:
             await batcher.enter(timeout).submit(item)
         except (Expired, RuntimeError) as raised:
             found = type(raised)
-        else:
-            found = None
         assert found is error
         del item
         await asyncio.sleep(1)  # the engine has what is late

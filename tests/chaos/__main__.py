@@ -10,7 +10,6 @@ that openapi.json does not describe, accepted requests that are late, or refusal
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
 from collections import Counter
@@ -23,14 +22,11 @@ from app.metrics import PREFIX
 from contract.cli import run
 from tests.chaos.attack import PATIENCE, attack
 from tests.chaos.description import description_part
-from tests.chaos.overload import closed_loop, open_loop
+from tests.chaos.overload import overload_part, resident_bytes
 from tests.conftest import drawn_png, serving_process
 
 GROWTH = 64e6  # bytes that the server's memory may grow under attack, after a first part that fills its caches
 AT_REST = ("requests_in_flight", "photos_waiting")  # gauges that are 0 when nothing is asked
-DEADLINE_MS = 1000
-BATCH, QUEUE = 4, 40
-SPEED = "40,0"  # ms a call, whatever is in it: 100 photos a second in batches of 4, whatever the machine
 
 
 def main() -> int:
@@ -41,7 +37,7 @@ def main() -> int:
     parser.add_argument(
         "--cases", type=int, default=100, help="requests for each operation of openapi.json (default: 100)"
     )
-    parser.add_argument("--seconds", type=float, default=60, help="of overload (default: 60)")
+    parser.add_argument("--seconds", type=float, default=60, help="of overload; 20 more follow (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="first seed of the requests (default: 0)")
     args = parser.parse_args()
     return run("chaos", lambda: chaos(args))
@@ -51,7 +47,7 @@ def chaos(args: argparse.Namespace) -> int:
     """All parts; prints figures and faults."""
     faults = hostile_part(args.bundle, args.requests, args.seed)
     faults += description_part(args.bundle, args.cases, args.seed)
-    faults += overload_part(args.bundle, args.seconds)
+    faults += overload_part(args.bundle, args.seconds).faults
     for fault in faults:
         print(f"FAULT {fault}")
     print("chaos: still alive" if not faults else f"chaos: {len(faults)} faults")
@@ -105,44 +101,9 @@ def _left_behind(url: str, pid: int, files: int, patience: float) -> list[str]:
         time.sleep(0.1)
 
 
-def resident_bytes(pid: int) -> int:
-    """Memory of a server and of the processes that decode its photos."""
-    server, found = psutil.Process(pid), 0
-    for one in (server, *server.children()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found += one.memory_info().rss
-    return found
-
-
 def _label(url: str) -> str:
     label: str = httpx.post(f"{url}/predict", content=drawn_png(0), timeout=30).raise_for_status().json()["label"]
     return label
-
-
-def overload_part(bundle: Path, seconds: float) -> list[str]:
-    """Five times capacity: goodput stays, the accepted are in time, the refused are told at once, memory is flat."""
-    flags = ("--log-level", "error", "--threads", 1, "--max-batch", BATCH, "--max-queue", QUEUE,
-             "--request-timeout-ms", DEADLINE_MS, "--device-ms", SPEED)  # fmt: skip
-    with serving_process(bundle, *flags, module="benchmarks.known_engine") as (url, process):
-        photo = drawn_png(0, size=64)
-        closed_loop(url, photo, 8, 2)
-        best = closed_loop(url, photo, 2 * BATCH, min(10, seconds))
-        print(f"capacity: {best.line()}")
-        before = resident_bytes(process.pid)
-        load = open_loop(url, photo, 5 * best.goodput, seconds)
-        grown = resident_bytes(process.pid) - before
-        print(f"overload: {load.line()}; memory {grown / 1e6:+.1f} MB")
-        return [
-            text
-            for text, wrong in (
-                (f"goodput fell from {best.goodput:.0f} to {load.goodput:.0f}/s", load.goodput < 0.9 * best.goodput),
-                ("accepted requests were late", load.percentile(load.accepted, 99) > DEADLINE_MS / 1000),
-                ("a refusal had no Retry-After", load.without_retry_after > 0),
-                ("answers other than 200 and overloaded", bool(set(load.statuses) - {"200", "503 overloaded"})),
-                (f"memory grew by {grown / 1e6:.0f} MB", grown > GROWTH),
-            )
-            if wrong
-        ]
 
 
 if __name__ == "__main__":
