@@ -15,26 +15,28 @@ from typing import Any
 
 import httpx
 
+from tests.chaos.part import Part
 from tests.conftest import ROOT, serving
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 DESCRIPTION = ROOT / "openapi.json"
 
 
-def description_part(bundle: Path, cases: int, seed: int, *flags: object) -> list[str]:
+def description_part(bundle: Path, cases: int, seed: int, *flags: object) -> Part:
     """About `cases` requests for each operation, after those that the description's own limits suggest.
 
     The server has its defaults, but for `flags`.
     """
     with serving(bundle, "--log-level", "error", "--threads", 1, *flags) as url:
         report, output = schemathesis(DESCRIPTION, url, "--max-examples", cases, "--seed", seed)
-    faults = [f"{one['title']}: {', '.join(one['operations'])}" for one in report["failures"]]
-    faults += [f"schemathesis could not test all: {one['title']}" for one in report["errors"]]
+    part = Part("description", {"requests": report["test_cases"]["generated"], "operations": report["operations"]})
+    part.faults = [f"{one['title']}: {', '.join(one['operations'])}" for one in report["failures"]]
+    part.faults += [f"schemathesis could not test all: {one['title']}" for one in report["errors"]]
     print(f"description: {figures(report)}")
-    if faults or report["exit_code"]:
+    if part.faults or report["exit_code"]:
         print(output)
-        faults.append("the server does not keep to openapi.json; requests that show it are above")
-    return faults
+        part.faults.append("the server does not keep to openapi.json; requests that show it are above")
+    return part
 
 
 def schemathesis(description: Path | str, url: str, *flags: object) -> tuple[dict[str, Any], str]:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.__main__ import hostile_part
+from tests.chaos.__main__ import PARTS, main
 from tests.chaos.description import DESCRIPTION, description_part, schemathesis
+from tests.chaos.hostile import hostile_part
 from tests.chaos.overload import Load
+from tests.chaos.part import Part
 from tests.chaos.requests import KINDS, hostile
 from tests.conftest import serving
 
@@ -21,12 +23,12 @@ PATIENT = ("--request-timeout-ms", 60_000)
 
 def test_a_short_attack_leaves_the_service_as_it_was(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # memory is measured by `make chaos`: so few requests are less than what an allocator keeps
-    faults = hostile_part(bundle, 250, 100_000, *PATIENT, "--decode-processes", 2, growth=math.inf, patience=60)
-    assert faults == [], capsys.readouterr().out
+    part = hostile_part(bundle, 250, 100_000, *PATIENT, "--decode-processes", 2, growth=math.inf, patience=60)
+    assert part.faults == [], capsys.readouterr().out
 
 
 def test_the_server_keeps_to_its_description(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert description_part(bundle, 3, 1, *PATIENT) == [], capsys.readouterr().out
+    assert description_part(bundle, 3, 1, *PATIENT).faults == [], capsys.readouterr().out
 
 
 def test_a_server_that_does_not_is_seen(bundle: Path, tmp_path: Path) -> None:
@@ -53,3 +55,19 @@ def test_figures_of_a_load() -> None:
     assert load.goodput == 2.0
     assert load.percentile(load.accepted, 50) == pytest.approx(0.25)
     assert "2 answers/s, accepted p50 250 ms" in load.line()
+
+
+def test_parts_are_chosen_and_kept(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PARTS, "good", ("one without a fault", lambda args: Part("good", {"answers": 3})))
+    monkeypatch.setitem(PARTS, "bad", ("one with a fault", lambda args: Part("bad", {}, ["it fell over"])))
+    out = tmp_path / "new" / "chaos.json"
+    flags = ["--bundle", str(bundle), "--out", str(out)]
+    assert main([*flags, "--only", "good"]) == 0
+    assert json.loads(out.read_text())["parts"]["good"]["figures"] == {"answers": 3}
+    assert main([*flags, "--only", "good, bad"]) == 1
+    assert "FAULT bad: it fell over" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as wrong:
+        main([*flags, "--only", "nothing"])
+    assert wrong.value.code == 2
