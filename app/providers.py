@@ -143,7 +143,8 @@ def _session_options(graph: GraphFile, threads: int, fixed: Mapping[str, int], *
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Subnormal numbers cost a CPU a hundred times the usual and are below every tolerance here.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    # Large tensors come from memory. What is not there would be looked for where the process runs.
+    # Large tensors come from memory, by address: `graph` must live until the session is made. What is not there would
+    # be looked for where the process runs.
     names, buffers = list(graph.weights), list(graph.weights.values())
     options.add_external_initializers_from_files_in_memory(names, buffers, [len(buffer) for buffer in buffers])
     options.add_session_config_entry(EXTERNAL_FOLDER, os.devnull)

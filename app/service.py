@@ -84,7 +84,8 @@ class Service:
         await asyncio.gather(*self._reloads, return_exceptions=True)
         for model in self._retiring.values():
             model.hurry()
-        await asyncio.gather(self._model.close(), *self._retiring, return_exceptions=True)
+        await asyncio.gather(*self._retiring, return_exceptions=True)  # `_retired` tells of errors
+        await self._model.close()
 
     async def reload(self) -> bool:
         """Serve the bundle that lies at the settings' path now; False when it is the same or cannot be served.
@@ -108,6 +109,8 @@ class Service:
             return await self._reload()
 
     async def _reload(self) -> bool:
+        if self.state not in ("ready", "draining"):
+            return self._reloaded(False, f"the service is {self.state}")
         began = time.perf_counter()
         old = self._model
         try:

@@ -37,6 +37,7 @@ def live(bundle: Path, tmp_path: Path) -> Path:
 def test_wiped_files_change_no_answer(live: Path, byte: int) -> None:
     with running(live) as (url, app):
         before = answers(url)
+        assert str(live) not in Path("/proc/self/maps").read_text(), "no file of it is mapped"
         wipe(live, byte)
         assert answers(url) == before
         assert not in_loop(app.state.service)

@@ -18,7 +18,7 @@ import pytest
 from app import gpu, tensorrt
 from app.gpu import Gpu
 from app.providers import ProviderError, open_session
-from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE
+from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, read_bundle
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
 from tests.app.stand_in_sessions import CPU, CUDA, GRAPH, PROFILE, TRT, Part, Session, stand_in
@@ -199,6 +199,21 @@ def test_arguments_that_contradict_each_other(
         open_session(GRAPH, provider, 1, **arguments)
     assert not isinstance(raised.value, ContractError), "a fault of the caller, not of the user"
     assert not sessions
+
+
+def test_weights_are_those_that_were_given_and_no_file_of_the_same_name(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a model made of bytes ONNX Runtime would look into the folder where the process runs, and map what is there."""
+    monkeypatch.chdir(bundle)
+    whole = read_bundle(bundle).graph(ENCODER_FILE)
+    open_session(whole, "cpu", 1)
+    for weights in ({}, {"other.weights": b"weights"}):
+        with pytest.raises(ContractError, match="encoder.onnx cannot be loaded: .*(does not exist|not found)"):
+            open_session(GraphFile(whole.path, whole.data, weights), "cpu", 1)
+    short = {name: data[:1000] for name, data in whole.weights.items()}
+    with pytest.raises(ContractError, match="encoder.onnx cannot be loaded: .*out of bounds"):
+        open_session(GraphFile(whole.path, whole.data, short), "cpu", 1)
 
 
 def test_fixed_dimensions_of_a_real_session(tmp_path: Path) -> None:
