@@ -158,12 +158,13 @@ def test_the_next_request_waits_until_the_answer_before_it_was_taken() -> None:
 
     async def story() -> None:
         async with Wire(counted) as wire:
-            client = await wire.client(REQUEST * 3 + REQUEST[:9])
+            request = REQUEST[:-2] + b"X-A: %b\r\n\r\n" % bytes(2000).replace(b"\0", b"a")  # more than a step
+            client = await wire.client(request * 3 + request[:1500])
             assert begun == 1
             left = 3 * (len(b"HTTP/1.1 200 OK\r\ncontent-length: 4194304\r\n\r\n") + (4 << 20))
             while left > 0:
                 left -= len(await client.read(bytes(1)))
-            await client.send(REQUEST[9:])
+            await client.send(request[1500:])
             assert (await client.read(bytes(1))).startswith(b"HTTP/1.1 200 ")
             assert begun == 4
 
@@ -198,6 +199,21 @@ def test_a_head_behind_a_request_at_work_has_time_until_that_is_answered() -> No
             found = await client.read()
             assert now() == pytest.approx(100 + 4 * PATIENCE)
             assert found.startswith(b"HTTP/1.1 408 ")
+
+    play(story())
+
+
+def test_a_kept_connection_is_not_idle_while_its_request_is_at_work() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(2 * KEEP_ALIVE)
+        await answer(send, b"hi")
+
+    async def story() -> None:
+        async with Wire(slow) as wire:
+            client = await wire.client()
+            for _ in range(2):
+                await client.send(REQUEST)
+                assert (await client.read(b"hi")).startswith(b"HTTP/1.1 200 ")
 
     play(story())
 
