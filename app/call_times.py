@@ -18,6 +18,8 @@ SPARE = 1.25  # times what a batch takes that its photos must have left
 GOOD = 0.9  # of the best photos a second: a larger batch is worth that
 LEAST = 0.75  # of the best photos a second: what would need a smaller batch is too late
 DOUBTED = 10.0  # seconds without a call after which a size that was avoided is tried again
+SAME = 0.01  # share by which an average may move before all is reckoned anew
+MANY = 1000  # reckonings kept: clients may name as many times as they like
 NOTHING = 1e-9  # seconds that each photo counts for while nothing is known: padding costs, and nothing else
 
 Floats = npt.NDArray[np.float64]
@@ -27,6 +29,7 @@ Floats = npt.NDArray[np.float64]
 class _Average:
     seconds: float
     noted: float  # when
+    used: float = 0.0  # what all is reckoned with, until it differs by more than `SAME`
 
 
 @dataclass(eq=False)
@@ -44,6 +47,8 @@ class CallTimes:
         self._clock = clock
         self._averages: dict[int, _Average] = {}
         self._running: set[Call] = set()
+        self._known: Floats | None = None  # the curve, while nothing that it is made of changes
+        self._reckoned: dict[tuple[int, float, float], tuple[int, int]] = {}
         self.fit(1, ())
 
     def fit(self, max_batch: int, sizes: Sequence[int]) -> None:
@@ -51,7 +56,7 @@ class CallTimes:
         self.max_batch = max_batch
         self._counts = np.arange(1, max_batch + 1)
         self._sizes = np.array([_padded(count, sizes) for count in range(1, max_batch + 1)])
-        self._known: Floats | None = None
+        self._forget()
 
     # -- what happens ---------------------------------------------------------------------------------------------------
 
@@ -73,7 +78,9 @@ class CallTimes:
         else:
             average.seconds += NEW * (min(taken, 2 * average.seconds) - average.seconds)
             average.noted = now
-        self._known = None
+            if abs(average.seconds - average.used) <= SAME * average.used:
+                return
+        self._forget()
 
     # -- what is expected -----------------------------------------------------------------------------------------------
 
@@ -100,7 +107,7 @@ class CallTimes:
 
     def own_batch(self, time: float) -> tuple[int, float]:
         """Size and seconds to reckon with for the batch of a photo to be done within `time`: others may fill it up."""
-        size = int(self._worthwhile(self.max_batch, time, GOOD)[-1])
+        size = self._worthwhile(self.max_batch, time, GOOD)[1]
         return size, SPARE * self.seconds(size)
 
     def needed(self, waiting: int, time: float) -> float:
@@ -109,7 +116,7 @@ class CallTimes:
         Is there less for each of them than for a batch of `LEAST` of the best photos a second, then a queue that has
         once grown too old would stay so: its batches would be small and slow for ever.
         """
-        return SPARE * self.seconds(int(self._worthwhile(min(waiting, self.max_batch), time, LEAST)[0]))
+        return SPARE * self.seconds(self._worthwhile(min(waiting, self.max_batch), time, LEAST)[0])
 
     def best(self, left: Sequence[float]) -> int:
         """How many of the oldest to take, which have `left` seconds [n, at most max_batch]; at least one.
@@ -117,6 +124,8 @@ class CallTimes:
         Of the numbers that are done before any of theirs is too late, the largest that comes close to the best photos
         a second: neither padding nor a slow large batch is paid for.
         """
+        if len(left) == 1:
+            return 1
         most, seconds = len(left), self._curve()[: len(left)]
         # A size that was never run takes no longer than is thought: unless it is tried, that is never known.
         spare = np.where(self._sizes[:most] > max(self._averages, default=0), 1.0, SPARE)
@@ -127,11 +136,22 @@ class CallTimes:
             self._doubt(int(self._sizes[most - 1]))
         return taken
 
-    def _worthwhile(self, most: int, time: float, share: float) -> npt.NDArray[np.int64]:
-        """Numbers of photos near the best photos a second; two such calls, one that runs and the next, fit into `time`."""
-        fits = 2 * self._curve()[:most] <= time
-        fits[0] = True
-        return self._good(fits, share)
+    def _worthwhile(self, most: int, time: float, share: float) -> tuple[int, int]:
+        """The least and the largest number of photos up to `most` that come to a `share` of the best photos a second.
+
+        Two such calls, one that runs and the next, fit into `time`.
+        """
+        if most == 1:
+            return 1, 1
+        found = self._reckoned.get((most, time, share))
+        if found is None:
+            fits = 2 * self._curve()[:most] <= time
+            fits[0] = True
+            good = self._good(fits, share)
+            found = int(good[0]), int(good[-1])
+            if self._known is not None and len(self._reckoned) < MANY:
+                self._reckoned[most, time, share] = found
+        return found
 
     def _good(self, allowed: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.int64]:
         """The numbers of photos up to `len(allowed)` that are allowed and come to `share` of the best photos a second."""
@@ -144,18 +164,24 @@ class CallTimes:
         average = self._averages.get(size)
         if average is not None and len(self._averages) > 1 and self._clock() - average.noted > DOUBTED:
             del self._averages[size]
-            self._known = None
+            self._forget()
 
     def _curve(self) -> Floats:
         """Seconds [max_batch] by number of photos, from one on."""
         if self._known is not None:
             return self._known
-        known = {size: one.seconds for size, one in self._averages.items()}
+        for one in self._averages.values():
+            one.used = one.seconds
+        known = {size: one.used for size, one in self._averages.items()}
         if not known and self._running:  # the first call counts before it ends
             first = min(self._running, key=lambda call: call.began)
             return self._interpolated({first.size: self._clock() - first.began})
         self._known = self._interpolated(known) if known else None
         return np.zeros(self.max_batch) if self._known is None else self._known
+
+    def _forget(self) -> None:
+        self._known = None
+        self._reckoned.clear()
 
     def _interpolated(self, known: dict[int, float]) -> Floats:
         sizes = sorted(known)
