@@ -71,6 +71,7 @@ class Connection(HttpToolsProtocol):
     _unread: asyncio.TimerHandle | None = None  # for a client to read what fills the buffer
     _began = 0.0
     _in_head = False
+    _piece = 0  # bytes that the parser has been given last
     _around = 0  # bytes that were no body since the message, its body or its end began; some may be of what was before
     _body = 0  # bytes of the body
     _left = 0  # bytes of the body still to come, where they were announced
@@ -130,7 +131,8 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(self.patience, self._too_late)
 
     def _parse(self, piece: memoryview) -> None:
-        self._around += len(piece)  # before: a message that ends within it is not to be counted for the next
+        self._piece = len(piece)
+        self._around += self._piece  # before: what ends within it is not to be counted for what follows
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade:  # a wish for another protocol gets the route's own answer
@@ -151,7 +153,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See `httptools.HttpRequestParser`."""
         super().on_message_begin()
-        self._in_head, self._around = True, 0
+        self._in_head, self._around = True, self._piece
         self._unset_keepalive_if_required()  # not at the first byte: a blank line is no request
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -96,11 +96,11 @@ class ServedModel:
             await self._pool.load()
             self._progress("waiting for the processes that decode photos")
             await self._decoder.ready()
+            self.bundle.release()
+            await self._pool.run(lambda engine: trim())  # loading takes more memory than serving
         except BaseException:
             await self.close()
             raise
-        self.bundle.release()
-        await self._pool.run(lambda engine: trim())  # loading takes more memory than serving
         for batcher in (self._scores, self._captions):
             batcher.fit(self._pool.max_batch, self._pool.sizes)
         for _ in self._pool.engines[1:]:

@@ -24,6 +24,7 @@ from contract.bundle import Bundle, read_bundle
 from contract.errors import ContractError, PhotoError
 
 log = logging.getLogger("food_vision")
+LAST_WAIT = 3.0  # seconds, for what the engines are doing when the service stops
 LONGEST_WITHOUT_DECODERS = 5.0  # seconds; a process that died is replaced in less
 
 
@@ -77,8 +78,19 @@ class Service:
             log.info("draining: not ready any more, still answering for %d s", self.settings.shutdown_delay_seconds)
 
     async def stop(self) -> None:
-        """Stop taking work, and wait until threads and processes have ended."""
+        """Stop taking work, and wait until threads and processes have ended.
+
+        An engine call that goes on for `LAST_WAIT` is left behind, in a thread that may never end.
+        """
         self.state, self.reason = "stopped", "shutting down"
+        closing = asyncio.create_task(self._close())
+        done, _ = await asyncio.wait([closing], timeout=LAST_WAIT)
+        if done:
+            closing.result()
+        else:
+            log.error("an engine call has not ended after %g s: left behind", LAST_WAIT)
+
+    async def _close(self) -> None:
         for reload in self._reloads:
             reload.cancel()
         await asyncio.gather(*self._reloads, return_exceptions=True)

@@ -29,12 +29,16 @@ from tests.app.other_bundles import hotter, overwrite, wipe
 from tests.app.test_lifecycle import point
 from tests.conftest import drawn_png
 
+OTHERS: set[threading.Thread] = set()  # of tests before, in this process
+
 
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     gc.collect()
     gc.disable()
+    OTHERS.update(threading.enumerate())
     yield
+    OTHERS.clear()
     gc.enable()
 
 
@@ -88,7 +92,7 @@ def serve(link: Path, then: Callable[[Service], Awaitable[None]], **settings: An
 
 
 def engine_threads() -> int:
-    return sum(thread.name.startswith("engine") for thread in threading.enumerate())
+    return sum(one.name.startswith("engine-") and one not in OTHERS for one in threading.enumerate())
 
 
 def all_threads() -> int:

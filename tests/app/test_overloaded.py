@@ -77,6 +77,6 @@ def test_a_full_queue_has_room_when_the_running_call_is_done(bundle: Path, monke
 
 
 def test_nobody_is_sent_away_for_longer_than_a_minute(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with full(bundle, monkeypatch, 1000, 1, request_timeout_ms=3_600_000) as (url, _):
+    with full(bundle, monkeypatch, 1000, 1, request_timeout_ms=36_000_000) as (url, _):
         hasty = {"X-Request-Timeout-Ms": "5000"}
         assert httpx.post(f"{url}/predict", content=GOOD, headers=hasty).headers["retry-after"] == "60"
