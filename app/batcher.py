@@ -78,9 +78,12 @@ class Slots:
     @property
     def idle(self) -> bool:
         """Whether an engine is free and nobody waits."""
-        return sum(one.times.running for one in self.batchers) < self.engines and not any(
-            one.waiting for one in self.batchers
-        )
+        running = 0
+        for one in self.batchers:
+            if one.waiting:
+                return False
+            running += one.times.running
+        return running < self.engines
 
     def rest(self) -> float:
         """Seconds of an engine until the running calls are done."""

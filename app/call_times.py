@@ -7,11 +7,10 @@ batches is not thought faster than it is. One slow call is no new speed: it coun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from itertools import accumulate
 
 NEW = 0.2  # share of a size's last call in its average
 SPARE = 1.25  # times what a batch takes that its photos must have left
@@ -19,10 +18,7 @@ GOOD = 0.9  # of the best photos a second: a larger batch is worth that
 LEAST = 0.75  # of the best photos a second: what would need a smaller batch is too late
 DOUBTED = 10.0  # seconds without a call after which a size that was avoided is tried again
 SAME = 0.01  # share by which an average may move before all is reckoned anew
-MANY = 1000  # reckonings kept: clients may name as many times as they like
 NOTHING = 1e-9  # seconds that each photo counts for while nothing is known: padding costs, and nothing else
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -30,6 +26,50 @@ class _Average:
     seconds: float
     noted: float  # when
     used: float = 0.0  # what all is reckoned with, until it differs by more than `SAME`
+
+
+class _Curve:
+    """What calls of each number of photos take, and what follows from that; each is reckoned once, when it is asked for.
+
+    Plain numbers: for the few that there are numpy takes longer, and every request asks.
+    """
+
+    def __init__(self, seconds: list[float], sizes: list[int]) -> None:
+        self.seconds = seconds
+        # of each photo in a call of so many
+        self.costs = [
+            (taken + NOTHING * size) / count for count, (taken, size) in enumerate(zip(seconds, sizes, strict=True), 1)
+        ]
+        self._doubles = sorted(2 * taken for taken in seconds)
+        self._worthwhile: dict[tuple[int, int, float], tuple[int, int]] = {}
+        self._drains: dict[int, float] = {}
+
+    def drain(self, count: int) -> float:
+        """See `CallTimes.drain`."""
+        found = self._drains.get(count)
+        if found is None:
+            found = min(-(-count // size) * taken for size, taken in enumerate(self.seconds, 1))
+            self._drains[count] = found
+        return found
+
+    def worthwhile(self, most: int, time: float, share: float) -> tuple[int, int]:
+        """The least and the largest number of photos up to `most` that come to a `share` of the best photos a second.
+
+        Two such calls, one that runs and the next, fit into `time`.
+        """
+        fit = bisect_right(self._doubles, time)  # times between the same two calls are all the same
+        found = self._worthwhile.get((most, fit, share))
+        if found is None:
+            fits = [count for count in range(1, most + 1) if count == 1 or 2 * self.seconds[count - 1] <= time]
+            good = self.good(fits, share)
+            found = self._worthwhile[most, fit, share] = good[0], good[-1]
+        return found
+
+    def good(self, allowed: Iterable[int], share: float) -> list[int]:
+        """The numbers of photos that are allowed and come to `share` of the best photos a second."""
+        costs = {count: self.costs[count - 1] for count in allowed}
+        most = min(costs.values()) / share
+        return [count for count, cost in costs.items() if cost <= most]
 
 
 @dataclass(eq=False)
@@ -47,22 +87,21 @@ class CallTimes:
         self._clock = clock
         self._averages: dict[int, _Average] = {}
         self._running: set[Call] = set()
-        self._known: Floats | None = None  # the curve, while nothing that it is made of changes
-        self._reckoned: dict[tuple[int, float, float], tuple[int, int]] = {}
+        self._known: _Curve | None = None  # while nothing that it is made of changes
         self.fit(1, ())
 
     def fit(self, max_batch: int, sizes: Sequence[int]) -> None:
         """Set what the engine takes."""
         self.max_batch = max_batch
-        self._counts = np.arange(1, max_batch + 1)
-        self._sizes = np.array([_padded(count, sizes) for count in range(1, max_batch + 1)])
-        self._forget()
+        self._sizes = [_padded(count, sizes) for count in range(1, max_batch + 1)]
+        self._nothing = _Curve([0.0] * max_batch, self._sizes)
+        self._known = None
 
     # -- what happens ---------------------------------------------------------------------------------------------------
 
     def begin(self, count: int) -> Call:
         """A call of `count` photos begins."""
-        call = Call(int(self._sizes[count - 1]), self._clock())
+        call = Call(self._sizes[count - 1], self._clock())
         self._running.add(call)
         return call
 
@@ -80,7 +119,7 @@ class CallTimes:
             average.noted = now
             if abs(average.seconds - average.used) <= SAME * average.used:
                 return
-        self._forget()
+        self._known = None
 
     # -- what is expected -----------------------------------------------------------------------------------------------
 
@@ -91,23 +130,25 @@ class CallTimes:
 
     def seconds(self, count: int) -> float:
         """Of a call of `count` photos, from 1 to `max_batch`; 0 while nothing is known."""
-        return float(self._curve()[count - 1])
+        return self._curve().seconds[count - 1]
 
     def rest(self) -> float:
         """Seconds that the running calls still take together. One that is late may be as late again."""
-        now, known = self._clock(), bool(self._averages)
-        return sum(
-            abs((self.seconds(min(call.size, self.max_batch)) if known else 0.0) - (now - call.began))
-            for call in self._running
-        )
+        if not self._running:
+            return 0.0
+        now, known, rest = self._clock(), bool(self._averages), 0.0
+        for call in self._running:
+            expected = self.seconds(min(call.size, self.max_batch)) if known else 0.0
+            rest += abs(expected - (now - call.began))
+        return rest
 
     def drain(self, count: int) -> float:
         """Seconds of an engine for `count` photos in a row, in batches of the size that is best for that."""
-        return float(np.min(np.ceil(count / self._counts) * self._curve())) if count else 0.0
+        return self._curve().drain(count) if count else 0.0
 
     def own_batch(self, time: float) -> tuple[int, float]:
         """Size and seconds to reckon with for the batch of a photo to be done within `time`: others may fill it up."""
-        size = self._worthwhile(self.max_batch, time, GOOD)[1]
+        size = self._curve().worthwhile(self.max_batch, time, GOOD)[1]
         return size, SPARE * self.seconds(size)
 
     def needed(self, waiting: int, time: float) -> float:
@@ -116,7 +157,7 @@ class CallTimes:
         Is there less for each of them than for a batch of `LEAST` of the best photos a second, then a queue that has
         once grown too old would stay so: its batches would be small and slow for ever.
         """
-        return SPARE * self.seconds(self._worthwhile(min(waiting, self.max_batch), time, LEAST)[0])
+        return SPARE * self.seconds(self._curve().worthwhile(min(waiting, self.max_batch), time, LEAST)[0])
 
     def best(self, left: Sequence[float]) -> int:
         """How many of the oldest to take, which have `left` seconds [n, at most max_batch]; at least one.
@@ -126,67 +167,54 @@ class CallTimes:
         """
         if len(left) == 1:
             return 1
-        most, seconds = len(left), self._curve()[: len(left)]
-        # A size that was never run takes no longer than is thought: unless it is tried, that is never known.
-        spare = np.where(self._sizes[:most] > max(self._averages, default=0), 1.0, SPARE)
-        in_time = spare * seconds <= np.minimum.accumulate(np.array(left))
-        in_time[0] = True
-        taken = int(self._good(in_time, GOOD)[-1])
-        if taken < most:
-            self._doubt(int(self._sizes[most - 1]))
+        curve, largest = self._curve(), max(self._averages, default=0)
+        in_time = [
+            count
+            for count, least in enumerate(accumulate(left, min), 1)
+            # A size that was never run takes no longer than is thought: unless it is tried, that is never known.
+            if count == 1 or (1.0 if self._sizes[count - 1] > largest else SPARE) * curve.seconds[count - 1] <= least
+        ]
+        taken = curve.good(in_time, GOOD)[-1]
+        if taken < len(left):
+            self._doubt(self._sizes[len(left) - 1])
         return taken
-
-    def _worthwhile(self, most: int, time: float, share: float) -> tuple[int, int]:
-        """The least and the largest number of photos up to `most` that come to a `share` of the best photos a second.
-
-        Two such calls, one that runs and the next, fit into `time`.
-        """
-        if most == 1:
-            return 1, 1
-        found = self._reckoned.get((most, time, share))
-        if found is None:
-            fits = 2 * self._curve()[:most] <= time
-            fits[0] = True
-            good = self._good(fits, share)
-            found = int(good[0]), int(good[-1])
-            if self._known is not None and len(self._reckoned) < MANY:
-                self._reckoned[most, time, share] = found
-        return found
-
-    def _good(self, allowed: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.int64]:
-        """The numbers of photos up to `len(allowed)` that are allowed and come to `share` of the best photos a second."""
-        most = len(allowed)
-        cost = (self._curve()[:most] + NOTHING * self._sizes[:most]) / self._counts[:most]
-        return self._counts[:most][allowed & (cost <= cost[allowed].min() / share)]
 
     def _doubt(self, size: int) -> None:
         """Forget a size that has not been run for long: its last calls may be what keeps it from being run."""
         average = self._averages.get(size)
         if average is not None and len(self._averages) > 1 and self._clock() - average.noted > DOUBTED:
             del self._averages[size]
-            self._forget()
+            self._known = None
 
-    def _curve(self) -> Floats:
-        """Seconds [max_batch] by number of photos, from one on."""
+    def _curve(self) -> _Curve:
         if self._known is not None:
             return self._known
         for one in self._averages.values():
             one.used = one.seconds
         known = {size: one.used for size, one in self._averages.items()}
-        if not known and self._running:  # the first call counts before it ends
-            first = min(self._running, key=lambda call: call.began)
-            return self._interpolated({first.size: self._clock() - first.began})
-        self._known = self._interpolated(known) if known else None
-        return np.zeros(self.max_batch) if self._known is None else self._known
+        if known:
+            self._known = self._through(known)
+            return self._known
+        if not self._running:
+            return self._nothing
+        first = min(self._running, key=lambda call: call.began)  # it counts before it ends
+        return self._through({first.size: self._clock() - first.began})
 
-    def _forget(self) -> None:
-        self._known = None
-        self._reckoned.clear()
-
-    def _interpolated(self, known: dict[int, float]) -> Floats:
+    def _through(self, known: dict[int, float]) -> _Curve:
         sizes = sorted(known)
-        found = np.interp(self._sizes, sizes, [known[size] for size in sizes])
-        return np.where(self._sizes > sizes[-1], known[sizes[-1]] * self._sizes / sizes[-1], found)
+        return _Curve([_between(size, sizes, known) for size in self._sizes], self._sizes)
+
+
+def _between(size: int, sizes: list[int], known: dict[int, float]) -> float:
+    """Seconds of a call of `size` photos, from those of the known `sizes`, ascending."""
+    if size > sizes[-1]:
+        return known[sizes[-1]] * size / sizes[-1]
+    at = bisect_left(sizes, size)
+    above = sizes[at]
+    if above == size or not at:
+        return known[above]
+    below = sizes[at - 1]
+    return known[below] + (known[above] - known[below]) * (size - below) / (above - below)
 
 
 def _padded(count: int, sizes: Sequence[int]) -> int:

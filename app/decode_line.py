@@ -107,4 +107,6 @@ class Line:
     def ahead_of(self, owner: object) -> int:
         """How many are taken before one that this owner would append."""
         mine = len(self._owners.get(owner, ()))
+        if not mine:
+            return len(self._owners)
         return mine + sum(min(len(jobs), mine + 1) for other, jobs in self._owners.items() if other != owner)

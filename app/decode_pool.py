@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,9 @@ class DecodePool:
     def _expected(self, quick: bool, owner: object) -> float:
         """Seconds until a photo of this owner would be begun."""
         able = [decoder for decoder in self._decoders if decoder.ready]
-        if any(decoder.load == 0 for decoder in able) and (quick or self._slow_may_go):
-            return 0.0
+        for decoder in able:
+            if not decoder.jobs and (quick or self._slow_may_go):
+                return 0.0
         ahead = self._lines[quick].ahead_of(owner)
         seconds = ahead * self._seconds[quick]
         if len(able) == 1:  # both lines take turns at it
@@ -189,9 +191,11 @@ class DecodePool:
         """
         if not decoder.jobs:
             return 0.0
-        first, *others = (self._seconds[job.quick] for job in decoder.jobs)
-        so_far = decoder.reading_seconds
-        return (first - so_far if so_far < first else so_far) + sum(others)
+        first, so_far = self._seconds[decoder.jobs[0].quick], decoder.reading_seconds
+        seconds = first - so_far if so_far < first else so_far
+        for job in islice(decoder.jobs, 1, None):
+            seconds += self._seconds[job.quick]
+        return seconds
 
     def took(self, job: Job, seconds: float) -> None:
         """A process has read a photo, for so long."""

@@ -67,14 +67,15 @@ class Decoder(asyncio.BufferedProtocol):
         """Whether it is idle, or reads something small and quick and this is so too: then it
         need not wait for the next.
         """
-        return self.load == 0 or (
-            self.load == 1 and not self.slow and all(_lies_ready(one) for one in (self.jobs[0], job))
-        )
+        return self.load == 0 or (self.load == 1 and not self.slow and _lies_ready(self.jobs[0]) and _lies_ready(job))
 
     @property
     def slow(self) -> bool:
         """Whether it reads what is not known to be quick, or turns out not to be."""
-        return any(not job.quick for job in self.jobs) or self.reading_seconds > PATIENCE
+        for job in self.jobs:
+            if not job.quick:
+                return True
+        return self.reading_seconds > PATIENCE
 
     def send(self, job: Job) -> None:
         """Give it a photo."""

@@ -9,12 +9,12 @@ bounded on Linux alone, time on every Unix.
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from contract.pixels import DECODE_BYTES, DECODE_SPARE
 
@@ -22,6 +22,7 @@ COPIES = 4  # of the photo's bytes that readers make
 CANVAS_BYTES = 8  # a pixel that Pillow's reader of WebP sets aside when it opens a file, before its size is known ...
 CANVAS_PIXELS = 1 << 28  # ... and the most that WebP can have
 GROWN_BYTES = 64 << 20  # that a process may hold at rest beyond what it began with
+LONGEST_LINE = 256  # bytes of seven numbers
 _LINUX = sys.platform == "linux"
 
 
@@ -31,7 +32,9 @@ class Limits:
     """
 
     def __init__(self, cpu_seconds: float) -> None:
-        self._cpu_seconds, self._fresh = cpu_seconds, _held_bytes()
+        self._cpu_seconds = cpu_seconds
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY) if _LINUX else None  # as long as the process lives
+        self._fresh = self._held_bytes()
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
 
@@ -43,7 +46,7 @@ class Limits:
         SIGPROF ends the process when its time is over. `MemoryError`, or an error of the library
         that asked, says that there is no more memory.
         """
-        least = _held_bytes() + DECODE_SPARE + COPIES * len(photo)
+        least = self._held_bytes() + DECODE_SPARE + COPIES * len(photo)
         header = least + (CANVAS_BYTES * CANVAS_PIXELS if photo[8:12] == b"WEBP" else 0)
         signal.setitimer(signal.ITIMER_PROF, self._cpu_seconds)
         try:
@@ -56,7 +59,13 @@ class Limits:
     @property
     def outgrown(self) -> bool:
         """Whether the process holds so much at rest that a new one is better."""
-        return _held_bytes() > self._fresh + GROWN_BYTES
+        return self._held_bytes() > self._fresh + GROWN_BYTES
+
+    def _held_bytes(self) -> int:
+        """As the kernel counts them for RLIMIT_DATA."""
+        if self._statm is None:
+            return 0
+        return int(os.pread(self._statm, LONGEST_LINE, 0).split()[5]) * resource.getpagesize()
 
 
 def _allow(data_bytes: int) -> None:
@@ -68,8 +77,3 @@ def _allow(data_bytes: int) -> None:
         if hard != resource.RLIM_INFINITY:
             data_bytes = hard if data_bytes == resource.RLIM_INFINITY else min(data_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, hard))
-
-
-def _held_bytes() -> int:
-    """As the kernel counts them for RLIMIT_DATA."""
-    return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize() if _LINUX else 0

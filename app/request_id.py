@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 from collections.abc import Iterable
 
@@ -26,4 +26,5 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
         return root[1]
     if trace := _TRACEPARENT.fullmatch(found.get(b"traceparent", "")):
         return trace[1]
-    return os.urandom(16).hex()
+    # An id is no secret; `os.urandom` would let go of the interpreter's lock, and the event loop wait to get it back.
+    return f"{random.getrandbits(128):032x}"

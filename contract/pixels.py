@@ -65,7 +65,7 @@ def to_pixels(image: Image.Image, size: int) -> Pixels:
     """Resize an RGB image to uint8 pixels [size, size, 3], bicubic, aspect ratio not kept (as BLIP was trained)."""
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8).reshape(size, size, 3)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)
 
 
 def photo_to_pixels(

@@ -34,6 +34,9 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the rest are tables
 _SEQUENTIAL = {0xC0, 0xC1, 0xC9}
 
 
+_read = io.BytesIO.read  # for Pillow reads a JPEG's header in forty pieces
+
+
 class Pieces(io.BytesIO):
     """The bytes of a photo for Pillow, whose plugins read part after part in Python.
 
@@ -53,7 +56,7 @@ class Pieces(io.BytesIO):
                 "image_too_costly",
                 f"The image has too many parts for its size: more than {self._most} were read. Save it anew.",
             )
-        return super().read(size)
+        return _read(self, size)
 
 
 def check_segments(data: bytes) -> None:
@@ -73,11 +76,11 @@ def check_segments(data: bytes) -> None:
             components = data[at + 7] if marker in _SEQUENTIAL and at + 7 < len(data) else 0
         segments += 1
         scans += marker == _SCAN
-        for count, most, name in ((segments, MAX_SEGMENTS, "segments"), (scans, MAX_SCANS, "scans")):
-            if count > most:
-                raise PhotoError(
-                    "image_too_costly", f"The JPEG image has more than {most} {name}, the most accepted. Save it anew."
-                )
+        if segments > MAX_SEGMENTS or scans > MAX_SCANS:
+            most, name = (MAX_SEGMENTS, "segments") if segments > MAX_SEGMENTS else (MAX_SCANS, "scans")
+            raise PhotoError(
+                "image_too_costly", f"The JPEG image has more than {most} {name}, the most accepted. Save it anew."
+            )
         at += max(2, int.from_bytes(data[at : at + 2]))
 
 
