@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.decompress import ENCODINGS, Decompressor
 from app.errors import ServiceError, error_response
 from app.heap import Heap
+from app.joined import Joined
 
 LARGEST_HEAD = 64 << 10  # bytes of all header names and values; a browser with many cookies sends some thousand
 # What must come in each `timeout`: so many bytes, and such a part of the whole. With the defaults that is 33 KB/s for
@@ -204,10 +205,7 @@ async def read_body(request: Request) -> bytes:
 
     Raises what `BodyLimit` raises, and `ClientDisconnect`.
     """
-    first, rest = b"", bytearray()  # not a list of pieces: they may be of one byte each
+    whole = Joined()
     async for piece in request.stream():
-        if first:
-            rest += piece
-        else:
-            first = piece
-    return first + rest
+        whole.add(piece)
+    return whole.bytes

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from app.errors import ServiceError
+from app.joined import Joined
 
 R = TypeVar("R")
 LARGE = 256 << 10  # bytes; what is larger is read in a thread
@@ -107,17 +108,17 @@ def photo_of(text: object, where: str) -> bytes:
 
 def _from_base64(text: str, begin: int) -> bytes:
     """What the text from `begin` on says, step by step. Raises `ValueError`."""
-    found, rest, ended = bytearray(), b"", False
+    found, rest, ended = Joined(), b"", False
     for start in range(begin, len(text), STEP):
         rest += text[start : start + STEP].encode("ascii").translate(None, BLANKS)
         if ended and rest:
             raise ValueError("text after the padding")
         whole = len(rest) // 4 * 4
-        found += binascii.a2b_base64(rest[:whole], strict_mode=True)
+        found.add(binascii.a2b_base64(rest[:whole], strict_mode=True))
         ended, rest = ended or rest[:whole].endswith(b"="), rest[whole:]
     if rest:
         raise ValueError("the end is missing")
-    return bytes(found)
+    return found.bytes
 
 
 def top_k_of(parameters: dict[str, Any], default: int) -> int:

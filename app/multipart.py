@@ -14,6 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.errors import ServiceError
+from app.joined import Joined
 from app.json_photos import shown
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ class _Part:
     is_file: bool = False
     whole: bool = False
     size: int = 0
-    first: bytes = b""
-    rest: bytearray = field(default_factory=bytearray)  # not a list of pieces: they may be of one byte each
+    content: Joined = field(default_factory=Joined)
 
 
 def is_multipart(request: Request) -> bool:
@@ -91,11 +91,7 @@ class _Collected:
             raise ServiceError("missing_image", f"The form has no field `image` (it has [{', '.join(names)}]). {HINT}")
         if not all(part.is_file for part in found):
             raise ServiceError("bad_request", f"The field `image` holds text, not a file. {HINT}")
-        photos = []
-        for part in found:
-            photos.append(part.first + part.rest)
-            part.first, part.rest = b"", bytearray()
-        return photos
+        return [part.content.bytes for part in found]
 
     def _begin(self) -> None:
         self._parts.append(_Part())
@@ -136,12 +132,8 @@ class _Collected:
     def _data(self, data: bytes, start: int, end: int) -> None:
         part = self._parts[-1]
         if part.is_file:
-            if part.name not in FIELDS:  # nobody asks for it
-                return
-            if part.first:
-                part.rest += data[start:end]
-            else:
-                part.first = data[start:end]
+            if part.name in FIELDS:  # nobody asks for another
+                part.content.add(data[start:end])
             return
         part.size += end - start
         if part.size > MAX_TEXT_BYTES:

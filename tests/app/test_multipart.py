@@ -67,32 +67,32 @@ def test_what_is_wrong_with_a_form_is_said(server: str) -> None:
     assert "boundary" in assert_error(without, "bad_request")
 
 
-def in_bytes(body: bytes, whole: bool) -> tuple[bytes, float]:
-    """What is read of a body that comes byte by byte, and the most memory that it took, in times
-    its length.
+def in_pieces(body: bytes, whole: bool, size: int) -> tuple[bytes, float]:
+    """What is read of a body that comes in pieces of that size, and the most memory that it took,
+    in times its length.
     """
-    at = iter(range(len(body)))
+    at = iter(range(0, len(body), size))
     headers = [(b"content-type", HEADERS["content-type"].encode())]
 
     async def receive() -> Message:
         here = next(at)
-        return {"type": "http.request", "body": body[here : here + 1], "more_body": here + 1 < len(body)}
+        return {"type": "http.request", "body": body[here : here + size], "more_body": here + size < len(body)}
 
-    async def read() -> bytes:
+    async def read() -> tuple[bytes, float]:
         request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
-        return await read_body(request) if whole else (await photos_of(request, 1))[0]
+        tracemalloc.start()
+        found = await read_body(request) if whole else (await photos_of(request, 1))[0]
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found, most / len(body)
 
-    tracemalloc.start()
-    found = asyncio.run(read())
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return found, most / len(body)
+    return asyncio.run(read())
 
 
 def test_a_body_in_single_bytes_takes_no_more_memory() -> None:
     photo = bytes(150_000)
     for body, whole in ((IMAGE.replace(GOOD, photo) + END, False), (photo, True)):
-        found, times = in_bytes(body, whole)
+        found, times = in_pieces(body, whole, 1)
         assert found == photo
         assert times < 8  # a list of single bytes would take 40 times
 
@@ -111,3 +111,12 @@ def test_files_that_nobody_asked_for_are_not_kept() -> None:
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 400_000
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_large_body_is_in_memory_once(whole: bool) -> None:
+    photo = bytes(8 << 20)
+    body = photo if whole else IMAGE.replace(GOOD, photo) + END
+    found, times = in_pieces(body, whole, 64 << 10)
+    assert found == photo
+    assert times < 1.3

@@ -204,13 +204,15 @@ class _Memory:
 
     def __init__(self, pid: int) -> None:
         self._server = psutil.Process(pid)
+        self._program = self._server.cmdline()
         self._before, self.peak = self._resident(), 0
 
     def _resident(self) -> int:
-        found = 0
-        for one in (self._server, *self._server.children()):
+        found = self._server.memory_info().rss
+        for one in self._server.children():
             with suppress(psutil.NoSuchProcess):
-                found += one.memory_info().rss
+                if one.cmdline() != self._program:  # else it is about to begin, in the server's own memory
+                    found += one.memory_info().rss
         return found
 
     def look(self) -> None:
