@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 
 import uvicorn
 
-from app import heap
 from app.connection import connection_class
 from app.logs import configure_logs
 from app.observe import HEALTH_PATHS, refused_unread
@@ -75,7 +74,6 @@ class Server(uvicorn.Server):
 def _serve(args: dict[str, Any]) -> int:
     settings = load_settings(**args)
     configure_logs(settings.log_level, settings.log_format)
-    heap.fix()
     bundle = read_bundle(settings.bundle)
     listeners = _listen(settings.host, settings.port)
     failures: list[str] = []

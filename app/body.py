@@ -205,7 +205,7 @@ async def read_body(request: Request) -> bytes:
 
     Raises what `BodyLimit` raises, and `ClientDisconnect`.
     """
-    whole = Joined()
+    joined = Joined()
     async for piece in request.stream():
-        whole.add(piece)
-    return whole.bytes
+        joined.add(piece)
+    return joined.whole

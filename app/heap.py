@@ -1,9 +1,9 @@
 """Freed memory, given back to the system.
 
-The C library takes large blocks from the system and gives them back when they are freed; but it
-learns from the first that is freed to keep all up to 32 MiB instead, and large bodies that grow
-side by side in what it keeps leave gaps of their size. So the limit is set (`fix`). What is freed
-below it and below something that is still in use is kept, and given back now and then (`Heap`).
+The C library keeps what is freed below something that is still in use: parsed JSON, pieces of
+bodies, and what bodies of up to `joined.LARGE` bytes were. After many large bodies that is some ten
+MB. (A lower limit for what it takes from the system directly, M_MMAP_THRESHOLD, would cost each
+batch a millisecond.)
 """
 
 from __future__ import annotations
@@ -11,20 +11,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 
-DIRECT = 16 << 20  # bytes of a block that comes from the system directly; the arrays of a batch are smaller
-KEPT = 2 * DIRECT  # bytes that are kept at the heap's end, for those arrays: the library's own rule
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGE = 1 << 20  # bytes; smaller bodies leave gaps that the next ones fill
 AFTER = 32 << 20  # bytes of large bodies
 PAUSE = 1.0  # seconds until the next time, so that a steady stream of them costs nothing
-
-
-def fix() -> None:
-    """Have blocks from `DIRECT` on come from the system, always; only where the C library is glibc."""
-    found = getattr(ctypes.CDLL(None), "mallopt", None)
-    if found is not None:
-        found(M_MMAP_THRESHOLD, DIRECT)
-        found(M_TRIM_THRESHOLD, KEPT)
 
 
 def trim() -> None:

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import io
 
+LARGE = 1 << 20  # bytes that may grow in the heap
+# Bytes set aside for what is larger. The C library takes so much from the system directly, where memory is there once it
+# is written, and gives it back at once. What grows in its heap side by side leaves gaps of twice the size.
+ROOM = 32 << 20
+
 
 class Joined:
-    """Grows in place, whatever the size of the pieces: a list of single bytes would take 40 times
-    their room, and a bytearray would be copied in the end.
+    """What was added, in order. Of many small pieces too: a list of single bytes would take 40
+    times their room.
     """
 
     def __init__(self) -> None:
-        self._whole = io.BytesIO()
+        self._bytes = io.BytesIO()
+        self._room = LARGE
 
     def add(self, piece: bytes) -> None:
         """Put it at the end. The first is not copied until another comes."""
-        if self._whole.tell():
-            self._whole.write(piece)
-        else:
-            self._whole = io.BytesIO(piece)
-            self._whole.seek(len(piece))
+        size = self._bytes.tell()
+        if not size:
+            self._bytes = io.BytesIO(piece)
+            self._bytes.seek(len(piece))
+            return
+        if size + len(piece) > self._room:
+            self._move(size, size + len(piece))
+        self._bytes.write(piece)
+
+    def _move(self, size: int, needed: int) -> None:
+        self._room = max(ROOM, 2 * needed)
+        larger = io.BytesIO(bytes(self._room))  # zeros that nobody wrote: the bytes are its own, and not in memory yet
+        larger.write(self._bytes.getbuffer()[:size])
+        self._bytes = larger
 
     @property
-    def bytes(self) -> bytes:
-        """All of them, not copied while nothing more is added."""
-        return self._whole.getvalue()
+    def whole(self) -> bytes:
+        """All of them, not copied."""
+        self._bytes.truncate()
+        return self._bytes.getvalue()

@@ -118,7 +118,7 @@ def _from_base64(text: str, begin: int) -> bytes:
         ended, rest = ended or rest[:whole].endswith(b"="), rest[whole:]
     if rest:
         raise ValueError("the end is missing")
-    return found.bytes
+    return found.whole
 
 
 def top_k_of(parameters: dict[str, Any], default: int) -> int:

@@ -91,7 +91,7 @@ class _Collected:
             raise ServiceError("missing_image", f"The form has no field `image` (it has [{', '.join(names)}]). {HINT}")
         if not all(part.is_file for part in found):
             raise ServiceError("bad_request", f"The field `image` holds text, not a file. {HINT}")
-        return [part.content.bytes for part in found]
+        return [part.content.whole for part in found]
 
     def _begin(self) -> None:
         self._parts.append(_Part())
