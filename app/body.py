@@ -25,8 +25,8 @@ LARGEST_HEAD = 64 << 10  # bytes of all header names and values; a browser with 
 # What must come in each `timeout`: so many bytes, and such a part of the whole. With the defaults that is 33 KB/s for
 # the largest body (a slow mobile line brings 50) and 1.6 KB/s for a small one. It holds for the end of a body as for
 # its begin: who sends most of it at once has to send the rest as fast as anybody, and no body takes longer than
-# `SHARES` times `timeout`.
-SLOWEST, SHARES = 16 << 10, 100
+# `SHARES` times `timeout`. Where the length is not known, a part of what has come must come: at most twice as long.
+SLOWEST, SHARES, GROWTH = 16 << 10, 100, 10
 # What is beyond so many bytes of a body waits its turn: so many bodies are read in one turn of the event loop, where each
 # takes a millisecond. Else everybody, a new connection too, would wait for one piece of each body several times over.
 UNHURRIED, TURNS = 256 << 10, 4
@@ -146,7 +146,8 @@ class _Body:
         self._seen = self._held = 0
         self._comes_in = comes_in  # an answer from a file asks too, but only whether its client has left
         self._entered = self._whole = False
-        self._share = max(SLOWEST, (limits.limit if declared is None else declared) // SHARES)
+        self._share = (limits.limit if declared is None else declared) // SHARES
+        self._grows = declared is None
         self._due, self._ends = 0, 0.0  # how many bytes must have come, and by when
 
     async def receive(self) -> Message:
@@ -187,7 +188,8 @@ class _Body:
     async def _in_time(self) -> Message:
         timeout = self._limits.timeout
         if self._seen >= self._due:
-            self._due = self._seen + self._share
+            share = min(self._share, self._seen // GROWTH) if self._grows else self._share
+            self._due = self._seen + max(SLOWEST, share)
             self._ends = asyncio.get_running_loop().time() + timeout
         try:
             async with asyncio.timeout_at(self._ends):

@@ -127,6 +127,31 @@ def test_a_large_body_has_to_come_faster() -> None:
     play(story())
 
 
+def test_a_small_body_of_unknown_length_may_come_as_slowly_as_one_that_declares_it() -> None:
+    async def story() -> None:
+        limit = 100 * SLOWEST * 20
+        for declared in (None, 25 * SLOWEST):
+            steady = [(PATIENCE / 20, b"a" * (SLOWEST // 8))] * 200  # in each stretch twice and a half of the least
+            found = await Sender(steady, whole=True, declared=declared).sent(limit)
+            assert (found.refused, len(found.got)) == (None, 25 * SLOWEST)
+
+    play(story())
+
+
+def test_a_large_body_of_unknown_length_has_to_come_faster_and_faster() -> None:
+    async def story() -> None:
+        limit = 100 * SLOWEST * 20
+        slow = await Sender([(PATIENCE * 0.4, b"a" * SLOWEST)] * 1000).sent(limit)
+        assert slow.refused is not None
+        assert slow.refused[0] == "body_timeout"
+        assert len(slow.got) < 40 * SLOWEST
+        fast = [(PATIENCE * 0.99, b"a" * (limit // SHARES))] * SHARES
+        found = await Sender(fast, whole=True).sent(limit)
+        assert (found.refused, len(found.got)) == (None, limit)
+
+    play(story())
+
+
 def test_waiting_for_the_answer_is_no_silence() -> None:
     async def story() -> None:
         found = await Sender([(0, b"a")], whole=True).sent()
