@@ -117,7 +117,7 @@ def leave(code: int) -> NoReturn:
     wait for its thread.
     """
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+        if thread.name.startswith("engine-"):  # others end by themselves
             thread.join(LAST_WAIT)
             if thread.is_alive():
                 logging.getLogger("food_vision").error("an engine call has not ended: left behind")

@@ -7,7 +7,7 @@ import binascii
 import json
 import reprlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from app.errors import ServiceError
@@ -35,19 +35,23 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
-_reader = ThreadPoolExecutor(1, "json")  # one: no two could run at once, but both would hold several times their bodies
 _short = reprlib.Repr()
 _short.maxlist = _short.maxdict = 4
 _short.maxlevel = 3
 
 
-async def parsed(body: bytes, parse: Callable[[bytes], R]) -> R:
-    """`parse(body)`; that of a large body in a thread, one at a time, so that others are answered
-    meanwhile.
+def json_reader() -> Executor:
+    """For `parsed`: one thread, since no two could run at once, but both would hold several times
+    their bodies.
     """
+    return ThreadPoolExecutor(1, "json")
+
+
+async def parsed(body: bytes, parse: Callable[[bytes], R], reader: Executor) -> R:
+    """`parse(body)`; that of a large body by the reader, so that others are answered meanwhile."""
     if len(body) <= LARGE:
         return parse(body)
-    return await asyncio.get_running_loop().run_in_executor(_reader, parse, body)
+    return await asyncio.get_running_loop().run_in_executor(reader, parse, body)
 
 
 def json_object(body: bytes, whole: str, photos: int) -> dict[str, Any]:

@@ -95,7 +95,7 @@ async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
         return await read_photo(request), {}
     body = await read_body(request)
     if "json" in kind or body[:1] == b"{":
-        return await parsed(body, _from_json)
+        return await parsed(body, _from_json, request.app.state.json_reader)
     return not_empty(body), {}
 
 

@@ -198,7 +198,7 @@ async def _read(request: Request) -> InferRequest:
         max_images=_service(request).settings.max_images,
         raw_answer_binary=binary,
     )
-    return await parsed(await read_body(request), read)
+    return await parsed(await read_body(request), read, request.app.state.json_reader)
 
 
 def _good(found: Prediction | BaseException, index: int) -> Prediction:

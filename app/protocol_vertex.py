@@ -123,7 +123,7 @@ async def predict(request: Request, min_confidence: MinConfidence = None, timeou
     """Name the food on the photos of JSON `instances`: an answer or an error for each, in order."""
     service: Service = request.app.state.service
     read = partial(_from_json, max_images=service.settings.max_images)
-    photos, parameters = await parsed(await read_body(request), read)
+    photos, parameters = await parsed(await read_body(request), read, request.app.state.json_reader)
     top_k = top_k_of(parameters, service.settings.top_k)
     min_confidence = min_confidence_of(parameters, min_confidence)
     service.check_serving()  # what concerns every photo is no matter of one entry

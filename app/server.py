@@ -18,6 +18,7 @@ from app.cors import Cors
 from app.description import complete, operation_id
 from app.errors import install_handlers
 from app.images import Goodbye
+from app.json_photos import json_reader
 from app.keys import ApiKeys, KeyFile
 from app.metrics import Metrics
 from app.metrics import router as metrics_router
@@ -91,6 +92,7 @@ def create_app(
         starting.cancel()  # a thread that loads an engine ends by itself
         await asyncio.gather(starting, return_exceptions=True)
         await service.stop()
+        app.state.json_reader.shutdown(wait=False)
 
     app = _App(
         title="food-vision",
@@ -116,6 +118,7 @@ def create_app(
     install_pages(app)
     app.state.probed = install_vertex(app, os.environ)
     app.state.keys = keys is not None
+    app.state.json_reader = json_reader()
     app.state.budget = Budget(settings.bodies_bytes, settings.max_requests)
     app.add_middleware(
         BodyLimit,

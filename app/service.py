@@ -41,6 +41,7 @@ class Service:
             None
         )  # told of each process that died while it decoded photos
         self._model = ServedModel(bundle, settings, self._progress, self._batch, self._decoder_lost)
+        self._leaving = False  # a signal came
         self._reloading = asyncio.Lock()
         self._next_reload: asyncio.Task[bool] | None = None  # that waits for the one under way
         self._reloads: set[asyncio.Task[bool]] = set()
@@ -68,12 +69,15 @@ class Service:
             log.error("the engine did not start", exc_info=error)
             self.state, self.reason = "failed", f"The engine did not start: {error}"
         else:
-            if self.state == "starting":  # else a signal came meanwhile
+            if self.state == "starting":  # else it was stopped meanwhile
                 self.state, self.reason = "ready", None
+                if self._leaving:
+                    self.drain()
 
     def drain(self) -> None:
         """Answer 503 at `/health/ready`, and requests as before: load balancers need time to look elsewhere."""
-        if self.state != "stopped":
+        self._leaving = True
+        if self.state == "ready":  # what is loading goes on: it may be ready before the end
             self.state, self.reason = "draining", "shutting down"
             log.info("draining: not ready any more, still answering for %d s", self.settings.shutdown_delay_seconds)
 

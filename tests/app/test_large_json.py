@@ -16,7 +16,7 @@ import pytest
 
 from app import json_photos
 from app.errors import ServiceError
-from app.json_photos import LARGE, json_object, parsed, photo_of, shown
+from app.json_photos import LARGE, json_object, json_reader, parsed, photo_of, shown
 
 PHOTOS = 32
 BOMBS = {
@@ -80,7 +80,10 @@ def test_a_large_body_is_read_beside_the_event_loop_one_at_a_time() -> None:
         return len(body)
 
     async def story() -> None:
-        found = await asyncio.gather(*(parsed(bytes(size), parse) for size in (LARGE + 1, LARGE + 2, LARGE)))
+        with json_reader() as reader:
+            found = await asyncio.gather(
+                *(parsed(bytes(size), parse, reader) for size in (LARGE + 1, LARGE + 2, LARGE))
+            )
         assert found == [LARGE + 1, LARGE + 2, LARGE]
 
     asyncio.run(story())
