@@ -99,6 +99,7 @@ def _serve(args: dict[str, Any]) -> int:
             ws="none",  # a wish for a WebSocket gets the route's own answer
             access_log=False,  # `app.observe` writes a line with more in it
             proxy_headers=False,  # nothing here asks who the client is
+            timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.drain_seconds,
         )
     )

@@ -62,6 +62,12 @@ class Settings(BaseSettings):
         le=100_000,
         description="most connections at a time; then the one that has waited longest for its client is closed",
     )
+    keep_alive_seconds: int = Field(
+        default=5,
+        ge=1,
+        le=3600,
+        description="longest wait between two requests of a connection; more than a load balancer before it waits",
+    )
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="largest request body in bytes; then 413")
     body_timeout_ms: int = Field(
         default=10_000,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from app.__main__ import main
 from app.settings import ENV_PREFIX, Settings, load_settings
@@ -23,6 +24,7 @@ VALUES: dict[str, tuple[str, Any]] = {  # as text, and what it means; none is a 
     "max_decoding": ("11", 11),
     "max_connections": ("50", 50),
     "decode_cpu_ms": ("300", 300),
+    "keep_alive_seconds": ("620", 620),
     "max_body_bytes": ("4096", 4096),
     "body_timeout_ms": ("700", 700),
     "accept_compressed": ("true", True),
@@ -57,6 +59,8 @@ WRONG = [
     ("max_queue", "100001", "100000"),
     ("decode_cpu_ms", "99", "100"),
     ("max_connections", "15", "16"),
+    ("keep_alive_seconds", "0", "1"),
+    ("keep_alive_seconds", "3601", "3600"),
     ("max_body_bytes", "10", "1024"),
     ("body_timeout_ms", "0", "1"),
     ("max_bodies_bytes", "33554431", "33554432"),
@@ -138,3 +142,20 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     assert all(f"--{name.replace('_', '-')}" in text for name in Settings.model_fields)
     assert ENV_PREFIX in text
+
+
+def test_a_connection_is_kept_for_as_long_as_the_setting_says(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class Seen(Exception):
+        """The server would begin now."""
+
+    def server(config: uvicorn.Config) -> None:
+        given["seconds"] = config.timeout_keep_alive
+        raise Seen
+
+    monkeypatch.setattr("app.__main__.Server", server)
+    monkeypatch.setattr("app.__main__._listen", lambda host, port: [])
+    with pytest.raises(Seen):
+        main(["--bundle", str(bundle), "--keep-alive-seconds", "620"])
+    assert given == {"seconds": 620}
