@@ -43,6 +43,8 @@ SLOWEST_READER = 16 << 10  # bytes of an answer that must be read in each `patie
 LINGER_SECONDS, LINGER_BYTES = 5.0, 8 << 20  # of a body that is thrown away after the answer: most photos
 GONE_SECONDS = 1.0  # until a connection that gave way has surely ended
 
+BODY_FIELDS = (b"content-length", b"transfer-encoding")
+
 OVERLOADED = "There are too many connections. Try again in 1 s."
 HEAD_TOO_LARGE = (
     f"The headers of the request are larger than {LARGEST_HEAD} bytes or more than {MOST_FIELDS}. Send fewer."
@@ -71,6 +73,7 @@ class Connection(HttpToolsProtocol):
     _unread: asyncio.TimerHandle | None = None  # for a client to read what fills the buffer
     _began = 0.0
     _in_head = False
+    _bodiless = False  # the parser will not read the body that is to come
     _piece = 0  # bytes that the parser has been given last
     _around = 0  # bytes that were no body since the message, its body or its end began; some may be of what was before
     _body = 0  # bytes of the body
@@ -134,9 +137,7 @@ class Connection(HttpToolsProtocol):
         self._piece = len(piece)
         self._around += self._piece  # before: what ends within it is not to be counted for what follows
         try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:  # a wish for another protocol gets the route's own answer
-            pass
+            self._give(piece)
         except httptools.HttpParserError:
             self._wrong = self._wrong or ServiceError("bad_request", "What was sent is no HTTP request.")
         if self._around > LARGEST_HEAD + self._body // BODY_TO_OVERHEAD:
@@ -144,6 +145,21 @@ class Connection(HttpToolsProtocol):
             self._wrong = ServiceError("headers_too_large", TOO_MUCH_AROUND if in_body else HEAD_TOO_LARGE)
         if self._wrong is not None:
             self._refuse(self._wrong)
+
+    def _give(self, piece: memoryview) -> None:
+        """A wish for another protocol gets the route's own answer. The parser ends such a request with its head: another
+        reads its body, and that is the connection's last. (Java's HttpClient wishes so with every request.)
+        """
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as wish:
+            if not self._bodiless:
+                return
+            self._bodiless = self.cycle.keep_alive = False
+            length = b"".join(b"%b: %b\r\n" % field for field in self.headers if field[0] in BODY_FIELDS)
+            self.parser = httptools.HttpRequestParser(_BodyOnly(self))
+            self.parser.feed_data(b"POST / HTTP/1.1\r\nconnection: close\r\n" + length + b"\r\n")
+            self.parser.feed_data(piece[wish.args[0] :])
 
     def _stop(self, slug: str, sentence: str) -> ServiceError:
         """What a callback of the parser raises to stop it."""
@@ -171,6 +187,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self._in_head, self._around, self._body = False, 0, 0
         self._left = int(next((value for name, value in self.headers if name == b"content-length"), 0))
+        self._bodiless = self.parser.should_upgrade() and any(name in BODY_FIELDS for name, _ in self.headers)
         self._stop_timer()
         if first:
             self._does(Doing.READING)
@@ -184,6 +201,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
+        if self._bodiless:
+            return
         super().on_message_complete()
         self._around = self._body = self._left = 0
         if self._unanswered and not self.flow.write_paused:
@@ -192,6 +211,12 @@ class Connection(HttpToolsProtocol):
     @property
     def _unanswered(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _doing(self) -> Doing:
+        if not self._unanswered:
+            return Doing.WAITING
+        return Doing.READING if self.cycle.more_body and not self.pipeline else Doing.WORKING
 
     def _is_probe(self) -> bool:
         path = httptools.parse_url(self.url).path or b""
@@ -239,7 +264,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._unanswered:
-            self._does(Doing.READING if self.cycle.more_body and not self.pipeline else Doing.WORKING)
+            self._does(self._doing)
         elif self._refusal is not None:
             self._tell(self._refusal)
         else:
@@ -258,7 +283,7 @@ class Connection(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
         if not self.transport.is_closing():
-            self._does(Doing.WORKING if self._unanswered else Doing.WAITING)
+            self._does(self._doing)
             if self._held is not None:
                 self.turns.begin(self._held)
                 self._held = None
@@ -336,6 +361,13 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class _BodyOnly:
+    """What a connection wants to know of a body."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.on_body, self.on_message_complete = connection.on_body, connection.on_message_complete
 
 
 def connection_class(

@@ -12,8 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from app import connection
 from app.connection import LINGER_SECONDS
+from app.places import Doing
 from tests.app.fake_time import play
-from tests.app.wire import PATIENCE, POST, REQUEST, Client, Wire, answer, hello, now, reader
+from tests.app.wire import PATIENCE, POST, REQUEST, Client, Wire, answer, hello, now, reader, turns
 
 KEEP_ALIVE = 5.0  # uvicorn's
 
@@ -138,6 +139,11 @@ async def large(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, bytes(4 << 20))
 
 
+async def first_large(scope: Scope, receive: Receive, send: Send) -> None:
+    """`large` for what has no body, and `reader` for what has."""
+    await (large if scope["method"] == "GET" else reader)(scope, receive, send)
+
+
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["kept", "closed"])
 def test_an_answer_that_nobody_reads_is_not_kept(close: bytes) -> None:
     async def story() -> None:
@@ -167,6 +173,22 @@ def test_the_next_request_waits_until_the_answer_before_it_was_taken() -> None:
             await client.send(request[1500:])
             assert (await client.read(bytes(1))).startswith(b"HTTP/1.1 200 ")
             assert begun == 4
+
+    play(story())
+
+
+def test_a_request_whose_body_is_on_its_way_is_not_at_work_once_the_answer_before_it_was_taken() -> None:
+    async def story() -> None:
+        async with Wire(first_large) as wire:
+            client = await wire.client(REQUEST + POST + b"Content-Length: 10\r\n\r\n")
+            held = client.served.places._held
+            left = len(b"HTTP/1.1 200 OK\r\ncontent-length: 4194304\r\n\r\n") + (4 << 20)
+            while left > 0:
+                left -= len(await client.read(bytes(1)))
+            await turns()
+            assert client.served in held[Doing.READING]
+            await client.send(b"x" * 10)
+            assert (await client.read(b"bytes")).endswith(b"10 bytes")
 
     play(story())
 

@@ -236,3 +236,35 @@ def test_a_wish_for_another_protocol_is_an_ordinary_request() -> None:
                 assert b"connection: close" not in await client.read(b"0 bytes")
 
     play(story())
+
+
+@pytest.mark.parametrize("size", [7, 1 << 20])
+@pytest.mark.parametrize("chunked", [False, True], ids=["declared", "chunked"])
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "apart"])
+def test_a_wish_for_another_protocol_takes_no_body_away(size: int, chunked: bool, apart: bool) -> None:
+    """As Java's HttpClient sends it by default with every request in clear text."""
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
+    head = POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + length + b"\r\n\r\n"
+    body = b"%x\r\n" % size + bytes(size) + b"\r\n0\r\n\r\n" if chunked else bytes(size)
+
+    async def story() -> None:
+        async with Wire(reader) as wire:
+            client = await wire.client(head if apart else b"")
+            await client.send(body if apart else head + body)
+            found = await client.read()
+            assert found.startswith(b"HTTP/1.1 200 ")
+            assert b"connection: close" in found
+            assert found.endswith(b"\r\n%d bytes" % size)
+
+    play(story())
+
+
+def test_a_wish_for_another_protocol_with_a_body_that_cannot_be_read_is_refused() -> None:
+    async def story() -> None:
+        async with Wire(reader) as wire:
+            head = POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: %b\r\n\r\n"
+            for encoding in (b"strange", b"chunked\r\nContent-Length: 5"):
+                client = await wire.client(head % encoding + b"hello")
+                assert (await client.read()).startswith(b"HTTP/1.1 400 ")
+
+    play(story())
