@@ -29,7 +29,7 @@ LARGEST_HEAD = 64 << 10  # bytes of all header names and values; a browser with 
 SLOWEST, SHARES, GROWTH = 16 << 10, 100, 10
 # What is beyond so many bytes of a body waits its turn: so many bodies are read in one turn of the event loop, where each
 # takes a millisecond. Else everybody, a new connection too, would wait for one piece of each body several times over.
-UNHURRIED, TURNS = 256 << 10, 4
+UNHURRIED, READ_AT_ONCE = 256 << 10, 4
 
 
 class Budget:
@@ -102,7 +102,7 @@ class BodyLimit:
         self.timeout = timeout
         self.budget = budget
         self.check = check
-        self.turns = asyncio.Semaphore(TURNS)
+        self.reading = asyncio.Semaphore(READ_AT_ONCE)
         self.sentence = f"The request body is larger than {limit} bytes. Send a smaller photo."
         self._encodings = ENCODINGS if compressed else ()
 
@@ -159,8 +159,8 @@ class _Body:
             self._limits.budget.enter(self._declared)
             self._entered = True
         if self._seen >= UNHURRIED:
-            await self._limits.turns.acquire()
-            asyncio.get_running_loop().call_soon(self._limits.turns.release)
+            await self._limits.reading.acquire()
+            asyncio.get_running_loop().call_soon(self._limits.reading.release)
         message = await self._in_time()
         if message["type"] != "http.request":
             self._whole = True

@@ -238,8 +238,8 @@ class Service:
         """
         self.check_serving()
         model, deadline, least = self._model, self._deadline(timeout_ms), self._least(min_confidence)
-        turns = asyncio.Semaphore(max(1, min(2 * self.settings.decoders, self.settings.max_decoding // 2)))
-        calls = (model.predict(photo, top_k, least, turns, deadline) for photo in photos)
+        owner = asyncio.Semaphore(max(1, min(2 * self.settings.decoders, self.settings.max_decoding // 2)))
+        calls = (model.predict(photo, top_k, least, owner, deadline) for photo in photos)
         found = await asyncio.gather(*calls, return_exceptions=True)
         for one in found:
             if isinstance(one, ServiceError | PhotoError):  # of any other the log will want to know where it was

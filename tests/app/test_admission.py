@@ -17,7 +17,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app import heap
-from app.body import TURNS, UNHURRIED, BodyLimit, Budget
+from app.body import READ_AT_ONCE, UNHURRIED, BodyLimit, Budget
 from app.errors import ServiceError
 from tests.app.fake_time import play
 from tests.app.inside import Gate, running, until
@@ -206,7 +206,7 @@ def test_large_bodies_take_turns() -> None:
             turn += 1
         await asyncio.gather(*bodies)
         assert asked.total() == 20 * (pieces - 1)
-        assert max(asked.values()) == TURNS
+        assert max(asked.values()) == READ_AT_ONCE
 
     play(story())
 
