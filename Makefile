@@ -71,8 +71,8 @@ format: installed
 serve: installed  ## make serve BUNDLE=path
 	$(BIN)/python -m app --bundle $(BUNDLE)
 
-chaos: installed  ## hostile requests, requests made from openapi.json, overload; make chaos CHAOS='--requests 300 --cases 10 --seconds 10' BUNDLE=path
-	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) $(CHAOS)
+chaos: installed  ## all that a service must stand, figures in build/chaos.json; make chaos CHAOS='--only photos,overload --seconds 10' BUNDLE=path
+	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) --out build/chaos.json $(CHAOS)
 
 bulk-check: installed  ## 10,000 drawn photos labelled, with a kill in the middle; make bulk-check BUNDLE=path
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bulk --bundle $(BUNDLE)

@@ -87,13 +87,18 @@ class Slots:
 
     def rest(self) -> float:
         """Seconds of an engine until the running calls are done."""
-        return sum(one.times.rest() for one in self.batchers)
+        rest = 0.0
+        for one in self.batchers:
+            rest += one.times.rest()
+        return rest
 
     def done_in(self, newcomer: Batcher[Any, Any], time: float) -> float:
         """Seconds until one more item of a batcher would be done, after all that waits and runs now; within `time`."""
         size, own = newcomer.times.own_batch(time)
         before = newcomer.times.drain(newcomer.waiting // size * size)
-        before += sum(one.times.drain(one.waiting) for one in self.batchers if one is not newcomer)
+        for one in self.batchers:
+            if one is not newcomer:
+                before += one.times.drain(one.waiting)
         return (self.rest() + before) / self.engines + own
 
 

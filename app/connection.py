@@ -38,6 +38,7 @@ from app.turns import Turns
 
 MOST_FIELDS = 256  # headers of a request: each costs 200 bytes, however short
 BODY_TO_OVERHEAD = 16  # bytes of a body that allow one more byte of chunk heads; chunks of 100 bytes pass
+SHORTEST = len("GET / HTTP/1.1")  # of what stands before the end of a head
 STEP = 1024  # bytes that the parser gets at a time where no body of known length is to come
 SLOWEST_READER = 16 << 10  # bytes of an answer that must be read in each `patience`, once the socket's buffers are full
 LINGER_SECONDS, LINGER_BYTES = 5.0, 8 << 20  # of a body that is thrown away after the answer: most photos
@@ -119,13 +120,20 @@ class Connection(HttpToolsProtocol):
         self._waiting, self._at = self._waiting[self._at :] + data if self._waiting else data, 0
         self._feed()
 
+    def _step(self) -> int:
+        """Bytes to parse where none are known to be of a body: to the end of a head, so that the body comes whole."""
+        end = -1
+        if not self._unanswered:
+            end = self._waiting.find(b"\r\n\r\n", self._at + SHORTEST, self._at + STEP)
+        return STEP if end < 0 else end + 4 - self._at
+
     def _feed(self) -> None:
         """Give the parser what came, up to the end of a request that is not answered yet."""
         while self._at < len(self._waiting) and not self._deaf:
             if self.pipeline or self.flow.write_paused or (self._unanswered and not self.cycle.more_body):
                 self.flow.pause_reading()
                 return
-            piece = memoryview(self._waiting)[self._at : self._at + (self._left or STEP)]
+            piece = memoryview(self._waiting)[self._at : self._at + (self._left or self._step())]
             self._at += len(piece)
             self._parse(piece)
         self._waiting, self._at = b"", 0
@@ -227,15 +235,17 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Run the application; it may be told of a refusal, or answer before the body's end."""
 
-        def check() -> None:
-            if self._refusal is not None and cycle is self.cycle and cycle.more_body:
-                raise self._refusal
+        def check(refusal: ServiceError) -> None:
+            if cycle is self.cycle and cycle.more_body:
+                raise refusal
 
         async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
             async def received() -> ASGIReceiveEvent:
-                check()
+                if self._refusal is not None:
+                    check(self._refusal)
                 message = await receive()
-                check()
+                if self._refusal is not None:
+                    check(self._refusal)
                 return message
 
             async def sent(message: ASGISendEvent) -> None:

@@ -50,7 +50,8 @@ def main(argv: list[str]) -> None:
             while not limits.outgrown and len(head := photos.read(PHOTO.size)) == PHOTO.size:
                 kind, body = _answer(photos.read(PHOTO.unpack(head)[0]), size, max_pixels, limits)
                 sent = parent.sendmsg([ANSWER.pack(kind, len(body)), body])  # in one, so that the service wakes once
-                parent.sendall(memoryview(body)[max(0, sent - ANSWER.size) :])
+                if sent < ANSWER.size + len(body):
+                    parent.sendall(memoryview(body)[max(0, sent - ANSWER.size) :])
         except ConnectionError:
             return  # the service has ended
     if limits.outgrown:

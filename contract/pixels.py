@@ -9,6 +9,7 @@ conversion clips it to white), and a JPEG much larger than S is decoded smaller 
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from collections.abc import Callable
 from typing import cast
@@ -98,8 +99,8 @@ def _open_within(
     """The header of a photo, nothing decoded."""
     if not data:
         raise PhotoError("empty_image", "The image is empty: 0 bytes were sent. Send the bytes of a photo.")
-    check_segments(data)
-    image = _open(data, max_pixels)
+    file = io.BytesIO(data) if check_segments(data) else Pieces(data)
+    image = _open(file, data, max_pixels)
     pixels = check_header(image, len(data), max_pixels)
     if on_header is not None:
         on_header(max(pixels, size * image.height))  # resizing first makes every row `size` wide
@@ -142,9 +143,9 @@ def _decode(image: Image.Image, size: int = 0, sides: float | None = None) -> Im
         raise PhotoError("bad_image", f"The {form} image cannot be decoded: {_reason(error)}.") from None
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(file: io.BytesIO, data: bytes, max_pixels: int) -> Image.Image:
     try:
-        return Image.open(Pieces(data), formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoError(
             "image_too_large",

@@ -34,9 +34,6 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the rest are tables
 _SEQUENTIAL = {0xC0, 0xC1, 0xC9}
 
 
-_read = io.BytesIO.read  # for Pillow reads a JPEG's header in forty pieces
-
-
 class Pieces(io.BytesIO):
     """The bytes of a photo for Pillow, whose plugins read part after part in Python.
 
@@ -56,22 +53,26 @@ class Pieces(io.BytesIO):
                 "image_too_costly",
                 f"The image has too many parts for its size: more than {self._most} were read. Save it anew.",
             )
-        return _read(self, size)
+        return super().read(size)
 
 
-def check_segments(data: bytes) -> None:
+def check_segments(data: bytes) -> bool:
     """Raise `PhotoError` if a JPEG has more segments or scans than a photo; other formats pass.
+
+    True for a JPEG whose first scan comes behind segments with nothing between them: Pillow reads
+    each in a few pieces, so that nobody need count these.
 
     Goes from marker to marker as libjpeg does. That is the whole file only where libjpeg reads more
     than one scan: 0.3 ms a MB.
     """
     if not data.startswith(b"\xff\xd8\xff"):
-        return
-    at, segments, scans, components = 2, 0, 0, 0
+        return False
+    at, segments, scans, components, dense = 2, 0, 0, 0, True
     while (found := _MARKER.search(data, at)) is not None:
+        dense = dense and found.start() == at
         at, marker = found.end(), data[found.end() - 1]
         if marker == _END or (marker == _SCAN and data[at + 2 : at + 3] == bytes((components,))):
-            return
+            return dense and marker == _SCAN
         if marker in _FRAMES:
             components = data[at + 7] if marker in _SEQUENTIAL and at + 7 < len(data) else 0
         segments += 1
@@ -82,6 +83,7 @@ def check_segments(data: bytes) -> None:
                 "image_too_costly", f"The JPEG image has more than {most} {name}, the most accepted. Save it anew."
             )
         at += max(2, int.from_bytes(data[at : at + 2]))
+    return False
 
 
 def check_header(image: Image.Image, size: int, max_pixels: int) -> int:

@@ -233,6 +233,15 @@ def test_pieces_are_counted_by_the_size_of_the_photo() -> None:
             file.read(1)
 
 
+def test_the_reads_of_a_jpeg_are_counted_where_anything_lies_between_its_segments() -> None:
+    photo = saved(Image.new("RGB", (32, 32), "red"), "JPEG")
+    assert check_segments(photo)
+    first, rest = photo[:20], photo[20:]
+    assert not check_segments(first + b"\xff" + rest)
+    assert not check_segments(photo[: photo.index(b"\xff\xda")])
+    assert "too many parts" in str(refused(first + b"\xff" * 2 * PIECES + rest))
+
+
 def test_segments_of_anything_are_looked_at_without_a_fault() -> None:
     chance, photo = random.Random(5), saved(Image.new("RGB", (32, 32), "red"), "JPEG", progressive=True)
     for _ in range(2000):
