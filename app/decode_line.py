@@ -26,12 +26,12 @@ class Job:
     photo: bytes
     future: asyncio.Future[Pixels]
     owner: object
+    quick: bool  # as `is_quick` says
     deaths: int = 0  # of processes that may have been reading it
-    quick: bool = field(init=False)
     size: int = field(init=False)  # bytes, known when the photo itself has been let go
 
     def __post_init__(self) -> None:
-        self.quick, self.size = is_quick(self.photo), len(self.photo)
+        self.size = len(self.photo)
 
 
 def is_quick(photo: bytes) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import signal
 import socket
@@ -25,10 +24,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from app.decode_line import Job, Line
+from app.call_times import rest, shared
+from app.decode_line import Job, Line, is_quick
 from app.decoder import PATIENCE, Decoder, reaped
 from app.decoder_process import OUTGROWN
-from app.errors import ServiceError
+from app.errors import overloaded
 from contract.errors import ContractError, PhotoError
 from contract.pixels import Pixels
 
@@ -36,7 +36,6 @@ log = logging.getLogger("food_vision")
 PROGRAM = ("-m", "app.decoder_process")
 START_SECONDS = 60.0  # longest wait for the processes; they take 0.2 s on an idle machine
 MOST_DEATHS = 2  # of processes by one photo: the first may be a coincidence
-LONGEST_RETRY = 60  # seconds
 AVERAGE = 0.2  # weight of the last photo in the seconds that one takes
 TOO_LONG = (
     "Decoding the image takes more than {} ms of processor time (decode_cpu_ms). Send a smaller copy, or a plain JPEG."
@@ -80,7 +79,7 @@ class DecodePool:
         self._dying: set[Decoder] = set()  # until another is started
         self._closed = False
         self._down_since: float | None = None
-        self._false_starts = 0
+        self._false_starts = 0  # since the last that came to be ready
 
     async def start(self) -> None:
         """Start the processes; `ready` waits for them. Raises `ContractError` when the system
@@ -127,30 +126,25 @@ class DecodePool:
                 pages += int(Path(f"/proc/{decoder.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    @property
-    def wait_seconds(self) -> float:
-        """Seconds until a quick photo that comes now would be begun, as far as is known; 0 while
-        nothing is.
-        """
-        return self._expected(quick=True, owner=None)
-
     def check_room(self) -> None:
         """Raise `ServiceError` with slug `overloaded` where too many photos wait already."""
         if self._room <= 0:
-            raise _overloaded(self.wait_seconds)
+            raise overloaded("Too many photos are waiting to be decoded.", self.expected(quick=True)[0])
 
-    async def decode(self, photo: bytes, timeout: float, owner: object) -> tuple[Pixels, float]:
+    async def decode(
+        self, photo: bytes, timeout: float, owner: object, quick: bool | None = None
+    ) -> tuple[Pixels, float]:
         """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners
-        take turns.
+        take turns. `quick`: `is_quick(photo)`, where that is known.
 
-        Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait, or it would not
-        be begun in time), and `TimeoutError` after `timeout` seconds. Then, and when the caller is
-        cancelled, it is not decoded any further.
+        Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait), and
+        `TimeoutError` after `timeout` seconds. Then, and when the caller is cancelled, it is not
+        decoded any further.
         """
         loop = asyncio.get_running_loop()
-        job = Job(photo, loop.create_future(), owner)
+        job = Job(photo, loop.create_future(), owner, is_quick(photo) if quick is None else quick)
         del photo
-        self._admit(job, timeout)
+        self.check_room()
         self._room -= 1
         started = time.perf_counter()
         alarm = loop.call_later(timeout, _expire, job.future)
@@ -165,34 +159,29 @@ class DecodePool:
             job.photo = b""
             del job  # an error knows this frame, and the job its future and so the error: a circle of 30 MB
 
-    def _admit(self, job: Job, timeout: float) -> None:
-        """Raise `ServiceError` for a photo that there is no room or no time for."""
-        self.check_room()
-        wait = self._expected(job.quick, job.owner)
-        if wait > timeout:
-            raise _overloaded(wait)
-
-    def _expected(self, quick: bool, owner: object) -> float:
-        """Seconds until a photo of this owner would be begun."""
+    def expected(self, quick: bool, owner: object = None) -> tuple[float, float]:
+        """Seconds until a photo that comes now would be begun, and that it is read then, as far as
+        is known.
+        """
+        for decoder in self._decoders:
+            if decoder.ready and not decoder.jobs and (quick or self._slow_may_go):
+                return 0.0, self._seconds[quick]
         able = [decoder for decoder in self._decoders if decoder.ready]
-        for decoder in able:
-            if not decoder.jobs and (quick or self._slow_may_go):
-                return 0.0
         ahead = self._lines[quick].ahead_of(owner)
         seconds = ahead * self._seconds[quick]
         if len(able) == 1:  # both lines take turns at it
             seconds += min(len(self._lines[not quick]), ahead + 1) * self._seconds[not quick]
-        used = [decoder for decoder in able if decoder.slow != quick] or able
-        return (seconds + sum(map(self._remaining, used))) / max(1, len(used))
+        alike = [self._remaining(decoder) for decoder in able if decoder.slow != quick]
+        if not quick:  # they may have all but one, the soonest first
+            others = sorted(self._remaining(decoder) for decoder in able if not decoder.slow)
+            alike += others[: max(0, len(able) - 1 - len(alike))]
+        return shared(seconds, alike or [self._remaining(decoder) for decoder in able]), self._seconds[quick]
 
     def _remaining(self, decoder: Decoder) -> float:
-        """Seconds until it has read what it has. One that takes longer than usual takes as long
-        again.
-        """
+        """Seconds until it has read what it has."""
         if not decoder.jobs:
             return 0.0
-        first, so_far = self._seconds[decoder.jobs[0].quick], decoder.reading_seconds
-        seconds = first - so_far if so_far < first else so_far
+        seconds = rest(self._seconds[decoder.jobs[0].quick], decoder.reading_seconds)
         for job in islice(decoder.jobs, 1, None):
             seconds += self._seconds[job.quick]
         return seconds
@@ -225,9 +214,13 @@ class DecodePool:
 
     @property
     def _slow_may_go(self) -> bool:
-        """Whether a process that reads nothing slow would be left, or there is but one."""
+        """Whether a process that reads nothing slow would be left, or there is but one, and no
+        other is about to come.
+        """
         free = sum(decoder.ready and not decoder.slow for decoder in self._decoders)
-        return free > 1 or len(self._decoders) + len(self._dying) == 1
+        if free > 1 or len(self._decoders) + len(self._dying) == 1:
+            return True
+        return self._false_starts > 0 and self._able == 1
 
     async def _guard(self) -> None:
         """Look every `PATIENCE` seconds at processes that take long."""
@@ -275,7 +268,7 @@ class DecodePool:
 
     def came(self) -> None:
         """A process is ready."""
-        self._down_since = None
+        self._down_since, self._false_starts = None, 0
         self.dispatch()
 
     def lost(self, decoder: Decoder) -> None:
@@ -286,6 +279,7 @@ class DecodePool:
         self._dying.add(decoder)
         if not self._able and self._down_since is None:
             self._down_since = time.monotonic()
+        self._false_starts += not decoder.ready
         self._put_back(decoder.taken_back())
         self._spawn(self._replace(decoder))
         self.dispatch()
@@ -295,7 +289,6 @@ class DecodePool:
         self._judge(decoder, code)
         self.dispatch()
         if not decoder.ready:
-            self._false_starts += 1
             await asyncio.sleep(AGAIN_SECONDS)
         while True:
             try:
@@ -312,7 +305,7 @@ class DecodePool:
         """Say why it ended, and what becomes of the photo that it was reading."""
         job = decoder.jobs[0] if decoder.jobs else None
         if job is not None:
-            self.took(job, decoder.reading_seconds)
+            self.took(job, max(decoder.reading_seconds, self._seconds[job.quick]))  # it was not done
         if decoder.killed == "forgotten" or code == OUTGROWN:
             self._put_back(list(decoder.jobs)[:1])
             return
@@ -340,13 +333,6 @@ class DecodePool:
             await asyncio.to_thread(reaped, decoder.process)
         for job in [*self._lines[True], *self._lines[False]]:
             job.future.cancel()
-
-
-def _overloaded(wait: float) -> ServiceError:
-    retry = min(LONGEST_RETRY, max(1, math.ceil(wait)))
-    return ServiceError(
-        "overloaded", f"Too many photos are waiting to be decoded. Try again in {retry} s.", retry_after=retry
-    )
 
 
 def _environment() -> dict[str, str]:
