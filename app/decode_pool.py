@@ -227,6 +227,9 @@ class DecodePool:
         while True:
             await asyncio.sleep(PATIENCE)
             for decoder in self._decoders:
+                if decoder.starting_seconds > START_SECONDS and not decoder.killed:
+                    log.error("a process that decodes photos was not ready after %.0f s: killed", START_SECONDS)
+                    decoder.kill("hung")
                 if decoder.killed or decoder.reading_seconds <= PATIENCE:
                     continue
                 if decoder.reading_seconds > self._longest:

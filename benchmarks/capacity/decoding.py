@@ -1,7 +1,8 @@
 """A replica whose processes that decode photos may be what is short, on a simulated clock.
 
-A request takes the service's own way: the door, the decode pool with its lines, the batcher. Simulated are the processes,
-which read a photo for a known time, and the engine. No HTTP; the event loop costs nothing.
+A request takes the service's own way: the door, the decode pool with its lines, the batcher.
+Simulated are the processes, which read a photo for a known time, and the engine. There is no HTTP,
+and the event loop costs nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Photos:
 
 @dataclass
 class Came:
-    """What came of the photos of one kind: `due` and `done` [answers] in seconds, and how many had which outcome."""
+    """What came of the photos of one kind: `due` and `done` [answers] in seconds, and outcomes."""
 
     due: list[float] = field(default_factory=list)
     done: list[float] = field(default_factory=list)
@@ -159,5 +160,8 @@ async def _served(processes: int, engine: Device, timeout: float, kinds: Sequenc
 
 
 def decoding(processes: int, engine: Device, timeout: float, *kinds: Photos) -> tuple[list[Came], float]:
-    """What came of photos of each kind, at default settings but the `timeout` in seconds; seconds that the engine ran."""
+    """What came of photos of each kind, and seconds that the engine ran.
+
+    Settings are the defaults but for the `timeout`, in seconds.
+    """
     return simulate(_served(processes, engine, timeout, kinds))

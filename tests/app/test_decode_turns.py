@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.decode_pool import DecodePool
+from app.decode_pool import START_SECONDS, DecodePool
 from tests.app.decoders import QUICK, SLOW_KIND, StandIn, settle, stand_ins
 from tests.app.fake_time import play
 
@@ -155,6 +155,17 @@ def test_slow_photos_do_not_wait_for_a_process_that_cannot_come_up(told: Told) -
         pool.came()
         await ask(pool, SLOW_KIND, "b")
         assert not came.jobs, "now there are two"
+
+    told(story, 2)
+
+
+def test_a_process_that_never_gets_ready_is_ended(told: Told) -> None:
+    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
+        decoders[1].ready = False
+        await asyncio.sleep(START_SECONDS - 1)
+        assert [one.killed for one in decoders] == ["", ""]
+        await asyncio.sleep(2)
+        assert [one.killed for one in decoders] == ["", "hung"]
 
     told(story, 2)
 

@@ -68,18 +68,8 @@ def test_answers_after_the_deadline_do_not_count() -> None:
 def test_the_command_prints_a_table_and_fails_with_a_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = [
-        "--devices",
-        "0,700;0,250",
-        "--decoding",
-        "",
-        "--loads",
-        "2",
-        "--seconds",
-        "30",
-        "--out",
-        str(tmp_path / "found"),
-    ]
+    argv = ["--devices", "0,700;0,250", "--decoding", "2,500", "--loads", "2", "--seconds", "30"]
+    argv += ["--out", str(tmp_path / "found")]
     assert main(argv) == 0
     assert "0,250 at 2x" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())

@@ -1,4 +1,6 @@
-"""Overload of the processes that decode photos, on a simulated clock: the service's own door, decode pool and batcher."""
+"""Overload of the processes that decode photos: the service's own door, decode pool and batcher, on
+a simulated clock.
+"""
 
 from __future__ import annotations
 
