@@ -27,6 +27,8 @@ class Job:
     future: asyncio.Future[Pixels]
     owner: object
     quick: bool  # as `is_quick` says
+    ends: float = 0.0  # when nobody waits any more, by the event loop's clock; 0: it need not wait
+    half: float = 0.0  # of the seconds that it had at first
     deaths: int = 0  # of processes that may have been reading it
     size: int = field(init=False)  # bytes, known when the photo itself has been let go
 

@@ -151,6 +151,7 @@ class DecodePool:
         try:
             self._lines[job.quick].append(job)
             self.dispatch()
+            job.ends, job.half = alarm.when(), timeout / 2
             return await job.future, time.perf_counter() - started
         finally:
             alarm.cancel()
@@ -203,13 +204,25 @@ class DecodePool:
         reads none of them.
         """
         for quick in (not self._last_quick, self._last_quick):
-            job = self._lines[quick].next()
+            job = self._in_time(quick)
             if job is not None and (quick or self._slow_may_go):
                 able = (decoder for decoder in self._decoders if decoder.takes(job))
                 if (decoder := min(able, key=lambda one: one.load, default=None)) is None:
                     return None  # the next that is idle is for this one
                 self._last_quick = quick
                 return decoder, self._lines[quick].take()
+        return None
+
+    def _in_time(self, quick: bool) -> Job | None:
+        """The next of a line. Who waited for more than half of its time, and has less left than one
+        takes to be read, is left out for good.
+        """
+        line = self._lines[quick]
+        while (job := line.next()) is not None:
+            if not job.ends or job.ends - job.future.get_loop().time() >= min(self._seconds[quick], job.half):
+                return job
+            line.discard(job)
+            _expire(job.future)
         return None
 
     @property

@@ -200,6 +200,30 @@ def test_what_nobody_waits_for_leaves_the_line_at_once(told: Told) -> None:
     told(story, 1)
 
 
+def test_what_can_no_longer_be_read_in_time_is_left_out(told: Told) -> None:
+    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
+        pool._seconds[False] = 2.0
+        first = await ask(pool, SLOW_KIND, "a")
+        late = await ask(pool, SLOW_KIND + b"late", "b", timeout=10)
+        hasty = await ask(pool, SLOW_KIND + b"hasty", "c", timeout=8.2)
+        live = await ask(pool, SLOW_KIND + b"live", "d", timeout=16)
+        await asyncio.sleep(8.1)
+        decoders[0].answer()  # now one takes more than three seconds on average
+        await asyncio.wait([first, late, hasty])
+        assert isinstance(late.exception(), TimeoutError)
+        assert isinstance(hasty.exception(), TimeoutError)
+        assert decoders[0].photos == [SLOW_KIND + b"live"]
+        pool._seconds[False] = 100.0
+        other = await ask(pool, SLOW_KIND + b"other", "e", timeout=16)
+        await asyncio.sleep(7)
+        decoders[0].answer()
+        await live
+        assert decoders[0].photos == [SLOW_KIND + b"other"], "it has more than half of its time, and may be faster"
+        assert not other.done()
+
+    told(story, 1)
+
+
 @pytest.mark.parametrize("why", ["cancelled", "late"])
 def test_a_process_that_reads_for_nobody_is_ended(told: Told, why: str) -> None:
     lost: list[int] = []

@@ -22,6 +22,18 @@ def test_goodput_stays_where_decoding_is_short_and_who_is_let_in_is_answered(
     assert cell.late <= 5, "of the first, of which nothing is known"
 
 
+@pytest.mark.parametrize(("short", "long"), [((4, 0.05), (2, 1.0)), ((4, 0.2), (0.5, 3.0))])
+def test_processes_are_not_kept_busy_in_vain_by_photos_of_very_different_times(
+    short: tuple[float, float], long: tuple[float, float]
+) -> None:
+    """Which is which is not known before."""
+    rng = np.random.default_rng(0)
+    kinds = [Photos(poisson(rate, 0, 120, rng), seconds) for rate, seconds in (short, long)]
+    found, _ = decoding(2, Device(10, 3), 10, *kinds)
+    useful = sum(came.outcomes["ok"] * kind.seconds for came, kind in zip(found, kinds, strict=True))
+    assert useful > 0.8 * 120, found
+
+
 def answered(came: Came) -> float:
     """The share."""
     return came.outcomes["ok"] / came.outcomes.total()
