@@ -50,7 +50,7 @@ DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 class DecodePool:
     """Decodes photos to `image_size`; more than `max_waiting` at once are refused with
-    `overloaded`.
+    `overloaded`, and so is what is not quick beyond half of that: quick photos find room.
 
     A photo gets `cpu_ms` of processor time, and `longest` seconds in all. `on_lost` is called when
     a process has died, or was killed because it hung.
@@ -68,6 +68,7 @@ class DecodePool:
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._size, self._room, self._longest, self._on_lost = processes, max_waiting, longest, on_lost
+        self._slow_room = max(1, max_waiting // 2)
         self.shape = (image_size, image_size, 3)
         self._cpu_ms = cpu_ms
         self._command = [sys.executable, *PROGRAM, str(image_size), str(max_pixels), str(cpu_ms)]
@@ -126,10 +127,10 @@ class DecodePool:
                 pages += int(Path(f"/proc/{decoder.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def check_room(self) -> None:
+    def check_room(self, quick: bool = True) -> None:
         """Raise `ServiceError` with slug `overloaded` where too many photos wait already."""
-        if self._room <= 0:
-            raise overloaded("Too many photos are waiting to be decoded.", self.expected(quick=True)[0])
+        if self._room <= 0 or (not quick and self._slow_room <= 0):
+            raise overloaded("Too many photos are waiting to be decoded.", self.expected(quick)[0])
 
     async def decode(
         self, photo: bytes, timeout: float, owner: object, quick: bool | None = None
@@ -144,8 +145,9 @@ class DecodePool:
         loop = asyncio.get_running_loop()
         job = Job(photo, loop.create_future(), owner, is_quick(photo) if quick is None else quick)
         del photo
-        self.check_room()
+        self.check_room(job.quick)
         self._room -= 1
+        self._slow_room -= not job.quick
         started = time.perf_counter()
         alarm = loop.call_later(timeout, _expire, job.future)
         try:
@@ -156,6 +158,7 @@ class DecodePool:
         finally:
             alarm.cancel()
             self._room += 1
+            self._slow_room += not job.quick
             self._lines[job.quick].discard(job)
             job.photo = b""
             del job  # an error knows this frame, and the job its future and so the error: a circle of 30 MB

@@ -28,14 +28,12 @@ from app.decoder import Decoder
 from app.decoder_process import ANSWER, PIXELS, REFUSED
 from app.errors import ServiceError
 from app.model import ServedModel
-from app.settings import Settings
 from benchmarks.capacity.clock import simulate
+from benchmarks.capacity.replica import Replica
 from benchmarks.known_engine import Device
 from contract.errors import PhotoError
 from contract.pixels import Pixels
 
-DEFAULTS = Settings.model_fields
-MAX_QUEUE, MAX_DECODING = (DEFAULTS[name].default for name in ("max_queue", "max_decoding"))
 JPEG = b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00"  # the head of one of 16 x 16
 WEBP = b"RIFF----WEBP"
 WORK = struct.Struct("d?")  # seconds that it is read, and whether it is then refused
@@ -105,7 +103,7 @@ class _Pool(DecodePool):
     """Without processes of the system."""
 
     def __init__(self, processes: int, longest: float) -> None:
-        super().__init__(processes, MAX_DECODING, image_size=1, max_pixels=1, cpu_ms=1, longest=longest)
+        super().__init__(processes, Replica.max_decoding, image_size=1, max_pixels=1, cpu_ms=1, longest=longest)
         self._decoders += [_Process(self) for _ in range(processes)]
         self._spawn(self._guard())
 
@@ -141,9 +139,11 @@ async def _served(processes: int, engine: Device, timeout: float, kinds: Sequenc
 
     model = ServedModel.__new__(ServedModel)  # its requests' part alone
     pool = _Pool(processes, timeout)
-    batcher: Batcher[Pixels, Any] = Batcher(run, max_batch=16, max_queue=MAX_QUEUE, slots=Slots(), clock=loop.time)
+    batcher: Batcher[Pixels, Any] = Batcher(
+        run, max_batch=Replica.max_batch, max_queue=Replica.max_queue, slots=Slots(), clock=loop.time
+    )
     batcher.fit(16, (1, 2, 4, 8, 16))
-    settings = SimpleNamespace(request_timeout_ms=1000 * timeout, max_queue=MAX_QUEUE)
+    settings = SimpleNamespace(request_timeout_ms=1000 * timeout, max_queue=Replica.max_queue)
     vars(model).update(_scores=batcher, _decoder=pool, _settings=settings)
     found = [Came() for _ in kinds]
     due = sorted((when, number) for number, kind in enumerate(kinds) for when in kind.arrivals.tolist())

@@ -52,6 +52,15 @@ def test_a_flood_of_slow_photos_that_are_refused_in_the_end_shuts_out_no_quick_o
     assert set(bad.outcomes) == {"bad_image", "overloaded"}
 
 
+def test_a_flood_of_photos_that_are_a_little_slow_leaves_quick_ones_room() -> None:
+    rng = np.random.default_rng(0)
+    flood, honest = Photos(poisson(20, 0, 60, rng), 0.1), Photos(poisson(1, 0, 60, rng), 0.01, quick=True)
+    (slow, quick), _ = decoding(2, Device(10, 3), 10, flood, honest)
+    assert answered(quick) == 1, quick.outcomes
+    assert set(slow.outcomes) == {"ok", "overloaded"}
+    assert slow.outcomes["ok"] > 0.95 * 60 * 10
+
+
 def test_slow_and_quick_photos_share_an_engine_that_is_short() -> None:
     """Each kind alone would fit."""
     rng = np.random.default_rng(0)
