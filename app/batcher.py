@@ -87,14 +87,19 @@ class Slots:
 
     def free_in(self, work: float = 0.0) -> float:
         """Seconds until an engine is free, after what runs and so many seconds of work."""
-        rests = [rest for one in self.batchers for rest in one.times.rests()]
-        return shared(work, rests + [0.0] * (self.engines - len(rests)))
+        rests: list[float] = []
+        for one in self.batchers:
+            rests += one.times.rests()
+        rests += [0.0] * (self.engines - len(rests))
+        return shared(work, rests)
 
     def done_in(self, newcomer: Batcher[Any, Any], arrives: float, time: float) -> float:
         """Seconds until an item of a batcher that arrives then would be done, after all before it; within `time`."""
         size, own = newcomer.times.own_batch(time)
         work = newcomer.times.drain(newcomer.before(arrives) // size * size)
-        work += sum(one.times.drain(one.before(arrives)) for one in self.batchers if one is not newcomer)
+        for one in self.batchers:
+            if one is not newcomer:
+                work += one.times.drain(one.before(arrives))
         return self.free_in(work) + own
 
 
