@@ -5,9 +5,10 @@ oldest of it at the moment an engine is free: as many as the engine does best (`
 gets its next batch before the answers of the last one are handed out, which takes the event loop some milliseconds.
 
 Nobody computes an answer that nobody reads. What cannot be answered before its deadline is refused at the door, before
-its photo is decoded: `enter` expects when all that stands before it will be done. An idle engine takes whatever comes, so
-a wrong expectation is put right by the next call. What has a place but cannot be done in time any more, since calls took
-longer than expected, is left out when a batch is formed; what has expired or lost its caller leaves the queue at once.
+its photo is decoded: `enter` expects when it will be decoded, and when all that stands before it then will be done. An
+idle engine takes whatever comes, so a wrong expectation is put right by the next call. What has a place but cannot be
+done in time any more, since calls took longer than expected, is left out when a batch is formed; what has expired or
+lost its caller leaves the queue at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from app.call_times import Call, CallTimes
+from app.call_times import Call, CallTimes, shared
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -75,40 +76,41 @@ class Slots:
         """Give an engine back."""
         self._free.release()
 
-    @property
-    def idle(self) -> bool:
-        """Whether an engine is free and nobody waits."""
+    def idle(self, arrives: float) -> bool:
+        """Whether an engine is free and nobody stands before one who arrives then."""
         running = 0
         for one in self.batchers:
-            if one.waiting:
+            if one.before(arrives):
                 return False
             running += one.times.running
         return running < self.engines
 
-    def rest(self) -> float:
-        """Seconds of an engine until the running calls are done."""
-        rest = 0.0
+    def free_in(self, work: float = 0.0) -> float:
+        """Seconds until an engine is free, after what runs and so many seconds of work."""
+        rests: list[float] = []
         for one in self.batchers:
-            rest += one.times.rest()
-        return rest
+            rests += one.times.rests()
+        rests += [0.0] * (self.engines - len(rests))
+        return shared(work, rests)
 
-    def done_in(self, newcomer: Batcher[Any, Any], time: float) -> float:
-        """Seconds until one more item of a batcher would be done, after all that waits and runs now; within `time`."""
+    def done_in(self, newcomer: Batcher[Any, Any], arrives: float, time: float) -> float:
+        """Seconds until an item of a batcher that arrives then would be done, after all before it; within `time`."""
         size, own = newcomer.times.own_batch(time)
-        before = newcomer.times.drain(newcomer.waiting // size * size)
+        work = newcomer.times.drain(newcomer.before(arrives) // size * size)
         for one in self.batchers:
             if one is not newcomer:
-                before += one.times.drain(one.waiting)
-        return (self.rest() + before) / self.engines + own
+                work += one.times.drain(one.before(arrives))
+        return self.free_in(work) + own
 
 
 class Place(Generic[T, R]):
     """An item's place in the line, from the door to its answer. Who does not `submit` must `leave`."""
 
-    def __init__(self, batcher: Batcher[T, R], now: float, timeout: float) -> None:
+    def __init__(self, batcher: Batcher[T, R], deadline: float, promised: float, arrives: float) -> None:
         self._batcher = batcher
-        self.deadline = now + timeout
-        self.time = PROMISED * timeout
+        self.deadline = deadline
+        self.promised = promised  # seconds after `enter` by which it is to be answered
+        self.arrives = arrives  # when its item is expected
         self.since = 0.0  # when it was queued
         self._future: asyncio.Future[Done[R]] | None = None
 
@@ -157,7 +159,7 @@ class Place(Generic[T, R]):
 class Batcher(Generic[T, R]):
     """Collects items for `run`, which takes up to `max_batch` of them and returns as many results in order.
 
-    At most `max_queue` items have a place that no batch has taken. An exception of `run` fails the items of its batch and
+    Nobody is let in while `max_queue` items wait for an engine. An exception of `run` fails the items of its batch and
     no others. `run` may be a plain function that starts the engine and returns a future: then the engine starts at once.
     """
 
@@ -192,34 +194,40 @@ class Batcher(Generic[T, R]):
         """Items in the queue."""
         return len(self._queue)
 
-    @property
-    def waiting(self) -> int:
-        """Items that have a place and are in no batch yet."""
-        return len(self._decoding) + len(self._queue)
+    def before(self, arrives: float) -> int:
+        """Items that wait, or are expected by then."""
+        count = len(self._queue)
+        for place in self._decoding:
+            count += place.arrives <= arrives
+        return count
 
     @property
     def oldest_seconds(self) -> float:
         """How long the oldest item has been in the queue; 0 when none is."""
         return self._clock() - next(iter(self._queue)).since if self._queue else 0.0
 
-    def check(self, timeout: float, ready: float = 0.0) -> None:
-        """Raise `QueueFull` or `TooLate` as `enter` would: for callers that have work to do before."""
-        if self.waiting >= self._max_queue:
-            raise QueueFull(self._slots.rest() / self._slots.engines)
-        if not self._slots.idle:
-            promised = PROMISED * timeout
-            alone, done = self.times.seconds(1), self._slots.done_in(self, promised)
+    def check(self, timeout: float, wait: float = 0.0, making: float = 0.0) -> float:
+        """Raise `QueueFull` or `TooLate` as `enter` would, else when the item is expected."""
+        if len(self._queue) >= self._max_queue:
+            raise QueueFull(self._slots.free_in())
+        arrives, promised = self._clock() + wait + making, PROMISED * timeout
+        idle = self._slots.idle(arrives)
+        if wait or not idle:
+            ready = wait and wait + making  # what is begun at once may take less time than the last
+            alone = self.times.seconds(1)
+            done = 0.0 if idle else self._slots.done_in(self, arrives, promised)
             over = max(done, ready + alone) - promised
             if over > 0:
-                raise TooLate(min(over, max(done - alone, ready)))  # at the latest when the engines are idle
+                raise TooLate(min(over, max(done - alone, ready)))  # at the latest when all before it is done
+        return arrives
 
-    def enter(self, timeout: float, ready: float = 0.0) -> Place[T, R]:
-        """A place for an item that is there in `ready` seconds and must be answered within `timeout`.
+    def enter(self, timeout: float, wait: float = 0.0, making: float = 0.0) -> Place[T, R]:
+        """A place for an item that must be answered within `timeout` seconds.
 
-        Raises `QueueFull` or `TooLate`.
+        After `wait` seconds it begins to be made, in `making` seconds. Raises `QueueFull` or `TooLate`.
         """
-        self.check(timeout, ready)
-        place = Place(self, self._clock(), timeout)
+        arrives = self.check(timeout, wait, making)
+        place = Place(self, self._clock() + timeout, PROMISED * timeout, arrives)
         self._decoding.add(place)
         return place
 
@@ -294,13 +302,13 @@ class Batcher(Generic[T, R]):
         for place in self._queue:
             if len(able) == self.times.max_batch:
                 break
-            if place.time not in needed:
-                needed[place.time] = self.times.needed(len(self._queue), place.time)
+            if place.promised not in needed:
+                needed[place.promised] = self.times.needed(len(self._queue), place.promised)
             left = place.deadline - now
             if not place.waited_for or left <= 0:
                 gone.append(place)
             else:
-                (able if left >= needed[place.time] else late).append(place)
+                (able if left >= needed[place.promised] else late).append(place)
         if not able:
             able, late = late[-1:], []
         for place in (*gone, *late):

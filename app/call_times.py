@@ -21,6 +21,26 @@ SAME = 0.01  # share by which an average may move before all is reckoned anew
 NOTHING = 1e-9  # seconds that each photo counts for while nothing is known: padding costs, and nothing else
 
 
+def rest(expected: float, so_far: float) -> float:
+    """Seconds that something which takes so long still takes. If it is late, it may be as late again."""
+    return abs(expected - so_far)
+
+
+def shared(work: float, rests: list[float]) -> float:
+    """Seconds until so many of work are done by some that are free after `rests`, and then share it; the soonest first.
+
+    One that takes long holds up nobody else.
+    """
+    rests.sort()
+    done = work
+    for count, free in enumerate(rests, 1):
+        if count > 1 and free >= done:
+            break
+        work += free
+        done = work / count
+    return done
+
+
 @dataclass
 class _Average:
     seconds: float
@@ -132,15 +152,15 @@ class CallTimes:
         """Of a call of `count` photos, from 1 to `max_batch`; 0 while nothing is known."""
         return self._curve().seconds[count - 1]
 
-    def rest(self) -> float:
-        """Seconds that the running calls still take together. One that is late may be as late again."""
+    def rests(self) -> list[float]:
+        """Seconds that each running call still takes."""
         if not self._running:
-            return 0.0
-        now, known, rest = self._clock(), bool(self._averages), 0.0
-        for call in self._running:
-            expected = self.seconds(min(call.size, self.max_batch)) if known else 0.0
-            rest += abs(expected - (now - call.began))
-        return rest
+            return []
+        now, known = self._clock(), bool(self._averages)
+        return [
+            rest(self.seconds(min(call.size, self.max_batch)) if known else 0.0, now - call.began)
+            for call in self._running
+        ]
 
     def drain(self, count: int) -> float:
         """Seconds of an engine for `count` photos in a row, in batches of the size that is best for that."""

@@ -26,12 +26,14 @@ class Job:
     photo: bytes
     future: asyncio.Future[Pixels]
     owner: object
+    quick: bool  # as `is_quick` says
+    ends: float = 0.0  # when nobody waits any more, by the event loop's clock; 0: it need not wait
+    half: float = 0.0  # of the seconds that it had at first
     deaths: int = 0  # of processes that may have been reading it
-    quick: bool = field(init=False)
     size: int = field(init=False)  # bytes, known when the photo itself has been let go
 
     def __post_init__(self) -> None:
-        self.quick, self.size = is_quick(self.photo), len(self.photo)
+        self.size = len(self.photo)
 
 
 def is_quick(photo: bytes) -> bool:

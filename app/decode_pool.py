@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import signal
 import socket
@@ -25,10 +24,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from app.decode_line import Job, Line
+from app.call_times import rest, shared
+from app.decode_line import Job, Line, is_quick
 from app.decoder import PATIENCE, Decoder, reaped
 from app.decoder_process import OUTGROWN
-from app.errors import ServiceError
+from app.errors import overloaded
 from contract.errors import ContractError, PhotoError
 from contract.pixels import Pixels
 
@@ -36,7 +36,6 @@ log = logging.getLogger("food_vision")
 PROGRAM = ("-m", "app.decoder_process")
 START_SECONDS = 60.0  # longest wait for the processes; they take 0.2 s on an idle machine
 MOST_DEATHS = 2  # of processes by one photo: the first may be a coincidence
-LONGEST_RETRY = 60  # seconds
 AVERAGE = 0.2  # weight of the last photo in the seconds that one takes
 TOO_LONG = (
     "Decoding the image takes more than {} ms of processor time (decode_cpu_ms). Send a smaller copy, or a plain JPEG."
@@ -51,7 +50,7 @@ DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 
 class DecodePool:
     """Decodes photos to `image_size`; more than `max_waiting` at once are refused with
-    `overloaded`.
+    `overloaded`, and so is what is not quick beyond half of that: quick photos find room.
 
     A photo gets `cpu_ms` of processor time, and `longest` seconds in all. `on_lost` is called when
     a process has died, or was killed because it hung.
@@ -69,6 +68,7 @@ class DecodePool:
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._size, self._room, self._longest, self._on_lost = processes, max_waiting, longest, on_lost
+        self._slow_room = max(1, max_waiting // 2)
         self.shape = (image_size, image_size, 3)
         self._cpu_ms = cpu_ms
         self._command = [sys.executable, *PROGRAM, str(image_size), str(max_pixels), str(cpu_ms)]
@@ -80,7 +80,7 @@ class DecodePool:
         self._dying: set[Decoder] = set()  # until another is started
         self._closed = False
         self._down_since: float | None = None
-        self._false_starts = 0
+        self._false_starts = 0  # since the last that came to be ready
 
     async def start(self) -> None:
         """Start the processes; `ready` waits for them. Raises `ContractError` when the system
@@ -127,72 +127,65 @@ class DecodePool:
                 pages += int(Path(f"/proc/{decoder.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    @property
-    def wait_seconds(self) -> float:
-        """Seconds until a quick photo that comes now would be begun, as far as is known; 0 while
-        nothing is.
-        """
-        return self._expected(quick=True, owner=None)
-
-    def check_room(self) -> None:
+    def check_room(self, quick: bool = True) -> None:
         """Raise `ServiceError` with slug `overloaded` where too many photos wait already."""
-        if self._room <= 0:
-            raise _overloaded(self.wait_seconds)
+        if self._room <= 0 or (not quick and self._slow_room <= 0):
+            raise overloaded("Too many photos are waiting to be decoded.", self.expected(quick)[0])
 
-    async def decode(self, photo: bytes, timeout: float, owner: object) -> tuple[Pixels, float]:
+    async def decode(
+        self, photo: bytes, timeout: float, owner: object, quick: bool | None = None
+    ) -> tuple[Pixels, float]:
         """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners
-        take turns.
+        take turns. `quick`: `is_quick(photo)`, where that is known.
 
-        Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait, or it would not
-        be begun in time), and `TimeoutError` after `timeout` seconds. Then, and when the caller is
-        cancelled, it is not decoded any further.
+        Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait), and
+        `TimeoutError` after `timeout` seconds. Then, and when the caller is cancelled, it is not
+        decoded any further.
         """
         loop = asyncio.get_running_loop()
-        job = Job(photo, loop.create_future(), owner)
+        job = Job(photo, loop.create_future(), owner, is_quick(photo) if quick is None else quick)
         del photo
-        self._admit(job, timeout)
+        self.check_room(job.quick)
         self._room -= 1
+        self._slow_room -= not job.quick
         started = time.perf_counter()
         alarm = loop.call_later(timeout, _expire, job.future)
         try:
             self._lines[job.quick].append(job)
             self.dispatch()
+            job.ends, job.half = alarm.when(), timeout / 2
             return await job.future, time.perf_counter() - started
         finally:
             alarm.cancel()
             self._room += 1
+            self._slow_room += not job.quick
             self._lines[job.quick].discard(job)
             job.photo = b""
             del job  # an error knows this frame, and the job its future and so the error: a circle of 30 MB
 
-    def _admit(self, job: Job, timeout: float) -> None:
-        """Raise `ServiceError` for a photo that there is no room or no time for."""
-        self.check_room()
-        wait = self._expected(job.quick, job.owner)
-        if wait > timeout:
-            raise _overloaded(wait)
-
-    def _expected(self, quick: bool, owner: object) -> float:
-        """Seconds until a photo of this owner would be begun."""
+    def expected(self, quick: bool, owner: object = None) -> tuple[float, float]:
+        """Seconds until a photo that comes now would be begun, and that it is read then, as far as
+        is known.
+        """
+        for decoder in self._decoders:
+            if decoder.ready and not decoder.jobs and (quick or self._slow_may_go):
+                return 0.0, self._seconds[quick]
         able = [decoder for decoder in self._decoders if decoder.ready]
-        for decoder in able:
-            if not decoder.jobs and (quick or self._slow_may_go):
-                return 0.0
         ahead = self._lines[quick].ahead_of(owner)
         seconds = ahead * self._seconds[quick]
         if len(able) == 1:  # both lines take turns at it
             seconds += min(len(self._lines[not quick]), ahead + 1) * self._seconds[not quick]
-        used = [decoder for decoder in able if decoder.slow != quick] or able
-        return (seconds + sum(map(self._remaining, used))) / max(1, len(used))
+        alike = [self._remaining(decoder) for decoder in able if decoder.slow != quick]
+        if not quick:  # they may have all but one, the soonest first
+            others = sorted(self._remaining(decoder) for decoder in able if not decoder.slow)
+            alike += others[: max(0, len(able) - 1 - len(alike))]
+        return shared(seconds, alike or [self._remaining(decoder) for decoder in able]), self._seconds[quick]
 
     def _remaining(self, decoder: Decoder) -> float:
-        """Seconds until it has read what it has. One that takes longer than usual takes as long
-        again.
-        """
+        """Seconds until it has read what it has."""
         if not decoder.jobs:
             return 0.0
-        first, so_far = self._seconds[decoder.jobs[0].quick], decoder.reading_seconds
-        seconds = first - so_far if so_far < first else so_far
+        seconds = rest(self._seconds[decoder.jobs[0].quick], decoder.reading_seconds)
         for job in islice(decoder.jobs, 1, None):
             seconds += self._seconds[job.quick]
         return seconds
@@ -214,7 +207,7 @@ class DecodePool:
         reads none of them.
         """
         for quick in (not self._last_quick, self._last_quick):
-            job = self._lines[quick].next()
+            job = self._in_time(quick)
             if job is not None and (quick or self._slow_may_go):
                 able = (decoder for decoder in self._decoders if decoder.takes(job))
                 if (decoder := min(able, key=lambda one: one.load, default=None)) is None:
@@ -223,17 +216,36 @@ class DecodePool:
                 return decoder, self._lines[quick].take()
         return None
 
+    def _in_time(self, quick: bool) -> Job | None:
+        """The next of a line. Who waited for more than half of its time, and has less left than one
+        takes to be read, is left out for good.
+        """
+        line = self._lines[quick]
+        while (job := line.next()) is not None:
+            if not job.ends or job.ends - job.future.get_loop().time() >= min(self._seconds[quick], job.half):
+                return job
+            line.discard(job)
+            _expire(job.future)
+        return None
+
     @property
     def _slow_may_go(self) -> bool:
-        """Whether a process that reads nothing slow would be left, or there is but one."""
+        """Whether a process that reads nothing slow would be left, or there is but one, and no
+        other is about to come.
+        """
         free = sum(decoder.ready and not decoder.slow for decoder in self._decoders)
-        return free > 1 or len(self._decoders) + len(self._dying) == 1
+        if free > 1 or len(self._decoders) + len(self._dying) == 1:
+            return True
+        return self._false_starts > 0 and self._able == 1
 
     async def _guard(self) -> None:
         """Look every `PATIENCE` seconds at processes that take long."""
         while True:
             await asyncio.sleep(PATIENCE)
             for decoder in self._decoders:
+                if decoder.starting_seconds > START_SECONDS and not decoder.killed:
+                    log.error("a process that decodes photos was not ready after %.0f s: killed", START_SECONDS)
+                    decoder.kill("hung")
                 if decoder.killed or decoder.reading_seconds <= PATIENCE:
                     continue
                 if decoder.reading_seconds > self._longest:
@@ -275,7 +287,7 @@ class DecodePool:
 
     def came(self) -> None:
         """A process is ready."""
-        self._down_since = None
+        self._down_since, self._false_starts = None, 0
         self.dispatch()
 
     def lost(self, decoder: Decoder) -> None:
@@ -286,6 +298,7 @@ class DecodePool:
         self._dying.add(decoder)
         if not self._able and self._down_since is None:
             self._down_since = time.monotonic()
+        self._false_starts += not decoder.ready
         self._put_back(decoder.taken_back())
         self._spawn(self._replace(decoder))
         self.dispatch()
@@ -295,7 +308,6 @@ class DecodePool:
         self._judge(decoder, code)
         self.dispatch()
         if not decoder.ready:
-            self._false_starts += 1
             await asyncio.sleep(AGAIN_SECONDS)
         while True:
             try:
@@ -312,7 +324,7 @@ class DecodePool:
         """Say why it ended, and what becomes of the photo that it was reading."""
         job = decoder.jobs[0] if decoder.jobs else None
         if job is not None:
-            self.took(job, decoder.reading_seconds)
+            self.took(job, max(decoder.reading_seconds, self._seconds[job.quick]))  # it was not done
         if decoder.killed == "forgotten" or code == OUTGROWN:
             self._put_back(list(decoder.jobs)[:1])
             return
@@ -340,13 +352,6 @@ class DecodePool:
             await asyncio.to_thread(reaped, decoder.process)
         for job in [*self._lines[True], *self._lines[False]]:
             job.future.cancel()
-
-
-def _overloaded(wait: float) -> ServiceError:
-    retry = min(LONGEST_RETRY, max(1, math.ceil(wait)))
-    return ServiceError(
-        "overloaded", f"Too many photos are waiting to be decoded. Try again in {retry} s.", retry_after=retry
-    )
 
 
 def _environment() -> dict[str, str]:

@@ -53,7 +53,7 @@ class Decoder(asyncio.BufferedProtocol):
         self.ready = False
         self.jobs: deque[Job] = deque()
         self.killed: Literal["", "hung", "forgotten"] = ""  # by the pool
-        self._began = 0.0  # when it turned to the first of its jobs
+        self._began = clock()  # when it was started, or turned to the first of its jobs
         self._taken_back = False
         self._buffer = bytearray(ANSWER.size + max(math.prod(pool.shape), LONGEST_TEXT))  # any one answer fits
         self._filled = 0
@@ -89,6 +89,11 @@ class Decoder(asyncio.BufferedProtocol):
     def reading_seconds(self) -> float:
         """How long it has been reading the first of its photos; 0 when it has none."""
         return clock() - self._began if self.jobs else 0.0
+
+    @property
+    def starting_seconds(self) -> float:
+        """How long it has been starting; 0 when it is ready."""
+        return 0.0 if self.ready else clock() - self._began
 
     def taken_back(self) -> list[Job]:
         """The photos that lie ready at it, once each: others may read them sooner, and the first

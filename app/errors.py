@@ -6,6 +6,7 @@ Every answer that is not 2xx has the body `{"error": "<sentence>", "error_type":
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from app.record import note_error
 from contract.errors import PhotoError
 
 log = logging.getLogger("food_vision")
+LONGEST_RETRY = 60  # seconds
 
 
 class Kind(NamedTuple):
@@ -106,6 +108,12 @@ def forget_frames(error: BaseException | None) -> None:
     while error is not None:
         error.__traceback__ = None
         error = error.__context__
+
+
+def overloaded(why: str, seconds: float) -> ServiceError:
+    """With the whole seconds until there is room, 1 to `LONGEST_RETRY`."""
+    wait = min(LONGEST_RETRY, max(1, math.ceil(seconds)))
+    return ServiceError("overloaded", f"{why} Try again in {wait} s.", retry_after=wait)
 
 
 def error_response(slug: str, message: str, retry_after: int = 1) -> JSONResponse:

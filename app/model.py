@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from typing import Any, TypeVar
 
 from app.answers import Ranked, caption, prediction, ranked
 from app.batcher import Batcher, Done, Expired, Place, QueueFull, Refused, Slots
+from app.decode_line import is_quick
 from app.decode_pool import DecodePool
 from app.engine import Engine, EngineError
-from app.errors import ServiceError
+from app.errors import ServiceError, overloaded
 from app.heap import trim
 from app.pool import EnginePool
 from app.ready import ready_engine
@@ -31,7 +31,6 @@ from contract.pixels import Pixels
 
 log = logging.getLogger("food_vision")
 R = TypeVar("R")
-LONGEST_RETRY = 60  # seconds
 
 
 @dataclass(frozen=True)
@@ -187,23 +186,26 @@ class ServedModel:
     def check_room(self) -> None:
         """Raise `ServiceError` (`overloaded`) where a photo that comes now would be refused."""
         try:
-            self._scores.check(self._settings.request_timeout_ms / 1000, self._decoder.wait_seconds)
+            self._scores.check(self._settings.request_timeout_ms / 1000, *self._decoder.expected(quick=True))
         except Refused as refused:
             raise self._overloaded(refused) from None
         self._decoder.check_room()
 
     async def predict(
-        self, photo: bytes, top_k: int, min_confidence: float, turns: asyncio.Semaphore, deadline: float
+        self, photo: bytes, top_k: int, min_confidence: float, owner: asyncio.Semaphore, deadline: float
     ) -> Prediction:
-        """The best labels of one photo, decoded when `turns` lets it. Raises `PhotoError` or `ServiceError`."""
+        """The best labels of one photo, decoded when its request, the `owner`, lets it.
+
+        Raises `PhotoError` or `ServiceError`.
+        """
         if self.bundle.labels is None:
             raise ServiceError(
                 "not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption."
             )
         started = time.perf_counter()
         with self._request():
-            async with turns:
-                place, pixels, decode_seconds = await self._decode(self._scores, photo, deadline, turns)
+            async with owner:
+                place, pixels, decode_seconds = await self._decode(self._scores, photo, deadline, owner)
             done = await self._answered(place, pixels)
         scored = done.result
         timings = {
@@ -234,12 +236,13 @@ class ServedModel:
         self, batcher: Batcher[Pixels, R], photo: bytes, deadline: float, owner: object
     ) -> tuple[Place[Pixels, R], Pixels, float]:
         """A place in the queue, and then the photo's pixels: what would be refused afterwards is not worth decoding."""
+        quick = is_quick(photo)
         try:
-            place = batcher.enter(_left(deadline), self._decoder.wait_seconds)
+            place = batcher.enter(_left(deadline), *self._decoder.expected(quick, owner))
         except Refused as refused:
             raise self._overloaded(refused) from None
         try:
-            return place, *await self._decoder.decode(photo, _left(deadline), owner)
+            return place, *await self._decoder.decode(photo, _left(deadline), owner, quick)
         except BaseException as error:
             place.leave()
             if isinstance(error, TimeoutError):
@@ -259,14 +262,12 @@ class ServedModel:
             raise ServiceError("engine_failed", "The engine failed on this batch; the fault is logged.") from None
 
     def _overloaded(self, refused: Refused) -> ServiceError:
-        """With the whole seconds until there is room, 1 to `LONGEST_RETRY`."""
-        wait = min(LONGEST_RETRY, max(1, math.ceil(refused.seconds)))
         why = (
             f"The queue is full ({self._settings.max_queue} waiting)."
             if isinstance(refused, QueueFull)
             else "Too many photos are waiting to answer this one before its deadline."
         )
-        return ServiceError("overloaded", f"{why} Try again in {wait} s.", retry_after=wait)
+        return overloaded(why, refused.seconds)
 
     # -- batches, run in an engine's thread -----------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ overload is the queue's to fill and does not count; a cell fails when less than 
 one deadline after the overload.
 
 Simulated, the service's own batcher runs on a simulated clock (`capacity.simulation`): queueing alone, no HTTP and no
-decoding. Live, a real server is asked over loopback.
+decoding. `--decoding` adds cells in which it is the processes that decode photos that are short (`capacity.decoding`), with
+the service's own door and decode pool before the batcher. Live, a real server is asked over loopback.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ import numpy as np
 import numpy.typing as npt
 import uvloop
 
+from benchmarks.capacity.decoding import Photos, decoding
 from benchmarks.capacity.replica import Replica
 from benchmarks.capacity.simulation import Hiccup, traffic
 from benchmarks.hardware import provenance
 from benchmarks.known_engine import Device, device
-from benchmarks.load.arguments import number, numbers
+from benchmarks.load.arguments import number, numbers, whole
 from benchmarks.load.arrivals import OK, Asker, Sample, open_loop
 from benchmarks.load.client import Client
 from benchmarks.load.photographs import drawn
@@ -47,6 +49,8 @@ LEAST = 0.9  # of the capacity, or of what was offered
 LOST = 0.01  # of the requests after the recovery
 DEVICES = "0,3;0,50;0,700;40,0;10,3"
 NOISY = "0,50"  # also with noise
+DECODING = "2,100;2,500;2,1000;4,500"
+QUICK_ENGINE = Device(10, 3)  # of the cells in which decoding is short
 NOISE, HICCUP = 0.2, 3.0  # calls take up to so much less or more; one takes so many seconds longer
 LOADS = (1.0, 2.0, 5.0, 10.0)
 SIDE = 64  # px of the photos that are sent
@@ -68,6 +72,7 @@ class Cell:
     p99: float
     recovered: bool
     lost_afterwards: int
+    late: int  # let in, and not answered in time: 504
 
     @property
     def passed(self) -> bool:
@@ -85,7 +90,9 @@ def poisson(rate: float, begin: float, end: float, rng: np.random.Generator) -> 
     return np.sort(rng.uniform(begin, end, rng.poisson(rate * (end - begin))))
 
 
-def judged(engine: str, load: float, most: float, seconds: float, asked: Floats, due: Floats, done: Floats) -> Cell:
+def judged(
+    engine: str, load: float, most: float, seconds: float, asked: Floats, due: Floats, done: Floats, late: int = 0
+) -> Cell:
     """The cell of arrivals at `asked` [n], of which those at `due` [m] were answered in time, at `done` [m].
 
     Where as much is asked as can be done, an answer counts for when it was asked for: what waits at the end is no loss.
@@ -104,7 +111,7 @@ def judged(engine: str, load: float, most: float, seconds: float, asked: Floats,
     most, offered, answered, share, p50, p99 = (
         round(float(one), 3) for one in (most, offered, answered, share, p50, p99)
     )
-    return Cell(engine, load, most, offered, answered, share, p50, p99, lost <= LOST * later, lost)
+    return Cell(engine, load, most, offered, answered, share, p50, p99, lost <= LOST * later, lost, late)
 
 
 def arrivals(load: float, most: float, seconds: float, seed: int) -> Floats:
@@ -127,7 +134,20 @@ def simulated(of: Device, load: float, seconds: float, *, noisy: bool = False, s
     if noisy:
         most *= 1 - HICCUP / (seconds - min(DEADLINE, seconds / 2))
     name = f"{of.flag} noisy" if noisy else of.flag
-    return judged(name, load, most, seconds, asked, found.due, found.due + found.latencies)
+    return judged(name, load, most, seconds, asked, found.due, found.due + found.latencies, found.expired)
+
+
+def simulated_decoding(processes: int, photo_ms: float, load: float, seconds: float, *, seed: int = 0) -> Cell:
+    """A cell on a simulated clock in which photos that are slow to decode come, and the engine is quick.
+
+    One process is kept for quick photos, so the capacity is that of the others.
+    """
+    most = max(1, processes - 1) * 1000 / photo_ms
+    asked = arrivals(load, most, seconds, seed)
+    (came,), _ = decoding(processes, QUICK_ENGINE, DEADLINE, Photos(asked, photo_ms / 1000))
+    due, done = np.array(came.due), np.array(came.done)
+    name = f"{processes} processes, {photo_ms:g} ms a photo"
+    return judged(name, load, most, seconds, asked, due, done, came.outcomes["deadline_exceeded"])
 
 
 def live(server: Running, of: Device, load: float, seconds: float, seed: int) -> Cell:
@@ -159,7 +179,8 @@ def judged_samples(of: Device, load: float, seconds: float, over: Sample, calm: 
     due = np.array(over.due + [one + shift for one in calm.due])
     done = np.array(over.done + [one + shift for one in calm.done])
     good = np.array([one == OK for one in over.outcome + calm.outcome]) & (done - due <= DEADLINE)
-    return judged(of.flag, load, capacity(of), seconds, due, due[good], done[good])
+    late = sum(one == "deadline_exceeded" for one in over.outcome + calm.outcome)
+    return judged(of.flag, load, capacity(of), seconds, due, due[good], done[good], late)
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -167,14 +188,14 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{'Live' if result['live'] else 'Simulated'}, {result['seconds']:g} s of overload, deadline {DEADLINE:g} s,"
         f" {result['date']}, commit {result['commit']}: `{result['command']}`", "",
-        "| engine, ms a call, ms a photo | load | offered/s | answered/s | of capacity | p50 s | p99 s | recovered |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        "| engine, ms a call, ms a photo | load | offered/s | answered/s | of capacity | p50 s | p99 s | 504 | recovered |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]  # fmt: skip
     for one in result["cells"]:
         again = "yes" if one["recovered"] else f"no: {one['lost_afterwards']} lost"
         lines.append(
             f"| {one['engine']} | {one['load']:g}x | {one['offered']:.1f} | {one['answered']:.1f} "
-            f"| {100 * one['share']:.1f} % | {one['p50']:.2f} | {one['p99']:.2f} | {again} |"
+            f"| {100 * one['share']:.1f} % | {one['p50']:.2f} | {one['p99']:.2f} | {one['late']} | {again} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -192,6 +213,11 @@ def main(argv: list[str] | None = None) -> int:
         "--devices", type=devices, default=DEVICES, metavar="CALL,PHOTO;…",
         help=f'engines: ms a call, ms a photo (default: "{DEVICES}")',
     )  # fmt: skip
+    parser.add_argument(
+        "--decoding", type=processes, default=DECODING, metavar="PROCESSES,PHOTO;…",
+        help="simulated decoding that is short: processes, ms of one for a photo that is not quick; '' for none"
+        f' (default: "{DECODING}")',
+    )  # fmt: skip
     parser.add_argument("--loads", type=numbers(float, 0.1, 100), default=LOADS, help="of capacity (default: 1,2,5,10)")
     parser.add_argument("--seconds", type=number(2, 3600), default=60.0, help="of overload for each cell (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and noise (default: 0)")
@@ -207,6 +233,9 @@ def _simulated_cells(args: argparse.Namespace) -> Iterator[Cell]:
     for of, noisy in kinds:
         for load in args.loads:
             yield simulated(of, load, args.seconds, noisy=noisy, seed=args.seed)
+    for count, photo_ms in args.decoding:
+        for load in args.loads:
+            yield simulated_decoding(count, photo_ms, load, args.seconds, seed=args.seed)
 
 
 def _live_cells(args: argparse.Namespace) -> Iterator[Cell]:
@@ -224,6 +253,14 @@ def _live_cells(args: argparse.Namespace) -> Iterator[Cell]:
 def devices(text: str) -> tuple[Device, ...]:
     """A type for `argparse`: `first,photo` in ms, with semicolons between."""
     return tuple(device(one) for one in text.split(";"))
+
+
+def processes(text: str) -> tuple[tuple[int, float], ...]:
+    """A type for `argparse`: `processes,ms` with semicolons between, or nothing."""
+    pairs = [one.split(",") for one in text.split(";") if one]
+    if any(len(pair) != 2 for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes and ms a photo, such as 2,500")
+    return tuple((whole(1, 256)(count), number(0.1, 60_000)(photo_ms)) for count, photo_ms in pairs)
 
 
 def _main(args: argparse.Namespace, argv: Sequence[str]) -> int:

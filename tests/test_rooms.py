@@ -26,9 +26,15 @@ ENGINE_BENCHMARKS = {
 }  # fmt: skip
 DYNAMIC = {"import_module", "__import__", "find_spec", "run_module"}
 SIMULATION = "benchmarks/capacity/simulation.py"  # runs the service's own batcher on a simulated clock
+SIMULATED_DECODING = "benchmarks/capacity/decoding.py"  # and the door and the decode pool before it
 KNOWN_ENGINE = "benchmarks/known_engine.py"  # the service itself, with an engine that takes a known time
 ENGINE_FACE = {"app.engine", "app.providers", "app.self_check"}
-EXCEPTIONS = {SIMULATION: {"app.batcher"}, KNOWN_ENGINE: {"app.engine", "app.pool", "app.batches", "app.__main__"}}
+DECODING_FACE = {"app.decode_line", "app.decode_pool", "app.decoder", "app.decoder_process"}
+EXCEPTIONS = {
+    SIMULATION: {"app.batcher"},
+    SIMULATED_DECODING: {"app.batcher", "app.errors", "app.model", *DECODING_FACE},
+    KNOWN_ENGINE: {"app.engine", "app.pool", "app.batches", "app.__main__"},
+}
 
 
 def imported_modules(source: str) -> set[str]:

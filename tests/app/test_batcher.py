@@ -264,6 +264,6 @@ def test_close_cancels_those_who_wait_and_those_who_run() -> None:
         assert [type(one) for one in found] == [asyncio.CancelledError] * 3
         assert engine.batches == [[0]]
         assert batcher.depth == 0
-        assert slots.idle
+        assert slots.idle(0)
 
     play(story())

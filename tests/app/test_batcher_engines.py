@@ -98,6 +98,6 @@ def test_an_engine_that_cannot_start_fails_its_batch_and_gives_its_place_back() 
                 await batcher.enter(5).submit(item)
         await settle()
         await batcher.close()
-        assert slots.idle
+        assert slots.idle(0)
 
     play(story())

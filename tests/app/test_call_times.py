@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.call_times import DOUBTED, LEAST, SPARE, CallTimes
+from app.call_times import DOUBTED, LEAST, SPARE, CallTimes, shared
 
 SIZES = (1, 2, 4, 8, 16)
 LONG = 1e6  # seconds
@@ -37,7 +37,7 @@ def ran(found: CallTimes, clock: Clock, count: int, seconds: float) -> None:
 
 def test_nothing_is_known_at_first() -> None:
     found = times(Clock())
-    assert (found.seconds(1), found.seconds(16), found.drain(1000), found.rest()) == (0, 0, 0, 0)
+    assert (found.seconds(1), found.seconds(16), found.drain(1000), found.rests()) == (0, 0, 0, [])
 
 
 def test_sizes_between_beyond_and_below_the_known_ones() -> None:
@@ -74,7 +74,7 @@ def test_the_first_call_counts_before_it_ends() -> None:
     found.begin(2)
     clock.now = 3.0
     assert [found.seconds(count) for count in (1, 2, 4)] == [3, 3, 6]
-    assert found.rest() == 3, "it may take as long again"
+    assert found.rests() == [3], "it may take as long again"
 
 
 def test_the_rest_of_running_calls() -> None:
@@ -83,11 +83,21 @@ def test_the_rest_of_running_calls() -> None:
     began = clock.now
     found.begin(4)
     clock.now = began + 1
-    assert found.rest() == 3
+    assert found.rests() == [3]
     found.begin(1)
-    assert found.rest() == 4
+    assert sorted(found.rests()) == [1, 3]
     clock.now = began + 9  # five seconds late, and the other seven
-    assert found.rest() == 5 + 7
+    assert sorted(found.rests()) == [5, 7]
+
+
+@pytest.mark.parametrize(
+    ("work", "rests", "seconds"),
+    [
+        (0, [3], 3), (2, [3], 5), (0, [2, 0], 0), (4, [1, 1], 3), (4, [20, 0], 4), (4, [1, 20, 2], 3.5), (9, [2, 0, 1], 4),
+    ],
+)  # fmt: skip
+def test_work_goes_to_those_who_are_free_first(work: float, rests: list[float], seconds: float) -> None:
+    assert shared(work, rests) == seconds
 
 
 def test_what_a_queue_takes() -> None:
@@ -168,4 +178,4 @@ def test_who_would_make_batches_slow_is_too_late() -> None:
 
 def test_figures_are_plain_numbers() -> None:
     found = times(Clock(), {1: 0.7})
-    assert not any(isinstance(one, np.generic) for one in (found.drain(3), found.best([LONG] * 3), found.rest()))
+    assert not any(isinstance(one, np.generic) for one in (found.drain(3), found.best([LONG] * 3)))

@@ -14,7 +14,7 @@ from tests.app.photos import encoded, png_of_size
 
 def job(owner: str, photo: bytes = b"") -> Job:
     """One that nobody waits for."""
-    return Job(photo, MagicMock(), owner)
+    return Job(photo, MagicMock(), owner, is_quick(photo))
 
 
 def taken(line: Line) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.decode_pool import DecodePool
-from app.errors import ServiceError
+from app.decode_pool import START_SECONDS, DecodePool
 from tests.app.decoders import QUICK, SLOW_KIND, StandIn, settle, stand_ins
 from tests.app.fake_time import play
 
@@ -49,6 +48,11 @@ async def ask(pool: DecodePool, photo: bytes, owner: object, timeout: float = LO
     asked.append(task)
     await settle()
     return task
+
+
+def wait(pool: DecodePool, quick: bool = True) -> float:
+    """Seconds until a photo of a new request would be begun."""
+    return pool.expected(quick, "newcomer")[0]
 
 
 Told = Callable[..., None]
@@ -131,6 +135,54 @@ def test_slow_photos_wait_for_the_process_that_replaces_another(told: Told) -> N
     told(story, 2)
 
 
+def test_slow_photos_do_not_wait_for_a_process_that_cannot_come_up(told: Told) -> None:
+    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
+        gone, left = decoders
+        pool._spawn = lambda work: work.close()  # type: ignore[method-assign]
+        pool.lost(gone)
+        await ask(pool, SLOW_KIND, "a")
+        assert not left.jobs, "its replacement is about to come"
+        pool._dying.clear()
+        again = StandIn(pool)
+        again.ready = False
+        pool._decoders.append(again)
+        pool.lost(again)
+        pool.dispatch()
+        assert left.photos == [SLOW_KIND], "it ended before it was ready"
+        came = StandIn(pool)
+        pool._decoders.append(came)
+        pool._dying.clear()
+        pool.came()
+        await ask(pool, SLOW_KIND, "b")
+        assert not came.jobs, "now there are two"
+
+    told(story, 2)
+
+
+def test_a_process_that_never_gets_ready_is_ended(told: Told) -> None:
+    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
+        decoders[1].ready = False
+        await asyncio.sleep(START_SECONDS - 1)
+        assert [one.killed for one in decoders] == ["", ""]
+        await asyncio.sleep(2)
+        assert [one.killed for one in decoders] == ["", "hung"]
+
+    told(story, 2)
+
+
+def test_a_photo_whose_process_was_ended_takes_no_less_than_others(told: Told) -> None:
+    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
+        pool._seconds[False] = 2.0
+        task = await ask(pool, SLOW_KIND, "a", timeout=0.1)
+        await asyncio.wait([task])
+        await asyncio.sleep(0.3)
+        assert decoders[0].killed == "forgotten"
+        pool._judge(decoders[0], -9)
+        assert pool._seconds[False] == 2.0
+
+    told(story, 1)
+
+
 def test_what_nobody_waits_for_leaves_the_line_at_once(told: Told) -> None:
     async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
         await ask(pool, SLOW_KIND, "a")
@@ -144,6 +196,30 @@ def test_what_nobody_waits_for_leaves_the_line_at_once(told: Told) -> None:
         decoders[0].answer()
         decoders[0].answer()
         await live
+
+    told(story, 1)
+
+
+def test_what_can_no_longer_be_read_in_time_is_left_out(told: Told) -> None:
+    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
+        pool._seconds[False] = 2.0
+        first = await ask(pool, SLOW_KIND, "a")
+        late = await ask(pool, SLOW_KIND + b"late", "b", timeout=10)
+        hasty = await ask(pool, SLOW_KIND + b"hasty", "c", timeout=8.2)
+        live = await ask(pool, SLOW_KIND + b"live", "d", timeout=16)
+        await asyncio.sleep(8.1)
+        decoders[0].answer()  # now one takes more than three seconds on average
+        await asyncio.wait([first, late, hasty])
+        assert isinstance(late.exception(), TimeoutError)
+        assert isinstance(hasty.exception(), TimeoutError)
+        assert decoders[0].photos == [SLOW_KIND + b"live"]
+        pool._seconds[False] = 100.0
+        other = await ask(pool, SLOW_KIND + b"other", "e", timeout=16)
+        await asyncio.sleep(7)
+        decoders[0].answer()
+        await live
+        assert decoders[0].photos == [SLOW_KIND + b"other"], "it has more than half of its time, and may be faster"
+        assert not other.done()
 
     told(story, 1)
 
@@ -184,19 +260,19 @@ def test_a_photo_that_lies_ready_at_a_process_that_is_ended_is_not_to_blame(told
 
 def test_how_long_a_photo_would_wait(told: Told) -> None:
     async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        assert pool.wait_seconds == 0
+        assert wait(pool) == 0
         task = await ask(pool, QUICK, "a")
-        assert pool.wait_seconds == 0, "nothing is known"
+        assert wait(pool) == 0, "nothing is known"
         await asyncio.sleep(0.5)
-        assert pool.wait_seconds == pytest.approx(0.5), "as long again"
+        assert wait(pool) == pytest.approx(0.5), "as long again"
         decoders[0].answer()
         await task
-        assert pool.wait_seconds == 0, "it is idle"
+        assert wait(pool) == 0, "it is idle"
         for owner in range(5):
             await ask(pool, QUICK, owner)
-        assert pool.wait_seconds == pytest.approx(2.5)
+        assert wait(pool) == pytest.approx(2.5)
         await asyncio.sleep(0.1)
-        assert pool.wait_seconds == pytest.approx(2.4)
+        assert wait(pool) == pytest.approx(2.4)
 
     told(story, 1)
 
@@ -213,37 +289,42 @@ def test_the_average_follows_what_photos_take(told: Told) -> None:
     told(story, 1)
 
 
-def test_a_photo_that_would_not_be_begun_in_time_is_refused_at_once(told: Told) -> None:
+def test_slow_photos_wait_for_each_other_and_a_request_for_its_own(told: Told) -> None:
     async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        pool._seconds[False] = 2.0
+        pool._seconds = {True: 0.01, False: 2.0}
+        assert pool.expected(False, "newcomer") == (0.0, 2.0)
         for owner in range(4):
             await ask(pool, SLOW_KIND, owner)
-        refused = await ask(pool, SLOW_KIND, "newcomer", timeout=7.9)
-        assert isinstance(error := refused.exception(), ServiceError)
-        assert (error.slug, error.retry_after) == ("overloaded", 8)
-        assert str(error) == "Too many photos are waiting to be decoded. Try again in 8 s."
-        assert not (await ask(pool, SLOW_KIND, "newcomer", timeout=8.1)).done()
-        assert not (await ask(pool, QUICK, "newcomer", timeout=0.1)).done(), "another process is idle"
+        assert pool.expected(False, "newcomer") == (8.0, 2.0)
+        assert pool.expected(True, "newcomer") == (0.0, 0.01), "another process is idle"
+        for _ in range(20):
+            await ask(pool, SLOW_KIND, "many")
+        assert wait(pool, quick=False) == 10, "one of each request"
+        assert pool.expected(False, "many") == (48.0, 2.0)
 
     told(story, 2)
 
 
-def test_a_request_waits_for_its_own_photos_and_not_for_all_of_another(told: Told) -> None:
+def test_slow_photos_are_expected_to_get_all_processes_but_one(told: Told) -> None:
     async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        pool._seconds[False] = 1.0
-        for _ in range(21):
-            await ask(pool, SLOW_KIND, "many")
-        assert not (await ask(pool, SLOW_KIND, "newcomer", timeout=2.1)).done()
-        assert (await ask(pool, SLOW_KIND, "many", timeout=20)).done()
+        pool._seconds = {True: 0.1, False: 3.0}
+        await ask(pool, SLOW_KIND, "a")
+        for _ in range(3):
+            await ask(pool, QUICK, "b")
+        assert wait(pool, quick=False) == pytest.approx(0.1), "as soon as a quick one is done"
+        for owner in range(3):
+            await ask(pool, SLOW_KIND, owner)
+        # three seconds of one, and of two that begin in 0.1 s, have nine more to do
+        assert wait(pool, quick=False) == pytest.approx((3 + 0.1 + 0.1 + 9) / 3)
 
-    told(story, 1)
+    told(story, 4)
 
 
 def test_a_process_that_is_idle_takes_a_photo_however_long_the_last_ones_took(told: Told) -> None:
     async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
         pool._seconds = {True: 100.0, False: 100.0}
         await ask(pool, QUICK, "a", timeout=0.05)
-        assert pool.wait_seconds == 0
+        assert wait(pool) == 0
         await ask(pool, QUICK, "b", timeout=0.05)
         assert [one.photos for one in decoders] == [[QUICK], [QUICK]]
 

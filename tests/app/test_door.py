@@ -59,23 +59,48 @@ def test_what_cannot_be_done_in_time_is_refused_at_the_door() -> None:
 
 def test_who_has_no_photo_yet_stands_in_the_line_too() -> None:
     async def story() -> None:
-        device = Device(lambda count: 1.0)
-        batcher = batcher_of(device.run, max_batch=1, max_queue=3)
+        batcher = batcher_of(Device(lambda count: 1.0).run, max_batch=1)
         await learnt(batcher, 1)
         places = [batcher.enter(10) for _ in range(2)]
-        assert (batcher.depth, batcher.waiting) == (0, 2)
         with pytest.raises(TooLate):
             batcher.enter(3)
-        places.append(batcher.enter(10))
+        places.pop().leave()
+        batcher.enter(3).leave()
+        assert (await places.pop().submit(7)).result == 7
+        await batcher.close()
+
+    play(story())
+
+
+def test_who_comes_later_stands_before_nobody() -> None:
+    async def story() -> None:
+        batcher = batcher_of(Device(lambda count: 1.0).run, max_batch=1)
+        await learnt(batcher, 1)
+        places = [batcher.enter(20, wait=1.0 * number, making=0.5) for number in range(1, 9)]
+        batcher.enter(0.1).leave()  # the engine is idle
+        with pytest.raises(TooLate):
+            batcher.enter(5.8, making=4.6)  # four come before, and its own second may be 1.25
+        batcher.enter(5.9, making=4.6).leave()
+        await asyncio.sleep(8)
+        with pytest.raises(TooLate):
+            batcher.enter(8)  # seven are late and may come at any time
+        for place in places:
+            place.leave()
+        await batcher.close()
+
+    play(story())
+
+
+def test_the_queue_is_full_of_those_who_wait_for_an_engine() -> None:
+    async def story() -> None:
+        batcher = batcher_of(Device(lambda count: 1.0).run, max_batch=1, max_queue=1)
+        tasks = [asyncio.create_task(place.submit(7)) for place in [batcher.enter(10) for _ in range(2)]]
+        await settle()
+        assert batcher.depth == 1, "the other one runs"
         with pytest.raises(QueueFull):
             batcher.enter(10)
-        places.pop().leave()
-        tasks = [asyncio.create_task(place.submit(7)) for place in places]
-        await settle()
-        assert (batcher.depth, batcher.waiting) == (1, 1), "the other one runs"
-        batcher.enter(10).leave()
         await asyncio.gather(*tasks)
-        assert batcher.waiting == 0
+        batcher.enter(10).leave()
         await batcher.close()
 
     play(story())
@@ -87,11 +112,25 @@ def test_the_time_until_its_photo_is_decoded_counts_and_what_waits_is_done_meanw
         await learnt(batcher, 1)
         tasks = submitted(batcher, 0, 1)
         await settle()
-        batcher.enter(5, ready=3.4).leave()
+        batcher.enter(5, wait=3.0, making=0.4).leave()
         with pytest.raises(TooLate) as refused:
-            batcher.enter(5, ready=3.6)
+            batcher.enter(5, wait=3.0, making=0.6)
         assert refused.value.seconds == pytest.approx(0.1)
         await asyncio.gather(*tasks)
+        await batcher.close()
+
+    play(story())
+
+
+def test_what_is_decoded_too_late_is_refused_though_the_engine_is_idle() -> None:
+    async def story() -> None:
+        batcher = batcher_of(Device(lambda count: 1.0).run, max_batch=1)
+        await learnt(batcher, 1)
+        batcher.enter(10, making=60).leave()  # it is begun at once, and may be faster than the last
+        batcher.enter(10, wait=7, making=0.9).leave()
+        with pytest.raises(TooLate) as refused:
+            batcher.enter(10, wait=7, making=1.1)
+        assert refused.value.seconds == pytest.approx(0.1)
         await batcher.close()
 
     play(story())
@@ -127,6 +166,22 @@ def test_two_engines_are_twice_as_fast() -> None:
             batcher.enter(4.7)
         batcher.enter(4.8).leave()
         await asyncio.gather(*tasks)
+        await batcher.close()
+
+    play(story())
+
+
+def test_an_engine_that_hangs_holds_up_nobody_at_the_other() -> None:
+    async def story() -> None:
+        times = iter([1.0, 60.0] + [1.0] * 9)
+        batcher = batcher_of(Device(lambda count: next(times)).run, max_batch=1, slots=Slots(2))
+        (first,) = submitted(batcher, 0)
+        await first
+        hanging = submitted(batcher, 0, timeout=100)
+        await asyncio.sleep(30)
+        tasks = submitted(batcher, *range(3), timeout=5)  # the second and the third wait
+        assert [done.result for done in await asyncio.gather(*tasks)] == [0, 1, 2]
+        await asyncio.gather(*hanging)
         await batcher.close()
 
     play(story())

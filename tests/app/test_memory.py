@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -251,7 +252,7 @@ def test_photos_whose_caller_went_away_are_free_while_the_engine_runs(
         going.clear()
         del task
         await freed(decoders, 1)
-        assert service.model._scores.waiting == 0
+        assert service.model._scores.before(math.inf) == 0
         gate.open.set()
         assert await first == "ok"
 
@@ -284,7 +285,7 @@ def test_a_photo_that_cannot_be_decoded_gives_its_place_back(bundle: Path, monke
             decoders.error[b"bad"] = error
             with pytest.raises((ServiceError, PhotoError)):
                 await service.predict(Photo(b"bad"), 1)
-            assert service.model._scores.waiting == 0
+            assert service.model._scores.before(math.inf) == 0
         decoders.error.clear()
         del error, late, full
         await freed(decoders, 0)

@@ -68,18 +68,21 @@ def test_answers_after_the_deadline_do_not_count() -> None:
 def test_the_command_prints_a_table_and_fails_with_a_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--devices", "0,700;0,250", "--loads", "2", "--seconds", "30", "--out", str(tmp_path / "found")]
+    argv = ["--devices", "0,700;0,250", "--decoding", "2,500", "--loads", "2", "--seconds", "30"]
+    argv += ["--out", str(tmp_path / "found")]
     assert main(argv) == 0
     assert "0,250 at 2x" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
-    assert [Cell(**one).passed for one in found["cells"]] == [True, True]
-    assert (tmp_path / "found.md").read_text().count("| 2x |") == 2
+    assert [Cell(**one).passed for one in found["cells"]] == [True, True, True]
+    assert (tmp_path / "found.md").read_text().count("| 2x |") == 3
     monkeypatch.setattr("benchmarks.overload.LEAST", 1.5)
     assert main(argv) == 1
     assert "FAILED 0,700" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["--live"], ["--bundle", "x"], ["--devices", "fast"], ["--loads", "0"]])
+@pytest.mark.parametrize(
+    "argv", [["--live"], ["--bundle", "x"], ["--devices", "fast"], ["--decoding", "2"], ["--loads", "0"]]
+)
 def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(argv)
