@@ -23,6 +23,7 @@ from app.call_times import Call, CallTimes, shared
 
 T = TypeVar("T")
 R = TypeVar("R")
+CAUTIOUS = 16  # items that may wait for the first call ever, whose end tells what calls take
 PROMISED = 0.9  # of an item's time: what is expected to take longer is refused, since calls take longer than expected
 
 
@@ -210,6 +211,8 @@ class Batcher(Generic[T, R]):
         """Raise `QueueFull` or `TooLate` as `enter` would, else when the item is expected."""
         if len(self._queue) >= self._max_queue:
             raise QueueFull(self._slots.free_in())
+        if not self.times.known and len(self._decoding) + len(self._queue) >= CAUTIOUS:
+            raise TooLate(self._slots.free_in())
         arrives, promised = self._clock() + wait + making, PROMISED * timeout
         idle = self._slots.idle(arrives)
         if wait or not idle:

@@ -110,6 +110,11 @@ class CallTimes:
         self._known: _Curve | None = None  # while nothing that it is made of changes
         self.fit(1, ())
 
+    @property
+    def known(self) -> bool:
+        """Whether a call has ended."""
+        return bool(self._averages)
+
     def fit(self, max_batch: int, sizes: Sequence[int]) -> None:
         """Set what the engine takes."""
         self.max_batch = max_batch
@@ -156,7 +161,7 @@ class CallTimes:
         """Seconds that each running call still takes."""
         if not self._running:
             return []
-        now, known = self._clock(), bool(self._averages)
+        now, known = self._clock(), self.known
         return [
             rest(self.seconds(min(call.size, self.max_batch)) if known else 0.0, now - call.began)
             for call in self._running

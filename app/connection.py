@@ -41,7 +41,7 @@ BODY_TO_OVERHEAD = 16  # bytes of a body that allow one more byte of chunk heads
 SHORTEST = len("GET / HTTP/1.1")  # of what stands before the end of a head
 STEP = 1024  # bytes that the parser gets at a time where no body of known length is to come
 SLOWEST_READER = 16 << 10  # bytes of an answer that must be read in each `patience`, once the socket's buffers are full
-LINGER_SECONDS, LINGER_BYTES = 5.0, 8 << 20  # of a body that is thrown away after the answer: most photos
+LINGER_SECONDS, LINGER_BYTES = 5.0, 32 << 20  # of a body that is thrown away after the answer: the largest by default
 GONE_SECONDS = 1.0  # until a connection that gave way has surely ended
 
 BODY_FIELDS = (b"content-length", b"transfer-encoding")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.batcher import Batcher, Done, Expired, QueueFull, Slots, TooLate
+from app.batcher import CAUTIOUS, Batcher, Done, Expired, QueueFull, Slots, TooLate
 from tests.app.fake_time import play
 from tests.app.test_batcher import batcher_of, settle, submitted
 
@@ -52,6 +52,25 @@ def test_what_cannot_be_done_in_time_is_refused_at_the_door() -> None:
         await asyncio.sleep(0.1)
         tasks += submitted(batcher, 4, timeout=5)
         assert [done.result for done in await asyncio.gather(*tasks)] == [0, 1, 2, 3, 4]
+        await batcher.close()
+
+    play(story())
+
+
+def test_until_the_first_call_has_ended_few_may_wait() -> None:
+    """Nothing is known of a new engine: it may be too slow for a crowd that came at once."""
+
+    async def story() -> None:
+        batcher = batcher_of(Device(lambda count: 0.1).run, max_batch=4)
+        tasks = submitted(batcher, 0, timeout=1000)
+        await settle()
+        tasks += submitted(batcher, *range(CAUTIOUS), timeout=1000)
+        await settle()
+        with pytest.raises(TooLate):
+            batcher.enter(1000)
+        await asyncio.sleep(0.2)
+        batcher.enter(1000).leave()
+        assert len(await asyncio.gather(*tasks)) == CAUTIOUS + 1
         await batcher.close()
 
     play(story())
