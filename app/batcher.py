@@ -207,10 +207,14 @@ class Batcher(Generic[T, R]):
         """How long the oldest item has been in the queue; 0 when none is."""
         return self._clock() - next(iter(self._queue)).since if self._queue else 0.0
 
-    def check(self, timeout: float, wait: float = 0.0, making: float = 0.0) -> float:
-        """Raise `QueueFull` or `TooLate` as `enter` would, else when the item is expected."""
+    def check_full(self) -> None:
+        """Raise `QueueFull` as `enter` would."""
         if len(self._queue) >= self._max_queue:
             raise QueueFull(self._slots.free_in())
+
+    def check(self, timeout: float, wait: float = 0.0, making: float = 0.0) -> float:
+        """Raise `QueueFull` or `TooLate` as `enter` would, else when the item is expected."""
+        self.check_full()
         if not self.times.known and len(self._decoding) + len(self._queue) >= CAUTIOUS:
             raise TooLate(self._slots.free_in())
         arrives, promised = self._clock() + wait + making, PROMISED * timeout

@@ -33,6 +33,7 @@ class Limits:
 
     def __init__(self, cpu_seconds: float) -> None:
         self._cpu_seconds = cpu_seconds
+        self._hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         self._statm = os.open("/proc/self/statm", os.O_RDONLY) if _LINUX else None  # as long as the process lives
         self._fresh = self._held_bytes()
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -50,10 +51,10 @@ class Limits:
         header = least + (CANVAS_BYTES * CANVAS_PIXELS if photo[8:12] == b"WEBP" else 0)
         signal.setitimer(signal.ITIMER_PROF, self._cpu_seconds)
         try:
-            _allow(header)
-            yield lambda pixels: _allow(least + DECODE_BYTES * pixels)
+            self._allow(header)
+            yield lambda pixels: self._allow(least + DECODE_BYTES * pixels)
         finally:
-            _allow(resource.RLIM_INFINITY)
+            self._allow(resource.RLIM_INFINITY)
             signal.setitimer(signal.ITIMER_PROF, 0)
 
     @property
@@ -67,13 +68,11 @@ class Limits:
             return 0
         return int(os.pread(self._statm, LONGEST_LINE, 0).split()[5]) * resource.getpagesize()
 
-
-def _allow(data_bytes: int) -> None:
-    """Memory that can be written and is no file's: the heap, mapped memory, the stacks of
-    threads.
-    """
-    if _LINUX:
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        if hard != resource.RLIM_INFINITY:
-            data_bytes = hard if data_bytes == resource.RLIM_INFINITY else min(data_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, hard))
+    def _allow(self, data_bytes: int) -> None:
+        """Memory that can be written and is no file's: the heap, mapped memory, the stacks of
+        threads.
+        """
+        if _LINUX:
+            if self._hard != resource.RLIM_INFINITY:
+                data_bytes = self._hard if data_bytes == resource.RLIM_INFINITY else min(data_bytes, self._hard)
+            resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, self._hard))

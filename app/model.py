@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from contract.bundle import Bundle
 from contract.pixels import Pixels
 
 log = logging.getLogger("food_vision")
+LATELY = 1.0  # seconds
 R = TypeVar("R")
 
 
@@ -70,6 +72,7 @@ class ServedModel:
         self._name = Model(name=bundle.manifest.name, version=bundle.manifest.version)
         self._pool = EnginePool(self._load, settings.engines)
         self._under_way = 0
+        self._refused = -math.inf  # when somebody was, for want of time or room
         self._idle = asyncio.Event()
         self._idle.set()
         self._decoder = DecodePool(
@@ -184,9 +187,14 @@ class ServedModel:
                 self._idle.set()
 
     def check_room(self) -> None:
-        """Raise `ServiceError` (`overloaded`) where a photo that comes now would be refused."""
+        """Raise `ServiceError` (`overloaded`) where a photo that comes now would be refused.
+
+        What waits is reckoned up only if somebody was refused lately: all are asked again when their photo is there.
+        """
         try:
-            self._scores.check(self._settings.request_timeout_ms / 1000, *self._decoder.expected(quick=True))
+            self._scores.check_full()
+            if time.monotonic() - self._refused < LATELY:
+                self._scores.check(self._settings.request_timeout_ms / 1000, *self._decoder.expected(quick=True))
         except Refused as refused:
             raise self._overloaded(refused) from None
         self._decoder.check_room()
@@ -262,6 +270,7 @@ class ServedModel:
             raise ServiceError("engine_failed", "The engine failed on this batch; the fault is logged.") from None
 
     def _overloaded(self, refused: Refused) -> ServiceError:
+        self._refused = time.monotonic()
         why = (
             f"The queue is full ({self._settings.max_queue} waiting)."
             if isinstance(refused, QueueFull)

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-AT_ONCE = 4  # requests that begin in one turn of the loop
+AT_ONCE = 16  # requests that begin in one turn of the loop
 
 
 class Turns:
