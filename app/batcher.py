@@ -23,7 +23,7 @@ from app.call_times import Call, CallTimes, shared
 
 T = TypeVar("T")
 R = TypeVar("R")
-CAUTIOUS = 16  # items that may wait for the first call ever, whose end tells what calls take
+CAUTIOUS = 16  # items that may wait while the first call ever runs, whose end tells what calls take
 PROMISED = 0.9  # of an item's time: what is expected to take longer is refused, since calls take longer than expected
 
 
@@ -215,7 +215,7 @@ class Batcher(Generic[T, R]):
     def check(self, timeout: float, wait: float = 0.0, making: float = 0.0) -> float:
         """Raise `QueueFull` or `TooLate` as `enter` would, else when the item is expected."""
         self.check_full()
-        if not self.times.known and len(self._decoding) + len(self._queue) >= CAUTIOUS:
+        if self.times.first_runs and len(self._decoding) + len(self._queue) >= CAUTIOUS:
             raise TooLate(self._slots.free_in())
         arrives, promised = self._clock() + wait + making, PROMISED * timeout
         idle = self._slots.idle(arrives)

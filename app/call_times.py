@@ -111,9 +111,9 @@ class CallTimes:
         self.fit(1, ())
 
     @property
-    def known(self) -> bool:
-        """Whether a call has ended."""
-        return bool(self._averages)
+    def first_runs(self) -> bool:
+        """Whether a call runs and none has ended yet."""
+        return not self._averages and bool(self._running)
 
     def fit(self, max_batch: int, sizes: Sequence[int]) -> None:
         """Set what the engine takes."""
@@ -161,7 +161,7 @@ class CallTimes:
         """Seconds that each running call still takes."""
         if not self._running:
             return []
-        now, known = self._clock(), self.known
+        now, known = self._clock(), bool(self._averages)
         return [
             rest(self.seconds(min(call.size, self.max_batch)) if known else 0.0, now - call.began)
             for call in self._running

@@ -56,6 +56,8 @@ class ServedModel:
     `on_decoder_lost` of each process that died while it decoded photos.
     """
 
+    _refused = -math.inf  # when somebody was, for want of time or room
+
     def __init__(
         self,
         bundle: Bundle,
@@ -72,7 +74,6 @@ class ServedModel:
         self._name = Model(name=bundle.manifest.name, version=bundle.manifest.version)
         self._pool = EnginePool(self._load, settings.engines)
         self._under_way = 0
-        self._refused = -math.inf  # when somebody was, for want of time or room
         self._idle = asyncio.Event()
         self._idle.set()
         self._decoder = DecodePool(
