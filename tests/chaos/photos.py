@@ -15,12 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import psutil
 from PIL import Image
 
 from app.metrics import PREFIX
 from tests.bombs import BOMBS, saved
-from tests.chaos.overload import Load, Session
+from tests.chaos.overload import Load, Session, resident_bytes
 from tests.chaos.part import Part
 from tests.chaos.requests import post
 from tests.conftest import drawn_png, serving_process
@@ -54,7 +53,7 @@ def photos_part(bundle: Path, seconds: float = 60) -> Part:
     requests = cycle_of_bombs()
     with serving_process(bundle, "--log-level", "error", "--threads", 1) as (url, process):
         asyncio.run(_good(url, 2))  # warm-up
-        before = _memory(process.pid)
+        before = resident_bytes(process.pid)
         quiet, _, _ = asyncio.run(_stretch(url, process.pid, seconds / 3, []))
         every = len(requests) / BOMBS_A_SECOND
         fired, fire, peak = asyncio.run(_stretch(url, process.pid, max(2 * seconds / 3, every), requests))
@@ -118,7 +117,7 @@ async def _stretch(url: str, pid: int, seconds: float, bombs: list[tuple[str, st
 
     async def watch() -> None:
         while True:
-            most[0] = max(most[0], _memory(pid))
+            most[0] = max(most[0], resident_bytes(pid))
             await asyncio.sleep(0.2)
 
     watching, throwing = asyncio.create_task(watch()), asyncio.create_task(_throw(url, bombs, fire))
@@ -198,18 +197,9 @@ def _statuses(answer: bytes) -> list[str]:
 # -- memory ---------------------------------------------------------------------------------------------------------------
 
 
-def _memory(pid: int) -> int:
-    """Resident bytes of a server and its decoders; pages that they share count for each."""
-    server, found = psutil.Process(pid), 0
-    for one in (server, *server.children()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found += one.memory_info().rss
-    return found
-
-
 def _rest(pid: int, most: float) -> int:
     """Memory once it is small again, or after `AT_REST` seconds."""
     ends = time.monotonic() + AT_REST
-    while (found := _memory(pid)) > most and time.monotonic() < ends:
+    while (found := resident_bytes(pid)) > most and time.monotonic() < ends:
         time.sleep(0.2)
     return found
