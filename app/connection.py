@@ -32,9 +32,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.body import LARGEST_HEAD
 from app.errors import ERRORS, ErrorBody, ServiceError
+from app.head import body_length, origin_form
 from app.one_write import OneWrite
 from app.places import Doing, Places
 from app.turns import Turns
+from app.upgrade import read_on
 
 MOST_FIELDS = 256  # headers of a request: each costs 200 bytes, however short
 BODY_TO_OVERHEAD = 16  # bytes of a body that allow one more byte of chunk heads; chunks of 100 bytes pass
@@ -44,7 +46,7 @@ SLOWEST_READER = 16 << 10  # bytes of an answer that must be read in each `patie
 LINGER_SECONDS, LINGER_BYTES = 5.0, 32 << 20  # of a body that is thrown away after the answer: the largest by default
 GONE_SECONDS = 1.0  # until a connection that gave way has surely ended
 
-BODY_FIELDS = (b"content-length", b"transfer-encoding")
+HOP_BY_HOP = (b"connection", b"proxy-connection")  # what the parser heeds in trailers too: it would drop what follows
 
 OVERLOADED = "There are too many connections. Try again in 1 s."
 HEAD_TOO_LARGE = (
@@ -74,7 +76,7 @@ class Connection(HttpToolsProtocol):
     _unread: asyncio.TimerHandle | None = None  # for a client to read what fills the buffer
     _began = 0.0
     _in_head = False
-    _bodiless = False  # the parser will not read the body that is to come
+    _upgrading = False  # the parser ends this request with its head; another will read on
     _piece = 0  # bytes that the parser has been given last
     _around = 0  # bytes that were no body since the message, its body or its end began; some may be of what was before
     _body = 0  # bytes of the body
@@ -155,24 +157,17 @@ class Connection(HttpToolsProtocol):
             self._refuse(self._wrong)
 
     def _give(self, piece: memoryview) -> None:
-        """A wish for another protocol gets the route's own answer. The parser ends such a request with its head: another
-        reads its body, and that is the connection's last. (Java's HttpClient wishes so with every request.)
-        """
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as wish:
-            if not self._bodiless:
-                return
-            self._bodiless = self.cycle.keep_alive = False
-            length = b"".join(b"%b: %b\r\n" % field for field in self.headers if field[0] in BODY_FIELDS)
-            self.parser = httptools.HttpRequestParser(_BodyOnly(self))
-            self.parser.feed_data(b"POST / HTTP/1.1\r\nconnection: close\r\n" + length + b"\r\n")
-            self.parser.feed_data(piece[wish.args[0] :])
+            self._upgrading = False
+            read_on(self, self.headers)
+            self._give(piece[wish.args[0] :])
 
-    def _stop(self, slug: str, sentence: str) -> ServiceError:
+    def _stop(self, error: ServiceError) -> ServiceError:
         """What a callback of the parser raises to stop it."""
-        self._wrong = ServiceError(slug, sentence)
-        return self._wrong
+        self._wrong = error
+        return error
 
     def on_message_begin(self) -> None:
         """See `httptools.HttpRequestParser`."""
@@ -184,18 +179,27 @@ class Connection(HttpToolsProtocol):
         """See `httptools.HttpRequestParser`. It is called for trailers too, which nobody reads."""
         if self._in_head:
             if len(self.headers) == MOST_FIELDS:
-                raise self._stop("headers_too_large", HEAD_TOO_LARGE)
+                raise self._stop(ServiceError("headers_too_large", HEAD_TOO_LARGE))
             super().on_header(name, value)
+        elif name.lower() in HOP_BY_HOP:
+            raise self._stop(ServiceError("bad_request", f"{name.decode('latin-1')} must be a header, not a trailer."))
 
     def on_headers_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
         first = not self._unanswered
-        if first and self.places.full and not self._is_probe():
-            raise self._stop("overloaded", OVERLOADED)
+        self._upgrading = self.parser.should_upgrade()
+        try:
+            if self._upgrading and self.parser.get_method() == b"CONNECT":
+                raise ServiceError("bad_request", "CONNECT is for proxies, and this is none.")
+            length = body_length(self.parser.get_http_version(), self.headers)
+            if not self.url.startswith(b"/"):
+                self.url = origin_form(self.url)
+            if first and self.places.full and not self._is_probe():
+                raise ServiceError("overloaded", OVERLOADED)
+        except ServiceError as error:
+            raise self._stop(error) from None
         super().on_headers_complete()
-        self._in_head, self._around, self._body = False, 0, 0
-        self._left = int(next((value for name, value in self.headers if name == b"content-length"), 0))
-        self._bodiless = self.parser.should_upgrade() and any(name in BODY_FIELDS for name, _ in self.headers)
+        self._in_head, self._around, self._body, self._left = False, 0, 0, length
         self._stop_timer()
         if first:
             self._does(Doing.READING)
@@ -209,7 +213,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See `httptools.HttpRequestParser`."""
-        if self._bodiless:
+        if self._upgrading:
             return
         super().on_message_complete()
         self._around = self._body = self._left = 0
@@ -371,13 +375,6 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-class _BodyOnly:
-    """What a connection wants to know of a body."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.on_body, self.on_message_complete = connection.on_body, connection.on_message_complete
 
 
 def connection_class(

@@ -42,12 +42,12 @@ def test_health_does_not_wait_and_who_left_is_not_begun() -> None:
     async def story() -> None:
         async with Wire(app, always=frozenset({"/health"})) as wire:
             clients = [await wire.client() for _ in range(5 * AT_ONCE)]
-            clients[-1].served.data_received(b"GET /health HTTP/1.1\r\n\r\n")
+            clients[-1].served.data_received(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
             for client in clients[:-1]:
-                client.served.data_received(b"GET / HTTP/1.1\r\n\r\n")
+                client.served.data_received(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
             clients[-1].served.data_received(b"")
             probe = await wire.client()
-            probe.served.data_received(b"GET /health HTTP/1.1\r\n\r\n")
+            probe.served.data_received(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
             clients[4 * AT_ONCE].served.connection_lost(None)
             for client in (*clients[: 4 * AT_ONCE], *clients[4 * AT_ONCE + 1 :], probe):
                 assert (await client.read(b"hi")).startswith(b"HTTP/1.1 200 ")
