@@ -16,7 +16,7 @@ from app.body import LARGEST_HEAD
 from app.connection import MOST_FIELDS, STEP
 from tests.app.fake_time import play
 from tests.app.inside import running
-from tests.app.wire import POST, REQUEST, Client, Wire, answer, hello, now, reader, turns
+from tests.app.wire import PATIENCE, POST, REQUEST, Client, Wire, answer, hello, now, reader, turns
 
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -196,20 +196,42 @@ def test_bodies_behind_each_other(body: bytes) -> None:
     play(story())
 
 
-@pytest.mark.parametrize(("wrong", "status"), [(b"\0", 400), (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 300, 431)])
-def test_a_wrong_head_is_refused_after_the_answers_before_it(wrong: bytes, status: int) -> None:
+SLOW = {
+    "no body": REQUEST,
+    "a body": POST + b"Content-Length: 3\r\n\r\nabc",
+    "chunks": CHUNKED + b"3\r\nabc\r\n0\r\n\r\n",
+    "a wish": POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
+}
+WRONG = {
+    "garbage": (b"\0", 400),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "many fields": (b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 300, 431),
+    "70 KB": (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 70_000, 431),
+    "unfinished": (b"GET / HTTP/1.1\r\nHost:", 408),
+}
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "apart"])
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("first", SLOW)
+def test_a_wrong_head_is_refused_after_the_answers_before_it(first: str, wrong: str, apart: bool) -> None:
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(1)
-        await answer(send, b"hi")
+        await reader(scope, receive, send)
 
     async def story() -> None:
         async with Wire(slow) as wire:
-            client = await wire.client(REQUEST * 2 + wrong)
-            first, second, refusal = (await client.read()).split(b"HTTP/1.1 ")[1:]
-            assert first.startswith(b"200 ")
-            assert second.startswith(b"200 ")
+            sent, status = WRONG[wrong]
+            client = await wire.client(b"" if apart else SLOW[first] * 2 + sent)
+            for piece in (SLOW[first], SLOW[first], sent) if apart else ():
+                await client.send(piece)
+                await turns()
+            one, other, refusal = (await client.read()).split(b"HTTP/1.1 ")[1:]
+            assert one == other
+            assert one.startswith(b"200 ")
+            assert one.endswith(b"0 bytes" if first == "no body" else b"3 bytes")
             assert refusal.startswith(b"%d " % status)
-            assert now() == pytest.approx(102)
+            assert now() == pytest.approx(102 + (PATIENCE if status == 408 else 0))
 
     play(story())
 

@@ -9,22 +9,19 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
+from tests.app.raw import PROBE, Answer, answers, connected
 from tests.conftest import drawn_png
 
 LINE, HOST = b"POST /predict HTTP/1.1\r\n", b"Host: t\r\n"
-PROBE = b"GET /health/live HTTP/1.1\r\nHost: t\r\nX-Request-Id: probe\r\n\r\n"
 PHOTO = drawn_png(0)
 SIZE, HEX = b"%d" % len(PHOTO), b"%x" % len(PHOTO)
 INSIDE = b"GET /labels HTTP/1.1\r\nHost: t\r\n\r\n"  # would be a request, if it were no body
 LAST = b"0\r\n\r\n"
 MORE = b"%x\r\n%b\r\n" % (len(PHOTO) - 999, PHOTO[999:])
 CHUNKS = HEX + b"\r\n" + PHOTO + b"\r\n" + LAST
-
-Answer = tuple[int, dict[str, str], bytes]
 
 
 def get(fields: bytes, *, target: bytes = b"/labels", version: bytes = b"HTTP/1.1", host: bytes = HOST) -> bytes:
@@ -214,24 +211,8 @@ ENDS = {
 @pytest.fixture
 def line(server: str) -> Iterator[socket.socket]:
     """A connection to a server."""
-    address = urlsplit(server)
-    with socket.create_connection((address.hostname, address.port), 60) as one:
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connected(server) as one:
         yield one
-
-
-def answers(line: socket.socket, *, head: bool = False) -> list[Answer]:
-    """What the server answers, up to the answer to the probe or the end; after HEAD without a body."""
-    found: list[Answer] = []
-    file = line.makefile("rb")
-    while first := file.readline():
-        fields = [one.decode("latin-1").rstrip("\r\n").split(": ", 1) for one in iter(file.readline, b"\r\n")]
-        headers = {name.lower(): value for name, value in fields}
-        body = b"" if head and not found else file.read(int(headers["content-length"]))
-        found.append((int(first.split()[1]), headers, body))
-        if headers["x-request-id"] == "probe":
-            break
-    return found
 
 
 def refused_once(found: list[Answer], status: int, slug: str) -> None:
@@ -250,10 +231,8 @@ def test_what_can_be_read_in_two_ways_is_refused_and_ends_the_connection(line: s
 
 
 def test_it_is_the_same_where_each_byte_comes_alone(server: str) -> None:
-    address = urlsplit(server)
     for name, sent in REFUSED.items():
-        with socket.create_connection((address.hostname, address.port), 60) as line:
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with connected(server) as line:
             for byte in sent[:2000]:
                 line.send(bytes([byte]))
             line.sendall(sent[2000:] + PROBE)
@@ -287,13 +266,12 @@ def test_what_ends_the_connection_is_answered_once(line: socket.socket, name: st
 
 @pytest.mark.parametrize("sent", [length(SIZE), chunks(HEX + b";a=b\r\n" + PHOTO + b"\r\n0\r\nX: y\r\n\r\n"), get(b"")])
 def test_who_leaves_at_any_byte_gets_no_answer_and_harms_nobody(server: str, sent: bytes) -> None:
-    address = urlsplit(server)
     body = sent.index(b"\r\n\r\n") + 4
     for end in {*range(body), *range(body, len(sent) - 1, 97), len(sent) - 1}:
-        with socket.create_connection((address.hostname, address.port), 60) as line:
+        with connected(server) as line:
             line.sendall(sent[:end])
             line.shutdown(socket.SHUT_WR)
             assert [answer[0] for answer in answers(line)] == [], end
-    with socket.create_connection((address.hostname, address.port), 60) as line:
+    with connected(server) as line:
         line.sendall(PROBE)
         assert [answer[0] for answer in answers(line)] == [200]
