@@ -63,10 +63,10 @@ class Settings(BaseSettings):
         description="most connections at a time; then the one that has waited longest for its client is closed",
     )
     keep_alive_seconds: int = Field(
-        default=5,
+        default=620,
         ge=1,
         le=3600,
-        description="longest wait between two requests of a connection; more than a load balancer before it waits",
+        description="longest wait between two requests of a connection; a load balancer before it must wait less",
     )
     max_body_bytes: int = Field(default=32 << 20, ge=1024, description="largest request body in bytes; then 413")
     body_timeout_ms: int = Field(

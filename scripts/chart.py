@@ -34,10 +34,6 @@ IN_A_POD: dict[str, tuple[Any, str]] = {  # other defaults than the program's, a
     "provider": ("", "`cpu`, `cuda` or `tensorrt`; empty: `cuda` on a GPU, `cpu` in `node.mode` cpu; never another"),
     "threads": (0, "engine threads on the CPU provider; 0: one for each CPU that the container is given"),
     "decode_processes": (0, "processes that decode photos; 0: one for each CPU that the container is given"),
-    "keep_alive_seconds": (
-        620,
-        "longest wait between two requests of a connection; Google's load balancers wait 600 s, and must end it first",
-    ),
     "shutdown_delay_seconds": (10, "after SIGTERM: not ready, but still answering, for so long"),
     "log_format": ("json", "log lines as `text` or as `json` objects"),
 }
