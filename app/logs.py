@@ -34,15 +34,28 @@ def request_line(record: Record, *, quiet: bool) -> None:
 
 
 class TextLines(logging.Formatter):
-    """`LEVEL logger: message`, and the request's id where there is one."""
+    """`LEVEL logger: message`, and the request's id where there is one; the lines of a traceback are
+    indented.
+
+    What is not printable is escaped: what an error says may come from a photo or a client.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
+        line = _printable(super().formatMessage(record).rstrip("\n"))  # uvicorn's may end with one
         request = current.get()
         return line if request is None or hasattr(record, "request") else f"{line} (id {request.id})"
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"  {_printable(line)}" for line in super().formatException(ei).split("\n"))
+
+
+def _printable(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 class JsonLines(logging.Formatter):
