@@ -17,7 +17,7 @@ MOST_DIGITS = 19  # of a Content-Length; Python reads no more than 4300, and at 
 VERSIONS = ("1.1", "1.0")
 
 # RFC 3986, 3.2.2 and 3.2.3: a name or an IPv4 address, or an IPv6 address in brackets; a port
-_HOST = rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?:[\w\-.~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+_HOST = rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?:[\w\-.~!$&'()*+,;=]++|%[0-9A-Fa-f]{2})*+)(?::[0-9]*)?"
 _HOST_FIELD = re.compile(_HOST + rb"[ \t]*")
 _ABSOLUTE = re.compile(rb"https?://(?=[^/?#])" + _HOST + rb"(?=[/?#]|$)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"chunked *", re.IGNORECASE)  # as the parser reads it: no tab behind
