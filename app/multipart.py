@@ -16,6 +16,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.errors import ServiceError
 from app.joined import Joined
 from app.json_photos import shown
+from app.media_type import media_type
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -38,7 +39,7 @@ class _Part:
 
 def is_multipart(request: Request) -> bool:
     """Whether the body says that it is a form with files."""
-    return request.headers.get("content-type", "").lower().lstrip().startswith("multipart/form-data")
+    return media_type(request.headers.get("content-type")) == "multipart/form-data"
 
 
 async def photos_of(request: Request, max_files: int) -> list[bytes]:
