@@ -2,6 +2,7 @@
 
 Swagger UI's files are those that the package fastapi-offline carries; FastAPI's own pages would load them from a CDN.
 The pages name their files relative to themselves, so they work behind a proxy that adds a prefix.
+A file is always sent whole (RFC 9110, 14.2: a server may ignore `Range`): Starlette's errors of ranges are plain text.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from pathlib import Path
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from app.schemas import Links
 
 STATIC = Path(__file__).parent / "static"
-SHARED_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+SHARED_HEADERS = {"Accept-Ranges": "none", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 # `blob:` is the preview of the photo that was just picked; it never leaves the browser.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -34,10 +35,24 @@ router = APIRouter()
 class _Files(StaticFiles):
     """Static files that a browser asks for again after each update of the service, and never guesses the type of."""
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(_without_range(scope), receive, send)
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         answer = await super().get_response(path, scope)
         answer.headers.update(SHARED_HEADERS | {"Cache-Control": "no-cache"})  # asks by ETag; 304 when unchanged
         return answer
+
+
+class _Page(FileResponse):
+    """A page from a file."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(_without_range(scope), receive, send)
+
+
+def _without_range(scope: Scope) -> Scope:
+    return {**scope, "headers": [header for header in scope["headers"] if header[0] != b"range"]}
 
 
 def install_pages(app: FastAPI) -> None:
@@ -69,4 +84,4 @@ async def docs() -> Response:
 
 def _html(name: str, policy: str) -> Response:
     headers = SHARED_HEADERS | {"Content-Security-Policy": policy, "Cache-Control": "no-cache", "Vary": "Accept"}
-    return FileResponse(STATIC / name, media_type="text/html", headers=headers)
+    return _Page(STATIC / name, media_type="text/html", headers=headers)
