@@ -128,6 +128,14 @@ def test_no_photo_is_refused_for_its_siblings(told: Told, cores: int, photo: byt
     told(story, 0.001, decode_processes=cores, request_timeout_ms=60_000)
 
 
+@pytest.mark.parametrize("small", ["max_decoding", "max_queue", "max_batch"])
+def test_small_lines_are_no_reason_either(told: Told, small: str) -> None:
+    async def story(house: House) -> None:
+        assert await asyncio.gather(*(house.several() for _ in range(3))) == ["32 ok"] * 3
+
+    told(story, 0.01, decode_processes=16, **{small: 1})
+
+
 @pytest.mark.parametrize("cores", CORES)
 def test_what_is_too_much_is_refused_as_a_whole_and_at_once(told: Told, cores: int) -> None:
     async def story(house: House) -> None:
@@ -164,6 +172,27 @@ def test_a_single_photo_does_not_wait_behind_all_of_them(told: Told, cores: int)
     told(story, 0.01, decode_processes=cores, request_timeout_ms=20_000)
 
 
+def test_beside_single_photos_it_is_answered_or_its_deadline_has_passed(told: Told) -> None:
+    """These come whenever there is room for one, and stand behind nobody who waits outside."""
+
+    async def story(house: House) -> None:
+        async def singles() -> None:
+            while True:
+                await asyncio.gather(*(house.one() for _ in range(40)), return_exceptions=True)
+
+        busy, found = asyncio.create_task(singles()), list[str]()
+        for _ in range(20):
+            began = asyncio.get_running_loop().time()
+            found.append(await house.several())
+            if "deadline_exceeded" in found[-1]:
+                assert asyncio.get_running_loop().time() - began > 9
+        busy.cancel()
+        assert "ok" in " ".join(found)
+        assert all("overloaded" not in one or one.startswith("overloaded, ") for one in found)
+
+    told(story, 0.05, decode_processes=16)
+
+
 def test_engine_and_decoders_do_not_wait_for_each_other(told: Told) -> None:
     async def story(house: House) -> None:
         began = asyncio.get_running_loop().time()
@@ -194,8 +223,7 @@ def test_who_leaves_makes_room(told: Told) -> None:
         for one in waits:
             one.cancel()
         await asyncio.wait(waits)
-        waits.clear()
-        assert await house.several() == "32 ok"
+        assert await asyncio.gather(*(house.several() for _ in range(5))) == ["32 ok"] * 5
 
     told(story, 0.05, decode_processes=2)
 
