@@ -14,6 +14,7 @@ lost its caller leaves the queue at once.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,11 @@ class Slots:
             if one is not newcomer:
                 work += one.times.drain(one.before(arrives))
         return self.free_in(work) + own
+
+    def all_done_in(self, newcomer: Batcher[Any, Any], more: int) -> float:
+        """Seconds until all that has a place, and so many items more of a batcher, would be done."""
+        work = sum(one.times.drain(one.before(math.inf) + more * (one is newcomer)) for one in self.batchers)
+        return self.free_in(work)
 
 
 class Place(Generic[T, R]):
@@ -228,12 +234,30 @@ class Batcher(Generic[T, R]):
                 raise TooLate(min(over, max(done - alone, ready)))  # at the latest when all before it is done
         return arrives
 
-    def enter(self, timeout: float, wait: float = 0.0, making: float = 0.0) -> Place[T, R]:
+    def check_all(self, count: int, ahead: int, timeout: float, made: float, alone: float) -> None:
+        """Raise `QueueFull` or `TooLate` where `count` items more would not all be answered within `timeout` seconds.
+
+        They come behind `ahead` others that have no place yet, the last of them after `made` seconds; where nobody
+        stood before them it would be after `alone`. What would take too long even then is let in where nobody does.
+        """
+        self.check_full()
+        before = len(self._decoding) + len(self._queue) + ahead
+        if self.times.first_runs and before >= CAUTIOUS:
+            raise TooLate(self._slots.free_in())
+        promised, last = PROMISED * timeout, self.times.seconds(1)
+        done = max(self._slots.all_done_in(self, ahead + count), made + last)
+        if done > promised:
+            own = max(self.times.drain(count) / self._slots.engines, alone + last)
+            if before or own <= promised:
+                raise TooLate(done - max(own, promised))
+
+    def enter(self, timeout: float, wait: float = 0.0, making: float = 0.0, *, let_in: bool = False) -> Place[T, R]:
         """A place for an item that must be answered within `timeout` seconds.
 
-        After `wait` seconds it begins to be made, in `making` seconds. Raises `QueueFull` or `TooLate`.
+        After `wait` seconds it begins to be made, in `making` seconds. Raises `QueueFull` or `TooLate`, unless it was
+        `let_in` before.
         """
-        arrives = self.check(timeout, wait, making)
+        arrives = self._clock() + wait + making if let_in else self.check(timeout, wait, making)
         place = Place(self, self._clock() + timeout, PROMISED * timeout, arrives)
         self._decoding.add(place)
         return place

@@ -133,10 +133,11 @@ class DecodePool:
             raise overloaded("Too many photos are waiting to be decoded.", self.expected(quick)[0])
 
     async def decode(
-        self, photo: bytes, timeout: float, owner: object, quick: bool | None = None
+        self, photo: bytes, timeout: float, owner: object, quick: bool | None = None, *, let_in: bool = False
     ) -> tuple[Pixels, float]:
         """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners
-        take turns. `quick`: `is_quick(photo)`, where that is known.
+        take turns. `quick`: `is_quick(photo)`, where that is known. What was `let_in` before needs
+        no room.
 
         Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait), and
         `TimeoutError` after `timeout` seconds. Then, and when the caller is cancelled, it is not
@@ -145,9 +146,10 @@ class DecodePool:
         loop = asyncio.get_running_loop()
         job = Job(photo, loop.create_future(), owner, is_quick(photo) if quick is None else quick)
         del photo
-        self.check_room(job.quick)
-        self._room -= 1
-        self._slow_room -= not job.quick
+        if not let_in:
+            self.check_room(job.quick)
+            self._room -= 1
+            self._slow_room -= not job.quick
         started = time.perf_counter()
         alarm = loop.call_later(timeout, _expire, job.future)
         try:
@@ -157,8 +159,9 @@ class DecodePool:
             return await job.future, time.perf_counter() - started
         finally:
             alarm.cancel()
-            self._room += 1
-            self._slow_room += not job.quick
+            if not let_in:
+                self._room += 1
+                self._slow_room += not job.quick
             self._lines[job.quick].discard(job)
             job.photo = b""
             del job  # an error knows this frame, and the job its future and so the error: a circle of 30 MB
@@ -180,6 +183,16 @@ class DecodePool:
             others = sorted(self._remaining(decoder) for decoder in able if not decoder.slow)
             alike += others[: max(0, len(able) - 1 - len(alike))]
         return shared(seconds, alike or [self._remaining(decoder) for decoder in able]), self._seconds[quick]
+
+    def all_read_in(self, quick: int, slow: int) -> float:
+        """Seconds until all that wait, and so many photos more, would be read, as far as is known."""
+        rests = [self._remaining(decoder) for decoder in self._decoders if decoder.ready]
+        count = {True: quick + len(self._lines[True]), False: slow + len(self._lines[False])}
+        return shared(sum(count[kind] * self._seconds[kind] for kind in count), rests) if rests else 0.0
+
+    def alone(self, quick: int, slow: int) -> float:
+        """Seconds that all processes would take for so many photos, if they had nothing else to do."""
+        return (quick * self._seconds[True] + slow * self._seconds[False]) / max(1, self._able)
 
     def _remaining(self, decoder: Decoder) -> float:
         """Seconds until it has read what it has."""

@@ -152,8 +152,9 @@ def install_handlers(app: FastAPI) -> None:
             answer = error_response(
                 "method_not_allowed", f"The route {request.url.path} does not answer {request.method}; see /docs."
             )
-            answer.headers.update(error.headers or {})
-            answer.headers["Allow"] = allowed_methods(request.app.routes, request.scope["path"])
+            answer.headers.update(error.headers or {})  # static files are no routes, and know their methods themselves
+            if allowed := allowed_methods(request.app.routes, request.scope["path"]):
+                answer.headers["Allow"] = allowed
             return answer
         return error_response("bad_request", str(error.detail))
 

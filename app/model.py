@@ -27,11 +27,13 @@ from app.ready import ready_engine
 from app.schemas import Caption, Model, Prediction
 from app.self_check import SelfCheckReport
 from app.settings import Settings
+from app.several import Several
 from contract.bundle import Bundle
 from contract.pixels import Pixels
 
 log = logging.getLogger("food_vision")
 LATELY = 1.0  # seconds
+OF_ALL = ("overloaded", "not_a_classifier")  # concern a request, not one of its photos
 R = TypeVar("R")
 
 
@@ -73,6 +75,9 @@ class ServedModel:
         self._on_batch = on_batch
         self._name = Model(name=bundle.manifest.name, version=bundle.manifest.version)
         self._pool = EnginePool(self._load, settings.engines)
+        at_engines = 2 * settings.engines * settings.max_batch  # the batch that runs, and the next
+        at_decoders = max(1, min(2 * settings.decoders, settings.max_decoding // 2))
+        self._several = Several(min(settings.max_queue, at_decoders + at_engines))
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -177,7 +182,8 @@ class ServedModel:
     # -- requests -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _request(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
+        """`retire` waits for what is within."""
         self._under_way += 1
         self._idle.clear()
         try:
@@ -200,22 +206,75 @@ class ServedModel:
             raise self._overloaded(refused) from None
         self._decoder.check_room()
 
-    async def predict(
-        self, photo: bytes, top_k: int, min_confidence: float, owner: asyncio.Semaphore, deadline: float
-    ) -> Prediction:
-        """The best labels of one photo, decoded when its request, the `owner`, lets it.
+    async def predict(self, photo: bytes, top_k: int, min_confidence: float, deadline: float) -> Prediction:
+        """The best labels of one photo. Raises `PhotoError` or `ServiceError`."""
+        self._check_classifies()
+        started = time.perf_counter()
+        with self.held():
+            return await self._predicted(photo, top_k, min_confidence, deadline, started, owner=object())
 
-        Raises `PhotoError` or `ServiceError`.
+    async def predict_all(
+        self, photos: list[bytes], top_k: int, min_confidence: float, deadline: float
+    ) -> list[Prediction | BaseException]:
+        """An answer or an exception for each photo of a request, in order.
+
+        Raises `ServiceError` for the request as a whole, before work starts: `overloaded` where not all of them would
+        be answered in time. One photo is as any other single one.
         """
+        if len(photos) == 1:
+            try:
+                return [await self.predict(photos[0], top_k, min_confidence, deadline)]
+            except Exception as error:
+                if isinstance(error, ServiceError) and error.slug in OF_ALL:
+                    raise
+                return [error]
+        self._check_classifies()
+        kinds = [is_quick(photo) for photo in photos]
+        self._check_room_for(kinds, deadline)
+        started, owner = time.perf_counter(), object()
+        with self.held(), self._several.request(kinds) as turns:
+
+            async def in_turn(photo: bytes, quick: bool) -> Prediction:
+                try:
+                    async with turns.turn(quick, _left(deadline)):
+                        return await self._predicted(
+                            photo, top_k, min_confidence, deadline, started, owner=owner, let_in=True
+                        )
+                except TimeoutError:
+                    raise _too_late() from None
+
+            return await asyncio.gather(*map(in_turn, photos, kinds), return_exceptions=True)
+
+    def _check_classifies(self) -> None:
         if self.bundle.labels is None:
             raise ServiceError(
                 "not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption."
             )
-        started = time.perf_counter()
-        with self._request():
-            async with owner:
-                place, pixels, decode_seconds = await self._decode(self._scores, photo, deadline, owner)
-            done = await self._answered(place, pixels)
+
+    def _check_room_for(self, kinds: list[bool], deadline: float) -> None:
+        """Raise `ServiceError` (`overloaded`) where so many photos, each quick or not, would not be answered in time."""
+        quick, waiting = sum(kinds), self._several.waiting
+        slow = len(kinds) - quick
+        made = self._decoder.all_read_in(waiting[True] + quick, waiting[False] + slow)
+        alone = self._decoder.alone(quick, slow)
+        try:
+            self._scores.check_all(len(kinds), waiting.total(), _left(deadline), made, alone)
+        except Refused as refused:
+            raise self._overloaded(refused) from None
+
+    async def _predicted(
+        self,
+        photo: bytes,
+        top_k: int,
+        min_confidence: float,
+        deadline: float,
+        started: float,
+        *,
+        owner: object,
+        let_in: bool = False,
+    ) -> Prediction:
+        place, pixels, decode_seconds = await self._decode(self._scores, photo, deadline, owner, let_in=let_in)
+        done = await self._answered(place, pixels)
         scored = done.result
         timings = {
             "decode": decode_seconds,
@@ -229,7 +288,7 @@ class ServedModel:
     async def caption(self, photo: bytes, deadline: float) -> Caption:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
         started = time.perf_counter()
-        with self._request():
+        with self.held():
             place, pixels, decode_seconds = await self._decode(self._captions, photo, deadline, object())
             done = await self._answered(place, pixels)
         timings = {
@@ -242,16 +301,25 @@ class ServedModel:
         return caption(self.bundle, self._name, done.result.text, timings)
 
     async def _decode(
-        self, batcher: Batcher[Pixels, R], photo: bytes, deadline: float, owner: object
+        self,
+        batcher: Batcher[Pixels, R],
+        photo: bytes,
+        deadline: float,
+        owner: object,
+        *,
+        let_in: bool = False,
     ) -> tuple[Place[Pixels, R], Pixels, float]:
-        """A place in the queue, and then the photo's pixels: what would be refused afterwards is not worth decoding."""
+        """A place in the queue, and then the photo's pixels: what would be refused afterwards is not worth decoding.
+
+        What was `let_in` with its request is refused for nothing.
+        """
         quick = is_quick(photo)
         try:
-            place = batcher.enter(_left(deadline), *self._decoder.expected(quick, owner))
+            place = batcher.enter(_left(deadline), *self._decoder.expected(quick, owner), let_in=let_in)
         except Refused as refused:
             raise self._overloaded(refused) from None
         try:
-            return place, *await self._decoder.decode(photo, _left(deadline), owner, quick)
+            return place, *await self._decoder.decode(photo, _left(deadline), owner, quick, let_in=let_in)
         except BaseException as error:
             place.leave()
             if isinstance(error, TimeoutError):

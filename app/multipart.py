@@ -2,10 +2,13 @@
 
 Starlette's form writes every file into a spooled temporary file, and any above 1 MB to the disk; that took a fifth of the
 event loop's time for a request. The body as a whole is limited before it gets here (`app.body`).
+
+Sources: RFC 2046, 5.1 (preamble, padding, epilogue) and RFC 7578 (forms). Lines end with CR LF and no header is folded.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from app.errors import ServiceError
 from app.joined import Joined
 from app.json_photos import shown
+from app.media_type import media_type
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
 FIELDS = ("image", "images")
 HINT = "Send multipart with the field `image`, or the bytes of the photo as the body."
 LARGEST_HEADER = 1000  # characters of one with parameters: longer ones may take the square of their length to read
+LONGEST_BOUNDARY = 256  # bytes; RFC 2046 allows 70
+LONGEST_PREAMBLE = 4096  # bytes before the first boundary; they are not read
+QUOTED, EXTENDED = re.compile(rb'"(?:[^"\\]|\\.)*"'), re.compile(rb";\s*filename\*", re.IGNORECASE)
+AS_IT_IS = (b"", b"binary", b"8bit", b"7bit")  # values of Content-Transfer-Encoding, which RFC 7578 advises against
 MAX_TEXTS = 16  # parts that are no files
 MAX_TEXT_BYTES = 1 << 20  # of one of them; its content is not read
 
@@ -38,7 +46,7 @@ class _Part:
 
 def is_multipart(request: Request) -> bool:
     """Whether the body says that it is a form with files."""
-    return request.headers.get("content-type", "").lower().lstrip().startswith("multipart/form-data")
+    return media_type(request.headers.get("content-type")) == "multipart/form-data"
 
 
 async def photos_of(request: Request, max_files: int) -> list[bytes]:
@@ -53,25 +61,30 @@ async def photos_of(request: Request, max_files: int) -> list[bytes]:
     boundary = parameters.get(b"boundary")
     if not boundary:
         raise _unreadable("The Content-Type names no boundary.")
-    collected = _Collected(max_files)
+    if len(boundary) > LONGEST_BOUNDARY:
+        raise _unreadable(f"Its boundary is longer than {LONGEST_BOUNDARY} bytes.")
+    collected = _Collected(max_files, boundary)
+    parser = MultipartParser(boundary, collected.callbacks())
+    parser.write(b"--" + boundary + b"\r\n\r\n\r\n")  # it knows no preamble: that is the content of a part of ours
     try:
-        parser = MultipartParser(boundary, collected.callbacks())
         async for chunk in request.stream():
             parser.write(chunk)
         parser.finalize()
     except FormParserError:
-        raise _unreadable("It is not multipart data with the boundary of the Content-Type.") from None
+        raise _unreadable(
+            "After a boundary come at most 8 headers of up to 4 KB, each on one line that ends with CR LF, no other text."
+        ) from None
     return collected.photos()
 
 
 class _Collected:
-    """What the parser found so far."""
+    """What the parser found so far. The first part is the preamble."""
 
-    def __init__(self, max_files: int) -> None:
-        self._max_files = max_files
+    def __init__(self, max_files: int, boundary: bytes) -> None:
+        self._max_files, self._boundary = max_files, boundary
         self._files = self._texts = 0
         self._parts: list[_Part] = []
-        self._header = self._value = self._disposition = b""
+        self._header = self._value = self._disposition = self._encoding = b""
 
     def callbacks(self) -> MultipartCallbacks:
         """For `MultipartParser`."""
@@ -83,19 +96,26 @@ class _Collected:
 
     def photos(self) -> list[bytes]:
         """See `photos_of`."""
-        if not all(part.whole for part in self._parts):
+        preamble, *parts = self._parts
+        if preamble.size and not preamble.whole:
+            raise self._no_form("No line")
+        if not all(part.whole for part in parts):
             raise _unreadable("It is cut off: its last boundary is missing.")
-        found = [part for part in self._parts if part.name in FIELDS]
+        found = [part for part in parts if part.name in FIELDS]
         if not found:
-            names = [shown(name) for name in sorted({part.name for part in self._parts})]
+            names = [shown(name) for name in sorted({part.name for part in parts})]
             raise ServiceError("missing_image", f"The form has no field `image` (it has [{', '.join(names)}]). {HINT}")
         if not all(part.is_file for part in found):
             raise ServiceError("bad_request", f"The field `image` holds text, not a file. {HINT}")
         return [part.content.whole for part in found]
 
+    def _no_form(self, lines: str) -> ServiceError:
+        boundary = shown("--" + self._boundary.decode("latin-1"))
+        return _unreadable(f"{lines} is the boundary of the Content-Type, {boundary}; lines end with CR LF.")
+
     def _begin(self) -> None:
         self._parts.append(_Part())
-        self._header = self._value = self._disposition = b""
+        self._header = self._value = self._disposition = self._encoding = b""
 
     def _end(self) -> None:
         self._parts[-1].whole = True
@@ -109,9 +129,13 @@ class _Collected:
     def _header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
             self._disposition = self._value
+        elif self._header.lower() == b"content-transfer-encoding":
+            self._encoding = self._value.strip().lower()
         self._header = self._value = b""
 
     def _headers_finished(self) -> None:
+        if len(self._parts) == 1:
+            return
         if len(self._disposition) > LARGEST_HEADER:
             raise _unreadable(f"A Content-Disposition is longer than {LARGEST_HEADER} characters.")
         _, options = parse_options_header(self._disposition)
@@ -119,7 +143,11 @@ class _Collected:
             raise _unreadable("A part has no name in its Content-Disposition.")
         part = self._parts[-1]
         part.name = options[b"name"].decode("utf-8", "replace")
-        part.is_file = b"filename" in options or b"filename*" in options
+        part.is_file = b"filename" in options or _has_extended_filename(self._disposition)
+        if part.is_file and part.name in FIELDS and self._encoding not in AS_IT_IS:
+            raise _unreadable(
+                f"A part has the Content-Transfer-Encoding {shown(self._encoding.decode('latin-1'))}. Send it as it is."
+            )
         self._files += part.is_file
         self._texts += not part.is_file
         if self._files > self._max_files:
@@ -136,8 +164,18 @@ class _Collected:
                 part.content.add(data[start:end])
             return
         part.size += end - start
-        if part.size > MAX_TEXT_BYTES:
+        if len(self._parts) == 1:
+            if part.size > LONGEST_PREAMBLE:
+                raise self._no_form(f"No line of its first {LONGEST_PREAMBLE} bytes")
+        elif part.size > MAX_TEXT_BYTES:
             raise _unreadable(f"A field that is no file is larger than {MAX_TEXT_BYTES >> 10} KB.")
+
+
+def _has_extended_filename(disposition: bytes) -> bool:
+    """Whether it names a file by `filename*`: RFC 7578 forbids that, some clients send it alone, and
+    `parse_options_header` leaves it out.
+    """
+    return EXTENDED.search(QUOTED.sub(b"", disposition)) is not None
 
 
 def _unreadable(reason: str) -> ServiceError:

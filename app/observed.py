@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.errors import ServiceError, body_of
 from app.metrics import State
+from app.model import ServedModel
 from app.record import note_abstained, note_refused, note_timings
 from app.schemas import Caption, Prediction
 from app.service import Service
@@ -21,10 +22,16 @@ class ObservedService(Service):
         return found
 
     async def predict_all(
-        self, photos: list[bytes], top_k: int, timeout_ms: int | None = None, min_confidence: float | None = None
+        self,
+        photos: list[bytes],
+        top_k: int,
+        timeout_ms: int | None = None,
+        min_confidence: float | None = None,
+        *,
+        model: ServedModel | None = None,
     ) -> list[Prediction | BaseException]:
         """See `Service`."""
-        found = await super().predict_all(photos, top_k, timeout_ms, min_confidence)
+        found = await super().predict_all(photos, top_k, timeout_ms, min_confidence, model=model)
         for one in found:
             if isinstance(one, Prediction):
                 _note(one)

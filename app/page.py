@@ -2,6 +2,7 @@
 
 Swagger UI's files are those that the package fastapi-offline carries; FastAPI's own pages would load them from a CDN.
 The pages name their files relative to themselves, so they work behind a proxy that adds a prefix.
+A file is always sent whole (RFC 9110, 14.2: a server may ignore `Range`): Starlette's errors of ranges are plain text.
 """
 
 from __future__ import annotations
@@ -51,9 +52,7 @@ class _Files(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         answer = await super().get_response(path, scope)
-        answer.headers.update(
-            SHARED_HEADERS | {"Cache-Control": "no-cache", "Accept-Ranges": "none"}
-        )  # asks by ETag; 304 when unchanged
+        answer.headers.update(SHARED_HEADERS | {"Cache-Control": "no-cache"})  # asks by ETag; 304 when unchanged
         return answer
 
 

@@ -30,7 +30,9 @@ from app.json_photos import (
     shown,
     top_k_of,
 )
-from app.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs
+from app.media_type import is_json
+from app.multipart import is_multipart
+from app.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK
 from app.schemas import Abstention, Prediction
 from app.service import Service
 
@@ -69,12 +71,12 @@ BODY = {"requestBody": {"required": True, "content": PHOTO_KINDS | {"application
     openapi_extra=BODY,
 )
 async def infer(
-    request: Request, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> list[HFCandidate]:
     """The best labels of one photo, best first: its bytes as the body, or JSON `inputs` (base64) and `parameters`."""
     service: Service = request.app.state.service
     photo, parameters = await _read(request)
-    top_k = top_k_of(parameters, service.settings.top_k)
+    top_k = top_k_of(parameters, top_k or service.settings.top_k)
     min_confidence = min_confidence_of(parameters, min_confidence)
     _check_function(parameters)
     if service.bundle.labels is None:
@@ -90,11 +92,10 @@ def _candidates(found: Prediction) -> list[HFCandidate]:
 
 async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
     """The photo and the parameters. A body that begins with a brace is JSON whatever its type says: no photo does."""
-    kind = request.headers.get("content-type", "").lower()
-    if kind.lstrip().startswith("multipart/"):
+    if is_multipart(request):
         return await read_photo(request), {}
     body = await read_body(request)
-    if "json" in kind or body[:1] == b"{":
+    if is_json(request.headers.get("content-type")) or body[:1] == b"{":
         return await parsed(body, _from_json, request.app.state.json_reader)
     return not_empty(body), {}
 

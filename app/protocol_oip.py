@@ -6,14 +6,14 @@
 
 The model's name and version are those of the bundle. Sources: `kserve/open-inference-protocol`, and the protocol
 extensions binary data, classification, model configuration and statistics of Triton. The protocol has no error for one
-photo of several: one that is bad fails the request, with its index.
+photo of several: those that are bad fail the request, which names them all.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from importlib.metadata import version as installed
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from app.body import read_body
 from app.disconnect import unless_gone
 from app.errors import ServiceError, responses
 from app.json_photos import parsed
+from app.model import ServedModel
 from app.oip_codec import HEAD_LENGTH, pack_bytes, pack_floats
 from app.oip_examples import CONFIG, INFER_BODY, METADATA, SERVER, STATS, example, infer_example
 from app.oip_request import IMAGE, OUTPUTS, InferRequest, Wanted, parse_request
@@ -54,9 +55,9 @@ async def _version(version: str) -> None:
     """Declares the parameter of those paths that have one; `_known` reads it."""
 
 
-async def _known(request: Request, name: str) -> Manifest:
-    """The manifest of the model that the path names. Raises `ServiceError` with slug `unknown_model` for another."""
-    manifest, version = _service(request).bundle.manifest, request.path_params.get("version")
+def _check(request: Request, name: str, manifest: Manifest) -> None:
+    """Raise `ServiceError` with slug `unknown_model` unless the path names this model."""
+    version = request.path_params.get("version")
     if name != manifest.name:
         raise ServiceError("unknown_model", f"There is no model {name[:80]!a}; {manifest.name!r} is served.")
     if version not in (None, manifest.version):
@@ -64,10 +65,25 @@ async def _known(request: Request, name: str) -> Manifest:
             "unknown_model",
             f"There is no version {version[:80]!a} of {name!r}; {manifest.version!r} is served. Or leave it out.",
         )
+
+
+async def _known(request: Request, name: str) -> Manifest:
+    """The manifest of the model that the path names."""
+    manifest = _service(request).bundle.manifest
+    _check(request, name, manifest)
     return manifest
 
 
+async def _met(request: Request, name: str) -> AsyncIterator[ServedModel]:
+    """The model that the path names, kept until it has answered: another may take over while the body comes in."""
+    model = _service(request).model
+    _check(request, name, model.bundle.manifest)
+    with model.held():
+        yield model
+
+
 Known = Annotated[Manifest, Depends(_known)]
+Met = Annotated[ServedModel, Depends(_met)]
 OF_VERSION = [Depends(_version)]
 
 
@@ -160,13 +176,14 @@ def _answered(request: Request, manifest: Manifest) -> dict[str, object]:
     VERSION + "/infer", response_class=Response, responses=OF_INFER, openapi_extra=INFER_BODY, dependencies=OF_VERSION
 )
 async def model_infer(
-    request: Request, manifest: Known, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+    request: Request, model: Met, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> Response:
     """Name the food on one or several photos: JSON with base64 text, or JSON followed by binary tensors."""
     began = time.perf_counter_ns()
+    manifest = model.bundle.manifest
     stats = _statistics(request).of(manifest.name, manifest.version)
     try:
-        return await _infer(request, stats, began, timeout_ms, min_confidence)
+        return await _infer(request, model, stats, began, timeout_ms, min_confidence)
     except Exception:
         forget_refused()
         stats.inference_stats.fail.add(time.perf_counter_ns() - began)
@@ -174,15 +191,20 @@ async def model_infer(
 
 
 async def _infer(
-    request: Request, stats: ModelStats, began: int, timeout_ms: int | None, min_confidence: float | None
+    request: Request,
+    model: ServedModel,
+    stats: ModelStats,
+    began: int,
+    timeout_ms: int | None,
+    min_confidence: float | None,
 ) -> Response:
     service = _service(request)
     asked = await _read(request)
     top_k = max(1, *(one.classes for one in asked.wanted))
     limits = [one for one in (asked.timeout_ms, timeout_ms) if one is not None]
     least = min_confidence if asked.min_confidence is None else asked.min_confidence
-    found = await unless_gone(request, service.predict_all(asked.photos, top_k, min(limits, default=None), least))
-    predictions = [_good(one, index) for index, one in enumerate(found)]
+    work = service.predict_all(asked.photos, top_k, min(limits, default=None), least, model=model)
+    predictions = _good(await unless_gone(request, work))
     begin_output = time.perf_counter_ns()
     answer = _answer(asked, predictions)
     ended = time.perf_counter_ns()
@@ -201,12 +223,19 @@ async def _read(request: Request) -> InferRequest:
     return await parsed(await read_body(request), read, request.app.state.json_reader)
 
 
-def _good(found: Prediction | BaseException, index: int) -> Prediction:
-    if isinstance(found, PhotoError):
-        raise ServiceError(found.slug, f"Element {index} of {IMAGE}: {found}")
-    if isinstance(found, BaseException):
-        raise found
-    return found
+def _good(found: list[Prediction | BaseException]) -> list[Prediction]:
+    """The predictions, if all are. Raises the first error; bad photos come first, and all of them are named."""
+    bad = {index: one for index, one in enumerate(found) if isinstance(one, PhotoError)}
+    if bad:
+        index, first = next(iter(bad.items()))
+        every = f" Bad elements: {', '.join(map(str, bad))}." if len(bad) > 1 else ""
+        raise ServiceError(first.slug, f"Element {index} of {IMAGE}: {first}{every}")
+    good = []
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+        good.append(one)
+    return good
 
 
 def _answer(asked: InferRequest, found: Sequence[Prediction]) -> Response:

@@ -18,6 +18,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
@@ -35,7 +36,8 @@ from app.json_photos import (
     shown,
     top_k_of,
 )
-from app.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, answers, ready
+from app.media_type import is_json
+from app.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, answers, ready
 from app.schemas import Health, Prediction
 from app.service import Service
 from contract.errors import ContractError
@@ -82,8 +84,7 @@ class _JsonRoute(APIRoute):
     """A route that only sees JSON, so that another at the same path sees the rest."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        kind = dict(scope.get("headers", ())).get(b"content-type", b"")
-        return super().matches(scope) if b"json" in kind.lower() else (Match.NONE, {})
+        return super().matches(scope) if is_json(Headers(scope=scope).get("content-type")) else (Match.NONE, {})
 
 
 def install_vertex(app: FastAPI, environ: Mapping[str, str]) -> frozenset[str]:
@@ -100,6 +101,7 @@ def install_vertex(app: FastAPI, environ: Mapping[str, str]) -> frozenset[str]:
             new, ready, response_model=Health, responses=responses("not_ready", "engine_stuck"), tags=[*TAGS],
             operation_id="vertex_health",
         )  # fmt: skip
+        app.add_api_route(new, ready, methods=["HEAD"], response_model=Health, include_in_schema=False)
     if path is not None:
         app.router.add_api_route(
             path, predict, methods=["POST"], response_model=VertexAnswer, responses=responses(*PHOTO_ERRORS),
@@ -119,12 +121,14 @@ def _path(environ: Mapping[str, str], name: str) -> str | None:
     return path
 
 
-async def predict(request: Request, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None) -> VertexAnswer:
+async def predict(
+    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+) -> VertexAnswer:
     """Name the food on the photos of JSON `instances`: an answer or an error for each, in order."""
     service: Service = request.app.state.service
     read = partial(_from_json, max_images=service.settings.max_images)
     photos, parameters = await parsed(await read_body(request), read, request.app.state.json_reader)
-    top_k = top_k_of(parameters, service.settings.top_k)
+    top_k = top_k_of(parameters, top_k or service.settings.top_k)
     min_confidence = min_confidence_of(parameters, min_confidence)
     service.check_serving()  # what concerns every photo is no matter of one entry
     found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence))

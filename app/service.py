@@ -227,20 +227,25 @@ class Service:
         """
         self.check_serving()
         least, deadline = self._least(min_confidence), self._deadline(timeout_ms)
-        return await self._model.predict(photo, top_k, least, asyncio.Semaphore(1), deadline)
+        return await self._model.predict(photo, top_k, least, deadline)
 
     async def predict_all(
-        self, photos: list[bytes], top_k: int, timeout_ms: int | None = None, min_confidence: float | None = None
+        self,
+        photos: list[bytes],
+        top_k: int,
+        timeout_ms: int | None = None,
+        min_confidence: float | None = None,
+        *,
+        model: ServedModel | None = None,
     ) -> list[Prediction | BaseException]:
         """An answer or an exception for each photo, in order, all from one model; parameters as for `predict`.
 
-        One request decodes only a few photos at a time, so that a long list does not fill the decode pool by itself.
+        `model`: the one that answers, which its caller holds; by default the one that is served now. Raises
+        `ServiceError` for the request as a whole, as `ServedModel.predict_all` does.
         """
         self.check_serving()
-        model, deadline, least = self._model, self._deadline(timeout_ms), self._least(min_confidence)
-        owner = asyncio.Semaphore(max(1, min(2 * self.settings.decoders, self.settings.max_decoding // 2)))
-        calls = (model.predict(photo, top_k, least, owner, deadline) for photo in photos)
-        found = await asyncio.gather(*calls, return_exceptions=True)
+        least, deadline = self._least(min_confidence), self._deadline(timeout_ms)
+        found = await (model or self._model).predict_all(photos, top_k, least, deadline)
         for one in found:
             if isinstance(one, ServiceError | PhotoError):  # of any other the log will want to know where it was
                 forget_frames(one)

@@ -123,7 +123,7 @@ def test_a_swap_frees_the_old_model(opened: Opened, link: Path, bundle: Path, tm
             assert [one() is not None for one in opened.sessions] == [False] * begun + [True] * 6
             assert engine_threads() == 2
             assert not service.bundle.contents, "the files' bytes are not kept"
-            await asyncio.to_thread(until, lambda: all_threads() == threads)  # the system takes a moment
+            await asyncio.to_thread(until, lambda: all_threads() <= threads)  # the system takes a moment
         await used(service)
 
     serve(link, swap, in_flight=2)

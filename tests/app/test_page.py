@@ -99,16 +99,6 @@ def test_pages_that_would_need_a_cdn_are_gone(client: httpx.Client) -> None:
     assert client.get("/redoc").status_code == 404
 
 
-@pytest.mark.parametrize(
-    "wanted", ["bytes=0-4", "bytes=99999999-", "bytes=-0-", "apples=1", f"bytes={'9' * 5000}-", "odd"]
-)
-@pytest.mark.parametrize("path", ["/", "/docs", "/static/page.css"])
-def test_a_part_is_not_given(client: httpx.Client, path: str, wanted: str) -> None:
-    answer = client.get(path, headers={"Range": wanted})
-    assert (answer.status_code, answer.headers["Accept-Ranges"]) == (200, "none")
-    assert answer.content == client.get(path).content
-
-
 def test_files_are_checked_again_but_not_sent_again(client: httpx.Client) -> None:
     first = client.get("/static/page.js")
     assert first.headers["cache-control"] == "no-cache"

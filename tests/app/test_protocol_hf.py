@@ -57,6 +57,17 @@ def test_image_classification_with_top_k(server: str, client: InferenceClient, t
     assert pairs(found) == expected(server, top_k)
 
 
+def test_top_k_of_the_url(server: str) -> None:
+    photo = drawn_png(0)
+    text = base64.b64encode(photo).decode()
+    assert len(httpx.post(server, content=photo).json()) == 5
+    assert len(httpx.post(f"{server}/?top_k=2", content=photo).json()) == 2
+    assert len(httpx.post(f"{server}/?top_k=2", json={"inputs": text}).json()) == 2
+    body = {"inputs": text, "parameters": {"top_k": 3}}
+    assert len(httpx.post(f"{server}/?top_k=2", json=body).json()) == 3, "the body wins"
+    assert_error(httpx.post(f"{server}/?top_k=0", content=photo), "invalid_parameter")
+
+
 def test_image_to_text(server: str, client: InferenceClient, tmp_path: Path) -> None:
     (tmp_path / "dinner.png").write_bytes(GOOD)
     caption = predict(server, GOOD)["raw_output"]

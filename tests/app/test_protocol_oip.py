@@ -226,3 +226,8 @@ def test_errors_can_be_read_through_the_client(client: Any, model: dict[str, str
     with pytest.raises(InferenceServerException, match="Element 2 of IMAGE: The 8 bytes") as failed:
         client.infer(model["name"], [image([*PHOTOS[:2], b"no photo", PHOTOS[2]])])
     assert failed.value.status() == "415"
+    assert "Bad elements" not in failed.value.message()
+    damaged = PHOTOS[0][:100]
+    with pytest.raises(InferenceServerException, match="Element 1 of IMAGE: The 8 bytes") as failed:
+        client.infer(model["name"], [image([PHOTOS[0], b"no photo", PHOTOS[1], damaged, damaged])])
+    assert failed.value.message().endswith(" Bad elements: 1, 3, 4.")

@@ -41,6 +41,8 @@ def ask(url: str, path: str = f"{PATH}:predict", **body: Any) -> httpx.Response:
 
 def test_health(vertex: str) -> None:
     assert answer(httpx.get(vertex + PATH)) == {"status": "ok"}
+    head = httpx.head(vertex + PATH)
+    assert (head.status_code, head.content) == (200, b"")
 
 
 def test_the_probe_needs_no_key(bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -51,6 +53,7 @@ def test_the_probe_needs_no_key(bundle: Path, tmp_path: Path, caplog: pytest.Log
         caplog.set_level("INFO")
         url, app = stack.enter_context(running(bundle, api_keys_file=tmp_path / "keys"))
         assert answer(httpx.get(url + PATH)) == {"status": "ok"}
+        assert httpx.head(url + PATH).status_code == 200
         assert_error(ask(url, PATH, instances=[{"b64": TEXTS[0]}]), "unauthorized")
         lines = [one.getMessage() for one in caplog.records if one.name == "food_vision.requests"]
         assert [line.split(" ")[0] for line in lines if PATH in line] == ["POST"], "a probe is quiet"
@@ -84,8 +87,10 @@ def test_instances_in_every_form(vertex: str) -> None:
 
 
 def test_top_k(vertex: str) -> None:
-    (found,) = answer(ask(vertex, instances=[{"b64": TEXTS[0]}], parameters={"top_k": 2}))["predictions"]
-    assert len(found["top"]) == 2
+    for query, parameters, count in (("", {"top_k": 2}, 2), ("?top_k=3", {}, 3), ("?top_k=3", {"top_k": 2}, 2)):
+        url = f"{PATH}:predict{query}"
+        (found,) = answer(ask(vertex, url, instances=[{"b64": TEXTS[0]}], parameters=parameters))["predictions"]
+        assert len(found["top"]) == count
 
 
 def test_a_bad_photo_fails_alone(vertex: str) -> None:
