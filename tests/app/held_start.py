@@ -110,6 +110,13 @@ def reloading() -> None:
     setattr(Manifest, "digest", property(lambda manifest: f"{id(manifest):064x}"))  # noqa: B010
 
 
+def impatient() -> None:
+    """It waits in vain, so it need not wait for seconds."""
+    from app import service
+
+    service.LAST_WAIT = 0.1
+
+
 PLACES: dict[str, Callable[[], None]] = {
     one.__name__: one
     for one in (imports, reading, loading, warming, checking, scoring, rereading, reloading)
@@ -117,5 +124,7 @@ PLACES: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    PLACES[sys.argv.pop(1)]()
+    PLACES[place := sys.argv.pop(1)]()
+    if place != "imports":
+        impatient()
     runpy.run_module("app", run_name="__main__", alter_sys=True)
