@@ -13,8 +13,16 @@ import os
 import signal
 import socket
 import sys
+
+if __name__ == "__main__":  # before all that takes long to import; what it has begun by then ends with it
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits for `app.server`, which can reload
+
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
@@ -31,9 +39,10 @@ from contract.bundle import read_bundle
 from contract.cli import run
 from contract.errors import ContractError
 
+log = logging.getLogger("food_vision")
 # Of one port: the event loop accepts one connection of each in a turn, and a probe stands behind those that came before it.
 LISTENERS = 16
-LAST_WAIT = 2.0  # seconds, for an engine call that runs when all else has ended
+LAST_WAIT = 2.0  # seconds, for threads that still run when all else has ended
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,8 +60,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which after the first signal goes on serving for `delay` seconds; the
-    second is its own.
+    """uvicorn's server, which after the first signal goes on serving for `delay` seconds.
+
+    The second ends that, and Ctrl-C after it the wait for requests. However it ends, it ends well:
+    no signal is raised again.
     """
 
     before_exit: Callable[[], None] = staticmethod(lambda: None)
@@ -66,9 +77,22 @@ class Server(uvicorn.Server):
             return
         self.draining = True
         self.before_exit()
-        timer = threading.Timer(self.delay, super().handle_exit, (sig, frame))
+        timer = threading.Timer(self.delay, setattr, (self, "should_exit", True))
         timer.daemon = True
         timer.start()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """From now on, for good: a signal during the last steps changes nothing either."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle_exit)
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn would leave the application as it is where it was told not to wait."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
 
 
 def _serve(args: dict[str, Any]) -> int:
@@ -104,7 +128,6 @@ def _serve(args: dict[str, Any]) -> int:
         )
     )
     server.before_exit, server.delay = app.state.service.drain, settings.shutdown_delay_seconds
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again after a clean stop: exit with 0, not by it
     gc.collect()
     gc.freeze()  # what is there now stays; to look through all of it would hold up the event loop for a tenth of a second
     server.run(sockets=listeners)
@@ -114,14 +137,15 @@ def _serve(args: dict[str, Any]) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with this exit code, even if an engine call never ends: `sys.exit` would
-    wait for its thread.
+    """End the process with this exit code, even if an engine call or a disk never answers:
+    `sys.exit` would wait for its thread.
     """
+    ends = time.monotonic() + LAST_WAIT
     for thread in threading.enumerate():
-        if thread.name.startswith("engine-"):  # others end by themselves
-            thread.join(LAST_WAIT)
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(0.0, ends - time.monotonic()))
             if thread.is_alive():
-                logging.getLogger("food_vision").error("an engine call has not ended: left behind")
+                log.error("the thread %s has not ended: left behind", thread.name)
                 logging.shutdown()
                 os._exit(code)
     sys.exit(code)

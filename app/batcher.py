@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -46,6 +46,18 @@ class TooLate(Refused):
 
 class Expired(Exception):
     """The item was not answered before its deadline."""
+
+
+class Failed(Exception):
+    """`run` failed on the item's batch, with an error of this kind that `on_failure` was told of.
+
+    Each item has one of its own: an error that is raised in many places has all of them in its
+    traceback.
+    """
+
+    def __init__(self, kind: type[Exception]) -> None:
+        super().__init__()
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ class Place(Generic[T, R]):
         self._future: asyncio.Future[Done[R]] | None = None
 
     async def submit(self, item: T) -> Done[R]:
-        """Wait for the item's result. Raises `Expired`, or whatever `run` raised for its batch.
+        """Wait for the item's result. Raises `Expired`, or `Failed` with its batch.
 
         If the caller is cancelled, the item is left out of the next batch.
         """
@@ -167,7 +179,8 @@ class Batcher(Generic[T, R]):
     """Collects items for `run`, which takes up to `max_batch` of them and returns as many results in order.
 
     Nobody is let in while `max_queue` items wait for an engine. An exception of `run` fails the items of its batch and
-    no others. `run` may be a plain function that starts the engine and returns a future: then the engine starts at once.
+    no others; `on_failure` is told of it once, with their number. `run` may be a plain function that starts the engine
+    and returns a future: then the engine starts at once.
     """
 
     def __init__(
@@ -177,9 +190,10 @@ class Batcher(Generic[T, R]):
         max_batch: int,
         max_queue: int,
         slots: Slots,
+        on_failure: Callable[[Exception, int], None] = lambda error, size: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._run = run
+        self._run, self._on_failure = run, on_failure
         self._max_queue = max_queue
         self._slots = slots
         self._clock = clock
@@ -304,8 +318,7 @@ class Batcher(Generic[T, R]):
         except Exception as error:
             self.times.end(call, counts=False)
             self._slots.release()
-            for place in batch:
-                place.fail(error)
+            self._fail(batch, error)
             return
         running.add_done_callback(lambda ended: self._free(call, ended))  # before `_answer`: the engine comes first
         task = asyncio.create_task(self._answer(list(batch), running, call.began))
@@ -356,11 +369,15 @@ class Batcher(Generic[T, R]):
             for place, result in zip(batch, results, strict=True):
                 place.answer(Done(result, started - place.since, len(batch)))
         except Exception as error:
-            for place in batch:
-                place.fail(error)
+            self._fail(batch, error)
         except asyncio.CancelledError:
             for place in batch:
                 place.cancel()
             raise
         finally:
             del batch, running  # an error holds this frame, and must not be held by it
+
+    def _fail(self, batch: Collection[Place[T, R]], error: Exception) -> None:
+        self._on_failure(error, len(batch))
+        for place in batch:
+            place.fail(Failed(type(error)))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,6 +20,8 @@ log = logging.getLogger("food_vision")
 
 # The page too (its files are below /static); posting to `/` needs a key.
 OPEN_TO_READ = OPEN_PATHS | {"/"}
+SETTLED = 2.0  # seconds: the coarsest clock of a file system
+Stamp: TypeAlias = tuple[int, ...] | None  # of a file
 
 
 def read_keys(path: Path) -> list[bytes]:
@@ -47,30 +51,48 @@ def read_keys(path: Path) -> list[bytes]:
 
 
 class KeyFile:
-    """The keys of a file, read again when it changes. A change that cannot be read leaves the keys as they were."""
+    """The keys of a file, read again when it changes. A change that cannot be read leaves the keys as they were.
+
+    A file that has just changed is read for each request: a second change may follow within one
+    tick of the file system's clock, and shows in nothing else.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = self._stamp()
+        self._seen = self._settled(self._stamp())
         self._digests = read_keys(path)
+        self._complaint = ""
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _stamp(self) -> Stamp:
         try:
             found = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        # the first is nobody's to set: tools may keep size and time of a file that they write over
+        return found.st_ctime_ns, found.st_mtime_ns, found.st_ino, found.st_dev, found.st_size
+
+    def _settled(self, stamp: Stamp) -> Stamp | Literal[""]:
+        """What is seen at this time; nothing that a stamp could be, if it may change unseen."""
+        return "" if stamp is not None and stamp[0] / 1e9 > time.time() - SETTLED else stamp
+
+    def _read(self) -> None:
+        try:
+            digests = read_keys(self._path)
+        except ContractError as error:
+            if str(error) != self._complaint:
+                log.error("%s The keys from before stay in force.", error)
+            self._complaint = str(error)
+            return
+        if self._complaint or digests != self._digests:
+            log.info("API keys were read again: %d", len(digests))
+        self._digests, self._complaint = digests, ""
 
     def accepts(self, key: str) -> bool:
         """Whether it is one of the keys. Takes as long for a wrong key as for a right one, wherever they differ."""
         stamp = self._stamp()
         if stamp != self._seen:
-            self._seen = stamp
-            try:
-                self._digests = read_keys(self._path)
-                log.info("API keys were read again: %d", len(self._digests))
-            except ContractError as error:
-                log.error("%s The keys from before stay in force.", error)
+            self._seen = self._settled(stamp)
+            self._read()
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them, not up to the first
         return any(matches)

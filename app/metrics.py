@@ -172,6 +172,9 @@ router = APIRouter()
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """All metrics, in the text format of Prometheus, or of OpenMetrics if the client accepts that."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    except (TypeError, ValueError):  # it asks for a version that is no number
+        encode, content_type = choose_encoder("")
     found: Metrics = request.app.state.metrics
     return Response(encode(found.registry), headers={"Content-Type": content_type})

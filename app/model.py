@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from app.answers import Ranked, caption, prediction, ranked
-from app.batcher import Batcher, Done, Expired, Place, QueueFull, Refused, Slots
+from app.batcher import Batcher, Done, Expired, Failed, Place, QueueFull, Refused, Slots
 from app.decode_line import is_quick
 from app.decode_pool import DecodePool
 from app.engine import Engine, EngineError
@@ -97,8 +97,9 @@ class ServedModel:
         """Load, warm up and check in the engines' threads. Raises what they raise; then nothing is left running."""
         slots = Slots()
         batch, queue = self._settings.max_batch, self._settings.max_queue
-        self._scores = Batcher(self._score, max_batch=batch, max_queue=queue, slots=slots)
-        self._captions = Batcher(self._caption, max_batch=batch, max_queue=queue, slots=slots)
+        same: Any = {"max_batch": batch, "max_queue": queue, "slots": slots, "on_failure": _failed}
+        self._scores = Batcher(self._score, **same)
+        self._captions = Batcher(self._caption, **same)
         try:
             await self._decoder.start()
             await self._pool.load()
@@ -331,12 +332,9 @@ class ServedModel:
             return await place.submit(pixels)
         except Expired:
             raise _too_late() from None
-        except EngineError as error:
-            log.error("engine: %s", error)
-            raise ServiceError("engine_failed", "The model gave no usable answer; the fault is logged.") from None
-        except Exception as error:
-            log.error("engine failed on a batch", exc_info=error)
-            raise ServiceError("engine_failed", "The engine failed on this batch; the fault is logged.") from None
+        except Failed as failed:
+            why = "gave no usable answer" if issubclass(failed.kind, EngineError) else "failed on this batch"
+            raise ServiceError("engine_failed", f"The engine {why}; the fault is logged.") from None
 
     def _overloaded(self, refused: Refused) -> ServiceError:
         self._refused = time.monotonic()
@@ -370,6 +368,12 @@ class ServedModel:
 
 def _left(deadline: float) -> float:
     return max(0.001, deadline - time.perf_counter())
+
+
+def _failed(error: Exception, photos: int) -> None:
+    """The engine failed on a batch. What it foresaw is told in a sentence."""
+    unforeseen = None if isinstance(error, EngineError) else error
+    log.error("engine: %s (a batch of %d)", error, photos, exc_info=unforeseen)
 
 
 def _too_late() -> ServiceError:

@@ -40,17 +40,21 @@ DESCRIPTION = "Names the food on a photo. Every answer that is not 2xx is `{erro
 
 @contextmanager
 def _reload_on_hangup(service: Service) -> Iterator[None]:
-    """SIGHUP reloads the bundle, where this is the main thread (elsewhere signals cannot be handled)."""
+    """SIGHUP reloads the bundle, where this is the main thread (elsewhere signals cannot be handled).
+
+    One that came earlier has waited, and counts now.
+    """
     loop = asyncio.get_running_loop()
     try:
-        loop.add_signal_handler(signal.SIGHUP, service.reload_soon)
-    except (RuntimeError, ValueError):
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(service.reload_soon))
+    except ValueError:
         yield
         return
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing left to reload
 
 
 class _App(FastAPI):
@@ -81,16 +85,13 @@ def create_app(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        async def start() -> None:
-            await service.start()
+        def started(_: asyncio.Task[None]) -> None:
             if service.state == "failed":
                 on_failure(service.reason or "unknown")
 
-        starting = asyncio.create_task(start())
+        service.start_soon().add_done_callback(started)
         with _reload_on_hangup(service):
             yield
-        starting.cancel()  # a thread that loads an engine ends by itself
-        await asyncio.gather(starting, return_exceptions=True)
         await service.stop()
         app.state.json_reader.shutdown(wait=False)
 

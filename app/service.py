@@ -13,7 +13,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from app.errors import ServiceError, forget_frames
@@ -42,6 +44,7 @@ class Service:
         )  # told of each process that died while it decoded photos
         self._model = ServedModel(bundle, settings, self._progress, self._batch, self._decoder_lost)
         self._leaving = False  # a signal came
+        self._starting: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
         self._next_reload: asyncio.Task[bool] | None = None  # that waits for the one under way
         self._reloads: set[asyncio.Task[bool]] = set()
@@ -74,6 +77,11 @@ class Service:
                 if self._leaving:
                     self.drain()
 
+    def start_soon(self) -> asyncio.Task[None]:
+        """`start` in a task of its own, which ends with the service; a reload waits for it."""
+        self._starting = asyncio.create_task(self.start())
+        return self._starting
+
     def drain(self) -> None:
         """Answer 503 at `/health/ready`, and requests as before: load balancers need time to look elsewhere."""
         self._leaving = True
@@ -95,9 +103,10 @@ class Service:
             log.error("an engine call has not ended after %g s: left behind", LAST_WAIT)
 
     async def _close(self) -> None:
-        for reload in self._reloads:
-            reload.cancel()
-        await asyncio.gather(*self._reloads, return_exceptions=True)
+        loading = [*self._reloads, *([self._starting] if self._starting is not None else [])]
+        for task in loading:
+            task.cancel()
+        await asyncio.gather(*loading, return_exceptions=True)
         for model in self._retiring.values():
             model.hurry()
         await asyncio.gather(*self._retiring, return_exceptions=True)  # `_retired` tells of errors
@@ -107,7 +116,7 @@ class Service:
         """Serve the bundle that lies at the settings' path now; False when it is the same or cannot be served.
 
         Requests that have begun are answered by the old model. On failure the old one stays, and `last_reload` and the
-        log say why. One runs at a time; all who ask meanwhile share the next one.
+        log say why. One runs at a time, after the start; all who ask meanwhile share the next one.
         """
         return await asyncio.shield(self.reload_soon())
 
@@ -121,6 +130,8 @@ class Service:
 
     async def _reload_in_turn(self) -> bool:
         async with self._reloading:
+            if self._starting is not None:
+                await asyncio.wait([self._starting])
             self._next_reload = None  # the bundle may change once it is being read
             return await self._reload()
 
@@ -130,7 +141,7 @@ class Service:
         began = time.perf_counter()
         old = self._model
         try:
-            bundle = await asyncio.to_thread(read_bundle, self.settings.bundle)
+            bundle = await _read(self.settings.bundle)
             if bundle.manifest.digest == old.bundle.manifest.digest:
                 return self._reloaded(False, f"the bundle is the same: {bundle.manifest.version}")
             new = ServedModel(
@@ -138,7 +149,8 @@ class Service:
             )
             await new.load()
         except Exception as error:  # whatever it is, the old model serves on
-            log.error("reload failed, %s serves on: %s", old.bundle.manifest.version, error)
+            unforeseen = None if isinstance(error, ContractError) else error
+            log.error("reload failed, %s serves on: %s", old.bundle.manifest.version, error, exc_info=unforeseen)
             return self._reloaded(False, str(error))
         if self.state not in ("ready", "draining"):
             await new.close()
@@ -263,3 +275,14 @@ class Service:
         """When a request that begins now is too late, by the clock of `time.perf_counter`; a client may only shorten it."""
         most = self.settings.request_timeout_ms
         return time.perf_counter() + (most if timeout_ms is None else min(timeout_ms, most)) / 1000
+
+
+async def _read(path: Path) -> Bundle:
+    """`read_bundle` in a thread of its own: the event loop waits for its threads at the end, however
+    slow a disk is.
+    """
+    reader = ThreadPoolExecutor(1, thread_name_prefix="bundle-reader")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(reader, read_bundle, path)
+    finally:
+        reader.shutdown(wait=False)

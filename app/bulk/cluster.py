@@ -16,9 +16,7 @@ from app.bulk.places import reason
 from contract.errors import ContractError
 
 DECODE_CPUS = 1.0  # a decoding task's
-DECODE_RETRIES = (
-    5  # of a decoding task whose process died: of a lost machine, or of a photo that would kill the next too
-)
+DECODE_RETRIES = 5  # of a decoding task whose machine was lost; what a photo can do ends another process
 SPARE_BYTES = 200 << 20  # of a decoding task beside the photo that it decodes
 
 

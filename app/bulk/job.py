@@ -73,7 +73,9 @@ def _label(args: argparse.Namespace, settings: Settings, bundle: Bundle, inputs:
     progress = Progress(listing.photos, len(shards), finished)
     todo = [pieces for pieces in shards if pieces["shard"][0].as_py() not in finished]
     if todo:
-        limits = Limits(manifest.image_size, settings.max_body_bytes, settings.max_pixels, args.column)
+        limits = Limits(
+            manifest.image_size, settings.max_body_bytes, settings.max_pixels, settings.decode_cpu_ms, args.column
+        )  # fmt: skip
         _run(args, settings, limits, manifest.digest, todo, output.write, progress)
     if todo or not output.summarised():
         output.summarise(progress.summary())

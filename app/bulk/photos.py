@@ -1,7 +1,7 @@
 """Pieces → pixels, or the reason why not, in tables of a bounded size. Runs in Ray's tasks.
 
 Every photo comes out as one row, good or bad. The limits are the service's: bytes before reading on, pixels from the
-header before decoding.
+header before decoding, processor time and memory while decoding.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from app.bulk.decoding import Decoding
 from app.bulk.places import join, locate, normal, read_at_most, reason
 from app.bulk.tables import image_column, open_table
 from contract.errors import ContractError, PhotoError
-from contract.pixels import photo_to_pixels
 
 DECODED = pa.schema(
     {"shard": pa.int32(), "index": pa.int32(), "path": pa.string(), "row": pa.int64(), "photo": pa.string(),
@@ -36,11 +36,14 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Limits:
-    """The model's image size, the service's `max_body_bytes` and `max_pixels`, and a table's image column."""
+    """The model's image size, the service's `max_body_bytes`, `max_pixels` and `decode_cpu_ms`, and a table's image
+    column.
+    """
 
     image_size: int
     max_bytes: int
     max_pixels: int
+    cpu_ms: int
     column: str | None = None
 
 
@@ -60,27 +63,26 @@ def decode(pieces: Any, limits: Limits) -> Iterator[Any]:
     """
     most = max(1, BLOCK_BYTES // (3 * limits.image_size**2))
     rows: list[dict[str, Any]] = []
-    for piece, place, found in _photos(pieces.to_pylist(), limits):
-        rows.append(
-            {"shard": piece["shard"], "index": piece["index"] + place, "path": piece["path"], "row": found.row,
-             "photo": found.name, **_decoded(found.data, limits)}
-        )  # fmt: skip
-        if len(rows) == most:
-            yield pa.Table.from_pylist(rows, schema=DECODED)
-            rows = []
+    with Decoding(limits.image_size, limits.max_pixels, limits.cpu_ms) as decoding:
+        for piece, place, found in _photos(pieces.to_pylist(), limits):
+            rows.append(
+                {"shard": piece["shard"], "index": piece["index"] + place, "path": piece["path"], "row": found.row,
+                 "photo": found.name, **_decoded(found.data, decoding)}
+            )  # fmt: skip
+            if len(rows) == most:
+                yield pa.Table.from_pylist(rows, schema=DECODED)
+                rows = []
     if rows:
         yield pa.Table.from_pylist(rows, schema=DECODED)
 
 
-def _decoded(data: bytes | PhotoError, limits: Limits) -> dict[str, Any]:
-    began = time.perf_counter()
+def _decoded(data: bytes | PhotoError, decoding: Decoding) -> dict[str, Any]:
     try:
         if isinstance(data, PhotoError):
             raise data
-        pixels = photo_to_pixels(data, limits.image_size, max_pixels=limits.max_pixels).tobytes()
+        pixels, took = decoding.pixels(data)
     except PhotoError as error:
         return {"pixels": None, "decode_ms": None, "error_type": error.slug, "error": str(error)}
-    took = 1000 * (time.perf_counter() - began)
     return {"pixels": pixels, "decode_ms": took, "error_type": None, "error": None}
 
 

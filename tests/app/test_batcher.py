@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.batcher import Batcher, Done, Expired, QueueFull, Slots
+from app.batcher import Batcher, Done, Expired, Failed, QueueFull, Slots
 from tests.app.fake_time import play
 
 Run = Callable[[list[int]], Awaitable[list[int]]]
@@ -221,7 +221,8 @@ def test_an_exception_fails_its_batch_and_no_other() -> None:
         await settle()
         engine.gate.set()
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(one) for one in found] == [Done, ValueError, ValueError, Done, Done]
+        assert [type(one) for one in found] == [Done, Failed, Failed, Done, Done]
+        assert found[1] is not found[2], "each has its own, whose traceback is its own"
         assert (await batcher.enter(5).submit(5)).result == 10
         await batcher.close()
 
@@ -238,13 +239,15 @@ def test_a_wrong_number_of_results_fails_the_batch(results: list[int]) -> None:
         async def run(items: list[int]) -> list[int]:
             return next(answers)
 
-        batcher = batcher_of(run, slots=slots)
+        told: list[tuple[str, int]] = []
+        batcher = batcher_of(run, slots=slots, on_failure=lambda error, size: told.append((str(error), size)))
         tasks = submitted(batcher, 1, 2)
         await settle()
         slots.release()
         for one in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(one, RuntimeError)
-            assert f"{len(results)} results for 2 items" in str(one)
+            assert isinstance(one, Failed)
+            assert one.kind is RuntimeError
+        assert told == [(f"the engine gave {len(results)} results for 2 items", 2)]
         assert (await batcher.enter(5).submit(4)).result == 8
         await batcher.close()
 

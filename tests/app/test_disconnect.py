@@ -123,6 +123,30 @@ def test_an_engine_failure_is_told_without_its_text(
         assert httpx.post(f"{url}/predict", content=GOOD).status_code == 200
 
 
+@pytest.mark.parametrize(("kind", "tracebacks"), [(EngineError, 0), (RuntimeError, 1)])
+def test_a_batch_that_failed_is_one_line_of_the_log(
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Exception],
+    tracebacks: int,
+) -> None:
+    with running(bundle) as (url, app), ThreadPoolExecutor(1) as thread:
+        clockless(app.state.service.model, monkeypatch)
+        gate = Gate(monkeypatch)
+        gate.error = kind("no numbers")
+        with gate_opened_at_the_end(gate):
+            photos = [("images", ("a", GOOD))] * 6
+            asked = thread.submit(httpx.post, f"{url}/predict/batch", files=photos)
+            until(lambda: sum(gate.calls) + app.state.service.model._scores.depth == 6)
+        results = asked.result().json()["results"]
+    assert [one["error_type"] for one in results] == ["engine_failed"] * 6
+    assert len(gate.calls) == 2
+    lines = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert [one.getMessage() for one in lines] == [f"engine: no numbers (a batch of {size})" for size in gate.calls]
+    assert [bool(one.exc_info) for one in lines] == [tracebacks > 0] * 2
+
+
 def test_numbers_that_are_not_finite_are_an_engine_failure(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(engine: Engine, pixels: Pixels) -> np.ndarray:
         real: np.ndarray = encode(engine, pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -101,6 +102,60 @@ def test_a_change_of_the_file_counts_at_once(keys: Path, caplog: pytest.LogCaptu
     keys.write_text("fifth-key\n")
     assert file.accepts("fifth-key")
     assert "-key" not in caplog.text
+
+
+def same_but_for_the_content(path: Path, content: str) -> None:
+    """Write over a file in place, and keep its size and its time."""
+    before = path.stat()
+    path.write_text(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_ino, after.st_mtime_ns) == (before.st_size, before.st_ino, before.st_mtime_ns)
+
+
+def test_a_change_that_keeps_size_and_time_counts(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.keys.time", SimpleNamespace(time=lambda: 1e11))  # long after every change
+    keys.write_text("first-key\n")
+    file, before = KeyFile(keys), keys.stat().st_ctime_ns
+    while keys.stat().st_ctime_ns == before:  # the file system's clock ticks every few milliseconds
+        same_but_for_the_content(keys, "other-key\n")
+    assert file.accepts("other-key")
+    assert not file.accepts("first-key")
+
+
+def test_a_change_within_one_tick_counts(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys.write_text("first-key\n")
+    stamp, now = KeyFile(keys)._stamp(), [0.0]
+    changed = keys.stat().st_ctime_ns / 1e9
+    monkeypatch.setattr("app.keys.time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(KeyFile, "_stamp", lambda file: stamp)
+    now[0] = changed + 0.5
+    file = KeyFile(keys)
+    for seconds, content in ((0.6, "key-1\n"), (0.7, ""), (1.9, "key-2\n")):
+        now[0] = changed + seconds
+        keys.write_text(content)
+        assert file.accepts(content.strip() or "key-1"), "of a file that is empty those from before stay"
+    keys.write_text("key-3\n")
+    now[0] = changed + 2.1
+    assert file.accepts("key-3")
+    monkeypatch.setattr("app.keys.read_keys", lambda path: pytest.fail("it has settled"))
+    assert file.accepts("key-3")
+
+
+def test_a_volume_of_kubernetes_is_switched(tmp_path: Path) -> None:
+    """The file is a link through a link to a folder, and that one is replaced."""
+    for name in ("1", "2"):
+        (tmp_path / f"..{name}").mkdir()
+        (tmp_path / f"..{name}" / "keys").write_text(f"key-{name}\n")
+        os.utime(tmp_path / f"..{name}" / "keys", (0, 0))
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "keys").symlink_to("..data/keys")
+    file = KeyFile(tmp_path / "keys")
+    assert file.accepts("key-1")
+    (tmp_path / "..data_tmp").symlink_to("..2")
+    os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
+    assert file.accepts("key-2")
+    assert not file.accepts("key-1")
 
 
 @pytest.mark.parametrize(

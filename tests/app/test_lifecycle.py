@@ -27,6 +27,7 @@ from contract.files import sha256_file
 from contract.labels import LabelSet
 from tests.app.inside import Gate, running, until
 from tests.app.logged import logged
+from tests.app.test_stop import Loading
 from tests.conftest import drawn_png, serving_process
 
 
@@ -112,7 +113,25 @@ def test_hangup_reloads_under_load_and_each_answer_is_of_one_model(bundle: Path,
         assert httpx.get(f"{url}/info").json()["last_reload"]["done"] is True
 
 
-def test_a_bundle_that_cannot_be_served_changes_nothing(bundle: Path, tmp_path: Path) -> None:
+def test_a_hangup_while_the_model_loads_reloads_afterwards(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = with_other_labels(bundle, tmp_path / "other")
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    loading = Loading(monkeypatch)
+    with running(link, wait=False) as (url, app), ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(in_loop, app.state.service)
+        until(lambda: bool(app.state.service._reloads))
+        point(link, other)
+        loading.go.set()
+        assert asked.result(60)
+        assert httpx.get(f"{url}/info").json()["model"]["version"] == names_of(other)[0]
+
+
+def test_a_bundle_that_cannot_be_served_changes_nothing(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     other = with_other_labels(bundle, tmp_path / "other")
     (other / "encoder.onnx").write_bytes(b"damaged")
     link = tmp_path / "current"
@@ -124,6 +143,7 @@ def test_a_bundle_that_cannot_be_served_changes_nothing(bundle: Path, tmp_path: 
         after = httpx.get(f"{url}/info").json()
         assert after["model"] == before
         assert "encoder.onnx has 7 bytes" in after["last_reload"]["said"]
+        assert [bool(one.exc_info) for one in caplog.records if "reload failed" in one.message] == [False]
         assert httpx.post(f"{url}/predict", content=drawn_png(0)).status_code == 200
         point(link, bundle)
         assert not in_loop(app.state.service)
@@ -131,7 +151,7 @@ def test_a_bundle_that_cannot_be_served_changes_nothing(bundle: Path, tmp_path: 
 
 
 def test_a_model_that_computes_wrongly_does_not_take_over(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = with_other_labels(bundle, tmp_path / "other")
     link = tmp_path / "current"
@@ -145,6 +165,7 @@ def test_a_model_that_computes_wrongly_does_not_take_over(
         monkeypatch.setattr(Engine, "warm_up", fails)
         assert not in_loop(app.state.service)
         assert "no memory" in httpx.get(f"{url}/info").json()["last_reload"]["said"]
+        assert [bool(one.exc_info) for one in caplog.records if "reload failed" in one.message] == [True]
         assert httpx.get(f"{url}/health/ready").status_code == 200
         assert httpx.post(f"{url}/predict", content=drawn_png(0)).status_code == 200
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.batcher import Batcher, Expired, Slots
+from app.batcher import Batcher, Expired, Failed, Slots
 from app.engine import EngineError
 from app.errors import ServiceError
 from app.service import Service
@@ -74,8 +74,8 @@ async def too_few(items: list[Item]) -> list[Item]:
 @pytest.mark.parametrize(
     ("run", "timeout", "error"),
     [
-        (held, 10, None), (held, 0.5, Expired), (failing, 10, RuntimeError), (not_starting, 10, RuntimeError),
-        (in_a_thread, 10, RuntimeError), (too_few, 10, RuntimeError),
+        (held, 10, None), (held, 0.5, Expired), (failing, 10, Failed), (not_starting, 10, Failed),
+        (in_a_thread, 10, Failed), (too_few, 10, Failed),
     ],
 )  # fmt: skip
 def test_an_item_is_free_once_it_is_answered(
@@ -89,7 +89,7 @@ def test_an_item_is_free_once_it_is_answered(
         found: type[Exception] | None = None
         try:
             await batcher.enter(timeout).submit(item)
-        except (Expired, RuntimeError) as raised:
+        except (Expired, Failed) as raised:
             found = type(raised)
         assert found is error
         del item

@@ -197,3 +197,27 @@ def test_batches_and_the_oldest_in_the_queue(bundle: Path, monkeypatch: pytest.M
         assert value(found, "batch_size_count", queue="predict") == 2
         assert value(found, "batch_size_sum", queue="predict") == 4
         assert value(found, "queue_oldest_seconds") == 0
+
+
+ACCEPTS = (
+    "", "*/*", "*/*;q=", "*/*;q=x", "text/html", "text/plain", ";", ",", "=", "," * 10_000, "a" * 20_000,
+    "\xa0", "text/plain\xe9",
+    *(
+        f"{kind};version={version}{rest}"
+        for kind in ("text/plain", "application/openmetrics-text")
+        for version in (
+            "", "0.0.4", "1.0.0", "2.0.0", "1.x", "1.", ".", "x", "-1", "1.0.0-rc1", "1_0.0", '"1.0.0"', "\xb2",
+            "1.0.0=2", "9" * 4000, "9" * 5000, "1" + ".0" * 5000,
+        )
+        for rest in ("", ";q=0.5", ";q=", ";escaping=dots", ";escaping=values", ";escaping=\xe9", ";escaping", ",*/*;q=0.1")
+    ),
+)  # fmt: skip
+
+
+def test_whatever_is_accepted_the_answer_is_there(server: str) -> None:
+    with httpx.Client(base_url=server) as client:
+        for accept in ACCEPTS:
+            answer = client.get("/metrics", headers=[(b"Accept", accept.encode("latin-1"))])
+            assert answer.status_code == 200, accept[:200]
+            assert answer.headers["Content-Type"].split(";")[0] in ("text/plain", "application/openmetrics-text")
+            assert "ready 1.0" in answer.text, "the name before it may be escaped"

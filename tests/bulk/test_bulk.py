@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from app.bulk.__main__ import main
 from tests.app.photos import png_of_size
+from tests.app.strange_decoder import DEADLY
 from tests.bulk.__main__ import check
 from tests.bulk.bucket import bucket
 from tests.bulk.photos import BAD, broken_bundle, command, fill, finished, held_photo, rows, variants
@@ -83,6 +84,32 @@ def test_the_answers_and_errors_are_those_of_the_service(bundle: Path, server: s
             assert (row["model"], row["model_digest"][:12]) == (model["name"], model["version"])
     slugs = {"huge.png": "image_too_large", "heavy.png": "body_too_large", "table.parquet": "bad_image"}
     assert {name: found[name, 1 if "table" in name else None]["error_type"] for name in slugs} == slugs
+
+
+STRANGE = """
+import sys
+if any("app.decoder_process" in one or "default_worker" in one for one in sys.orig_argv):  # whoever decodes
+    from contract import pixels
+    from tests.app.strange_decoder import strange
+    pixels.photo_to_pixels = strange
+"""
+
+
+@pytest.mark.long  # a session of Ray, whose worker must outlive the process
+def test_a_photo_that_kills_its_process_is_one_row(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(STRANGE)
+    fill(tmp_path / "in", 20)
+    for name in ("0/deadly.png", "3/deadly.png"):
+        (tmp_path / "in" / name).write_bytes(DEADLY)
+    done = run_module(
+        "app.bulk", tmp_path / "in", "--bundle", bundle, "--out", tmp_path / "out", "--shard", 11,
+        env={"PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "out")) == 20
+    bad = rows(tmp_path / "out", "errors")
+    assert [(Path(row["path"]).name, row["error_type"]) for row in bad] == [("deadly.png", "bad_image")] * 2
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ pytest.importorskip("ray", reason="needs the extra bulk")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.bulk import photos
+from app.bulk import decoding, photos
 from app.bulk.listing import list_inputs
 from app.bulk.photos import Limits, ahead, decode
+from app.decode_pool import DEADLY as DEADLY_SENTENCE
 from contract.errors import ContractError
 from contract.pixels import photo_to_pixels
+from tests.app.decoders import decoders
 from tests.app.photos import png_of_size
+from tests.app.strange_decoder import BURNING, DEADLY, FAULTY, HANGING, SWELLING
 from tests.conftest import drawn_png
 
-LIMITS = Limits(image_size=32, max_bytes=100_000, max_pixels=1_000_000)
+LIMITS = Limits(image_size=32, max_bytes=100_000, max_pixels=1_000_000, cpu_ms=60_000)
+STRANGE = ("-m", "tests.app.strange_decoder")
 
 
 def decoded(place: Path, limits: Limits = LIMITS) -> list[dict[str, Any]]:
@@ -60,6 +65,39 @@ def test_photos_and_what_is_wrong_with_them(tmp_path: Path) -> None:
     assert rows[0]["pixels"] == photo_to_pixels(files["a.png"], 32).tobytes()
     assert rows[5]["error"] == "The photo has more than 100000 bytes (max_body_bytes)."
     assert rows[6]["error"] == "The file cannot be read: No such file or directory."
+
+
+def test_a_photo_that_its_process_does_not_survive_is_one_bad_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.decode_pool.PROGRAM", STRANGE)
+    good = [drawn_png(index, size=64) for index in range(4)]
+    files = [good[0], DEADLY, good[1], BURNING, SWELLING, good[2], FAULTY, DEADLY, good[3]]
+    for index, data in enumerate(files):
+        (tmp_path / f"{index}.png").write_bytes(data)
+    rows = decoded(tmp_path, replace(LIMITS, cpu_ms=1000))
+    slugs = {DEADLY: "bad_image", BURNING: "image_too_costly", SWELLING: "image_too_costly", FAULTY: "internal_error"}
+    assert [row["error_type"] for row in rows] == [slugs.get(data) for data in files]
+    assert rows[1]["error"] == DEADLY_SENTENCE
+    assert rows[6]["error"] == "The decoder failed on this photo; the log of Ray's worker has the fault."
+    wanted = [photo_to_pixels(one, 32).tobytes() for one in good]
+    assert [row["pixels"] for row in rows if row["error_type"] is None] == wanted
+    assert decoders() == []
+
+
+def test_a_photo_that_hangs_is_one_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.decode_pool.PROGRAM", STRANGE)
+    monkeypatch.setattr(decoding, "LONGEST", 1.0)
+    (tmp_path / "a.png").write_bytes(HANGING)
+    assert [row["error_type"] for row in decoded(tmp_path)] == ["bad_image"]
+
+
+def test_without_a_process_the_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.decode_pool.PROGRAM", ("-c", ""))
+    monkeypatch.setattr("app.decode_pool.AGAIN_SECONDS", 0)
+    (tmp_path / "a.png").write_bytes(drawn_png(0, size=64))
+    with pytest.raises(ContractError, match="ended as soon as they were started"):
+        decoded(tmp_path)
 
 
 def test_tables_of_bytes_of_structs_and_of_paths(tmp_path: Path) -> None:
