@@ -20,6 +20,7 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from contract.errors import PhotoError
 from contract.formats import FORMATS, NAMES, known
+from contract.png import low_bytes
 from contract.structure import Pieces, check_header, check_segments
 
 MAX_PIXELS = 50_000_000  # width x height, read from the header before anything is decoded
@@ -129,9 +130,10 @@ def _decode(image: Image.Image, size: int = 0, sides: float | None = None) -> Im
     form = image.format
     try:
         box = _draft(image, sides * size) if sides is not None else None
+        low = low_bytes(image)
         image.load()
         turn = _turn(image)
-        image = _to_rgb(image)
+        image = _to_rgb(image, low)
         if box is not None:
             image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
         return image if turn is None else image.transpose(turn)
@@ -149,7 +151,7 @@ def _open(file: io.BytesIO, data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoError(
             "image_too_large",
-            f"The image has far more pixels than the {max_pixels / 1e6:.1f} million accepted. Send a smaller copy.",
+            f"The image has more pixels than the {max_pixels / 1e6:.1f} million accepted. Send a smaller copy.",
         ) from None
     except UnidentifiedImageError:
         if known(data):
@@ -173,8 +175,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image itself if it is RGB; else a new one, made in bands: copies cost memory."""
+def _to_rgb(image: Image.Image, low: Image.Image | None = None) -> Image.Image:
+    """The image itself if it is RGB; else a new one, made in bands: copies cost memory.
+
+    `low`: see `contract.png.low_bytes`.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
@@ -183,8 +188,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise PhotoError("unsupported_format", "Grey images of more than 16 bits are not supported. Send 8 or 16 bits.")
     rgb, rows = Image.new("RGB", image.size, "white"), max(1, BAND // image.width)
     for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        rgb.paste(*_band_to_rgb(band, (0, top)))
+        area = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(*_band_to_rgb(image.crop(area), (0, top), low and low.crop(area)))
     return rgb
 
 
@@ -193,14 +198,26 @@ def _of_16_bits(image: Image.Image) -> bool:
     return darkest >= 0 and brightest <= 0xFFFF
 
 
-def _band_to_rgb(band: Image.Image, place: tuple[int, int]) -> tuple[Image.Image, tuple[int, int], Image.Image | None]:
+def _band_to_rgb(
+    band: Image.Image, place: tuple[int, int], low: Image.Image | None
+) -> tuple[Image.Image, tuple[int, int], Image.Image | None]:
     """What to paste on white, where, and its mask."""
+    see_through = band.info.get("transparency")
     if band.mode.startswith("I"):
-        return Image.fromarray((np.asarray(band) >> 8).astype(np.uint8)).convert("RGB"), place, None
+        grey = np.asarray(band)
+        layer = Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+        return layer, place, None if see_through is None else _mask(grey != see_through)
+    if low is not None:
+        samples = np.asarray(band).astype(np.uint16) << 8 | np.asarray(low)
+        return band, place, _mask((samples != np.array(see_through)).any(axis=-1))
     if band.has_transparency_data:
         layer = band.convert("RGBA")
         return layer, place, layer.getchannel("A")
     return band.convert("RGB"), place, None
+
+
+def _mask(shown: npt.NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(shown.astype(np.uint8) * 255)
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from PIL import Image, TiffImagePlugin
 from contract.errors import PhotoError
 
 MAX_SIDE = 30_000  # px; the longest panoramas of phones are half as long. A row takes memory of its own, however short
+MOST_PIXELS = MAX_SIDE**2  # that `max_pixels` can allow
 # So many pixels, and so many more for each byte. Food-101's photos have 11 a byte at most; 12 megapixels that are blurred
 # and stored at AVIF's worst quality 470.
 FREE_PIXELS, PIXELS_A_BYTE = 2_000_000, 1000
