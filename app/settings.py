@@ -15,6 +15,7 @@ from app.cores import available
 from app.prefix import LONGEST, Network, networks, prefix_from
 from contract.errors import ContractError
 from contract.pixels import DECODE_BYTES, MAX_PIXELS
+from contract.structure import MOST_PIXELS
 
 ENV_PREFIX = "FOOD_VISION_"
 VERTEX_PORT = "AIP_HTTP_PORT"  # set by Vertex AI in its containers
@@ -93,6 +94,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=MAX_PIXELS,
         ge=1,
+        le=MOST_PIXELS,
         description="most pixels of one photo, from its header; then 413; a decode process may take "
         f"{DECODE_BYTES} bytes a pixel",
     )

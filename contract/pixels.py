@@ -21,9 +21,11 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 from contract.errors import PhotoError
 from contract.formats import FORMATS, NAMES, known
 from contract.png import low_bytes
-from contract.structure import Pieces, check_header, check_segments
+from contract.structure import Pieces, check_frame, check_header, check_segments
 
-MAX_PIXELS = 50_000_000  # width x height, read from the header before anything is decoded
+MAX_PIXELS = (
+    1 << 26
+)  # width x height, from the header, before anything is decoded; phones store 8192 x 6144, 9248 x 6936
 # Bytes a pixel at most while a photo is decoded, and beside its pixels (copies of the file, texts, a band). 21.3 was the
 # most that was measured, of HEIC with 10 bits and alpha; AVIF may have film grain besides. tests/contract/decode_memory.py
 DECODE_BYTES, DECODE_SPARE = 24, 64 << 20
@@ -100,6 +102,7 @@ def _open_within(
     """The header of a photo, nothing decoded."""
     if not data:
         raise PhotoError("empty_image", "The image is empty: 0 bytes were sent. Send the bytes of a photo.")
+    check_frame(data, max_pixels)
     file = io.BytesIO(data) if check_segments(data) else Pieces(data)
     image = _open(file, data, max_pixels)
     pixels = check_header(image, len(data), max_pixels)

@@ -67,6 +67,7 @@ WRONG = [
     ("body_timeout_ms", "0", "1"),
     ("max_bodies_bytes", "33554431", "33554432"),
     ("max_requests", "0", "1"),
+    ("max_pixels", "900000001", "900000000"),
     ("max_caption_tokens", "64", "63"),
     ("top_k", "101", "100"),
     ("abstain_below", "1.5", "1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contract.pixels import DECODE_BYTES
+from tests.bombs import BOMBS
 from tests.contract.decode_memory import PIXELS, deep_heic, measured, photos
 
 # The worst of each format; `python -m tests.contract.decode_memory` has them all.
@@ -29,3 +30,4 @@ def test_heic_of_10_bits_takes_most() -> None:
 
 def test_what_is_refused_by_its_header_takes_nothing() -> None:
     assert measured(photos()["PNG RGBA"](), max_pixels=PIXELS - 1)[0] < PIXELS
+    assert measured(BOMBS["GIF of a frame of 13,000 x 13,000 that is wiped"]())[0] < PIXELS
