@@ -16,7 +16,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from contract.errors import PhotoError
 from contract.formats import FORMATS, NAMES, known
@@ -48,6 +48,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BITS, PHOTOMETRIC = 258, 262  # TIFF 6.0, section 8
 BAND = 1 << 20  # px, about, that are converted to RGB at a time
 
 Pixels = npt.NDArray[np.uint8]
@@ -189,10 +190,11 @@ def _to_rgb(image: Image.Image, low: Image.Image | None = None) -> Image.Image:
         raise PhotoError("unsupported_format", "Floating-point images are not supported. Send 8 or 16 bits a channel.")
     if image.mode == "I" and not _of_16_bits(image):
         raise PhotoError("unsupported_format", "Grey images of more than 16 bits are not supported. Send 8 or 16 bits.")
+    levels = _levels(image) if image.mode.startswith("I") else None
     rgb, rows = Image.new("RGB", image.size, "white"), max(1, BAND // image.width)
     for top in range(0, image.height, rows):
         area = (0, top, image.width, min(top + rows, image.height))
-        rgb.paste(*_band_to_rgb(image.crop(area), (0, top), low and low.crop(area)))
+        rgb.paste(*_band_to_rgb(image.crop(area), (0, top), levels, low and low.crop(area)))
     return rgb
 
 
@@ -201,14 +203,23 @@ def _of_16_bits(image: Image.Image) -> bool:
     return darkest >= 0 and brightest <= 0xFFFF
 
 
+def _levels(image: Image.Image) -> Pixels:
+    """What each grey of 16 bits is in 8: uint8 [65536]. A TIFF may have 12 bits, or white as 0, and Pillow leaves it so."""
+    bits, white_is_zero = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits, white_is_zero = image.tag_v2[BITS][0], image.tag_v2.get(PHOTOMETRIC) == 0
+    levels = np.minimum(np.arange(1 << 16) >> (min(bits, 16) - 8), 255).astype(np.uint8)
+    return 255 - levels if white_is_zero else levels
+
+
 def _band_to_rgb(
-    band: Image.Image, place: tuple[int, int], low: Image.Image | None
+    band: Image.Image, place: tuple[int, int], levels: Pixels | None, low: Image.Image | None
 ) -> tuple[Image.Image, tuple[int, int], Image.Image | None]:
     """What to paste on white, where, and its mask."""
     see_through = band.info.get("transparency")
-    if band.mode.startswith("I"):
+    if levels is not None:
         grey = np.asarray(band)
-        layer = Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+        layer = Image.fromarray(levels[grey]).convert("RGB")
         return layer, place, None if see_through is None else _mask(grey != see_through)
     if low is not None:
         samples = np.asarray(band).astype(np.uint16) << 8 | np.asarray(low)
