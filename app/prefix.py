@@ -13,8 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+if TYPE_CHECKING:  # settings are read where no web framework is needed
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 HEADER = "X-Forwarded-Prefix"
 LONGEST = 256  # characters of a prefix
