@@ -59,7 +59,7 @@ BAD_PHOTOS = {
     "BMP 0x0": (with_zeros(encoded(PICTURE, "BMP"), 18, 8), "bad_image"),
     "JPEG 0 wide": (with_zeros(JPEG, JPEG.index(b"\xff\xc0") + 7, 2), "bad_image"),
     "GIF of its header only": (encoded(PICTURE, "GIF")[:6], "bad_image"),
-    "60 megapixels": (png_of_size(10_000, 6_000), "image_too_large"),
+    "68 megapixels": (png_of_size(10_000, 6_800), "image_too_large"),
     "120 megapixels": (png_of_size(12_000, 10_000), "image_too_large"),
     "a bomb of 3600 megapixels": (png_of_size(60_000, 60_000), "image_too_large"),
     "empty": (b"", "empty_image"),

@@ -42,7 +42,7 @@ def test_a_killed_run_loses_nothing_and_repeats_nothing(
 def test_the_answers_and_errors_are_those_of_the_service(bundle: Path, server: str, tmp_path: Path) -> None:
     photos = {f"{index}.png": drawn_png(index, size=64) for index in range(40)}
     photos |= {f"{slug}.png": data for slug, data in BAD.items() if data}
-    photos |= {"huge.png": png_of_size(8000, 7000), "heavy.png": b"x" * ((32 << 20) + 1)}
+    photos |= {"huge.png": png_of_size(8000, 9000), "heavy.png": b"x" * ((32 << 20) + 1)}
     for name, data in photos.items():
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(data)
