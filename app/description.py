@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 from typing import Any
@@ -56,6 +57,14 @@ def complete(document: dict[str, Any], *, keys: bool = False, probed: Collection
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
     return document
+
+
+def behind(document: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The document as it is behind a proxy with such a prefix; the one that is given stays as it was."""
+    if not prefix:
+        return document
+    found: dict[str, Any] = json.loads(json.dumps(document).replace(ADDRESS, ADDRESS + prefix))
+    return found | {"servers": [{"url": prefix}]}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

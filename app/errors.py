@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, compile_path
 
+from app.prefix import prefix_of
 from app.record import note_error
 from contract.errors import PhotoError
 
@@ -146,14 +147,15 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
+        prefix, path = prefix_of(request.scope), request.scope["path"]
         if error.status_code == 404:
-            return error_response("not_found", f"There is no route {request.url.path}; see /docs.")
+            return error_response("not_found", f"There is no route {prefix}{path}; see {prefix}/docs.")
         if error.status_code == 405:
             answer = error_response(
-                "method_not_allowed", f"The route {request.url.path} does not answer {request.method}; see /docs."
+                "method_not_allowed", f"The route {prefix}{path} does not answer {request.method}; see {prefix}/docs."
             )
             answer.headers.update(error.headers or {})
-            answer.headers["Allow"] = allowed_methods(request.app.routes, request.scope["path"])
+            answer.headers["Allow"] = allowed_methods(request.app.routes, path)
             return answer
         return error_response("bad_request", str(error.detail))
 

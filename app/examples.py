@@ -60,7 +60,7 @@ INFO = {
     "precision": "fp32",
     "caption": "a photo of delicious {target}",
     "abstain_below": 0.0,
-    "limits": {"max_batch": 16, "max_queue": 256, "max_body_bytes": 33554432, "max_pixels": 50000000},
+    "limits": {"max_batch": 16, "max_queue": 256, "max_body_bytes": 33554432, "max_pixels": 67108864},
     "queued": {"predict": 0, "caption": 0},
 }
 

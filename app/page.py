@@ -9,10 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from app.description import behind
+from app.prefix import HEADER, is_bare, prefix_of
 from app.schemas import Links
 
 STATIC = Path(__file__).parent / "static"
@@ -55,8 +57,12 @@ def wants_json(accept: str) -> bool:
 @router.get("/", response_model=Links, responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}})
 async def page(request: Request) -> Response:
     """A page to drop a photo on; with `Accept: application/json`, the addresses of the service."""
+    prefix = prefix_of(request.scope)
     if wants_json(request.headers.get("accept", "")):
-        return JSONResponse(Links().model_dump(), headers={"Vary": "Accept"})
+        links = {name: prefix + path for name, path in Links().model_dump().items()}
+        return JSONResponse(links, headers={"Vary": f"Accept, {HEADER}"})
+    if is_bare(request.scope):
+        return RedirectResponse(f"{prefix}/", headers={"Vary": f"Accept, {HEADER}"})
     return _html("page.html", PAGE_POLICY)
 
 
@@ -65,6 +71,14 @@ async def page(request: Request) -> Response:
 async def docs() -> Response:
     """Swagger UI over `/openapi.json`."""
     return _html("docs.html", DOCS_POLICY)
+
+
+@router.head("/openapi.json", include_in_schema=False)
+@router.get("/openapi.json", include_in_schema=False)
+async def description(request: Request) -> Response:
+    """The API description, for those on the client's side of a proxy."""
+    document = behind(request.app.openapi(), prefix_of(request.scope))
+    return JSONResponse(document, headers={"Vary": HEADER})
 
 
 def _html(name: str, policy: str) -> Response:

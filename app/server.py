@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp
 
 from app.body import BodyLimit, Budget
@@ -26,6 +27,7 @@ from app.observe import Observe
 from app.observed import ObservedService
 from app.oip_stats import Statistics
 from app.page import install_pages
+from app.prefix import Prefix
 from app.protocol_hf import router as hf_router
 from app.protocol_oip import router as oip_router
 from app.protocol_vertex import install_vertex
@@ -34,6 +36,7 @@ from app.service import Service
 from app.settings import Settings
 from app.tracing import make_tracer
 from contract.bundle import Bundle
+from contract.errors import ContractError
 
 DESCRIPTION = "Names the food on a photo. Every answer that is not 2xx is `{error, error_type}`."
 
@@ -65,7 +68,8 @@ class _App(FastAPI):
         if self.state.origins:
             inner = Cors(inner, self.state.origins)
         tracer = make_tracer(self.title, self.version)
-        return Observe(inner, lambda: self.routes, self.state.metrics, tracer, self.state.probed)
+        observed = Observe(inner, lambda: self.routes, self.state.metrics, tracer, self.state.probed)
+        return Prefix(observed, *self.state.prefix) if any(self.state.prefix) else observed
 
 
 def create_app(
@@ -99,6 +103,7 @@ def create_app(
         version=version("food-vision"),
         description=DESCRIPTION,
         lifespan=life,
+        openapi_url=None,  # `app.page` has it, with the prefix of the request
         docs_url=None,  # FastAPI's own pages load their scripts from a CDN; `install_pages` has one that does not
         redoc_url=None,
         generate_unique_id_function=operation_id,
@@ -107,6 +112,7 @@ def create_app(
     )
     app.state.service = service
     app.state.origins = settings.origins
+    app.state.prefix = settings.root_path, settings.trusted_networks
     app.state.metrics = Metrics(lambda: service.now(app.version))
     service.on_batch, service.on_decoder_lost = app.state.metrics.batch, app.state.metrics.decoders_lost.inc
     app.include_router(photo_router)
@@ -118,6 +124,7 @@ def create_app(
     install_pages(app)
     app.state.probed = install_vertex(app, os.environ)
     app.state.keys = keys is not None
+    _check_root_path(settings.root_path, app)
     app.state.json_reader = json_reader()
     app.state.budget = Budget(settings.bodies_bytes, settings.max_requests)
     app.add_middleware(
@@ -133,3 +140,11 @@ def create_app(
     app.add_middleware(Goodbye, leaving=lambda: service.state == "draining")
     install_handlers(app)
     return app
+
+
+def _check_root_path(prefix: str, app: FastAPI) -> None:
+    """A route below the prefix could not be told from a prefix that the proxy has not taken off."""
+    paths = (route.path or "" for route in iter_route_contexts(app.routes))
+    taken = next((path for path in paths if f"{path}/".startswith(f"{prefix}/")), None)
+    if prefix and taken is not None:
+        raise ContractError(f"The setting root_path cannot be {prefix}: the service's own path {taken} begins so.")

@@ -12,8 +12,10 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.cores import available
+from app.prefix import LONGEST, Network, networks, prefix_from
 from contract.errors import ContractError
 from contract.pixels import DECODE_BYTES, MAX_PIXELS
+from contract.structure import MOST_PIXELS
 
 ENV_PREFIX = "FOOD_VISION_"
 VERTEX_PORT = "AIP_HTTP_PORT"  # set by Vertex AI in its containers
@@ -92,6 +94,7 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         default=MAX_PIXELS,
         ge=1,
+        le=MOST_PIXELS,
         description="most pixels of one photo, from its header; then 413; a decode process may take "
         f"{DECODE_BYTES} bytes a pixel",
     )
@@ -118,6 +121,13 @@ class Settings(BaseSettings):
     drain_seconds: int = Field(default=20, ge=0, description="longest wait for running requests after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
     log_format: Literal["text", "json"] = Field(default="text", description="log lines as text or as JSON objects")
+    root_path: str = Field(
+        default="", description="prefix that a proxy puts before every path, like /food; it may take it off or not"
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="addresses and networks whose `X-Forwarded-Prefix` is believed, with commas between; `*` for all",
+    )
     api_keys_file: Path | None = Field(
         default=None, description="file of API keys, one on each line; none: no key is asked for"
     )
@@ -131,6 +141,25 @@ class Settings(BaseSettings):
         if all(re.fullmatch(r"\*|https?://[^/\s,*?#@]+", origin) for origin in _split(text)):
             return text
         raise PydanticCustomError("origins", "Each must be like https://example.org, with no path, or *")
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_prefix(cls, text: str) -> str:
+        prefix = prefix_from(text)
+        if prefix is None:
+            what = "It must be like /food, at most {most} letters, digits and ._~- between single slashes"
+            raise PydanticCustomError("prefix", what, {"most": LONGEST})
+        return prefix
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        try:
+            networks(_split(text))
+        except ValueError as error:
+            what = "Each must be like 10.0.0.7 or 10.0.0.0/8, or *; {error}"
+            raise PydanticCustomError("networks", what, {"error": str(error)}) from None
+        return text
 
     @field_validator("max_bodies_bytes")
     @classmethod
@@ -149,6 +178,11 @@ class Settings(BaseSettings):
     def origins(self) -> list[str]:
         """The origins of `cors_origins`."""
         return _split(self.cors_origins)
+
+    @property
+    def trusted_networks(self) -> list[Network]:
+        """The networks of `trusted_proxies`."""
+        return networks(_split(self.trusted_proxies))
 
     @property
     def engines(self) -> int:

@@ -19,6 +19,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from contract.png import Stream
+from contract.structure import MOST_PIXELS
+
 try:
     import pillow_heif
 except ImportError:
@@ -42,7 +45,10 @@ NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC" if _HEIC else "JPEG, PNG
 
 # Python remembers every warning by its text, and strangers' photos can cause as many texts as they like.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20  # bytes of all texts of a photo, unpacked; by itself Pillow takes 64 MB
+# What may be decoded is ours to say (`contract.structure`), so Pillow's own bound is where no photo is accepted any more:
+# it refuses twice this, also in places where the size is used before we see it.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
+PngImagePlugin.PngStream = Stream  # type: ignore[misc]
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # photos are decoded side by side, each in one thread
 if _HEIC:
     # Side images are of no use here, and every one is another stream that a hostile file can bring.

@@ -16,13 +16,16 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from contract.errors import PhotoError
 from contract.formats import FORMATS, NAMES, known
-from contract.structure import Pieces, check_header, check_segments
+from contract.png import low_bytes
+from contract.structure import Pieces, check_frame, check_header, check_segments
 
-MAX_PIXELS = 50_000_000  # width x height, read from the header before anything is decoded
+MAX_PIXELS = (
+    1 << 26
+)  # width x height, from the header, before anything is decoded; phones store 8192 x 6144, 9248 x 6936
 # Bytes a pixel at most while a photo is decoded, and beside its pixels (copies of the file, texts, a band). 21.3 was the
 # most that was measured, of HEIC with 10 bits and alpha; AVIF may have film grain besides. tests/contract/decode_memory.py
 DECODE_BYTES, DECODE_SPARE = 24, 64 << 20
@@ -45,6 +48,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BITS, PHOTOMETRIC = 258, 262  # TIFF 6.0, section 8
 BAND = 1 << 20  # px, about, that are converted to RGB at a time
 
 Pixels = npt.NDArray[np.uint8]
@@ -99,6 +103,7 @@ def _open_within(
     """The header of a photo, nothing decoded."""
     if not data:
         raise PhotoError("empty_image", "The image is empty: 0 bytes were sent. Send the bytes of a photo.")
+    check_frame(data, max_pixels)
     file = io.BytesIO(data) if check_segments(data) else Pieces(data)
     image = _open(file, data, max_pixels)
     pixels = check_header(image, len(data), max_pixels)
@@ -129,9 +134,10 @@ def _decode(image: Image.Image, size: int = 0, sides: float | None = None) -> Im
     form = image.format
     try:
         box = _draft(image, sides * size) if sides is not None else None
+        low = low_bytes(image)
         image.load()
         turn = _turn(image)
-        image = _to_rgb(image)
+        image = _to_rgb(image, low)
         if box is not None:
             image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
         return image if turn is None else image.transpose(turn)
@@ -149,7 +155,7 @@ def _open(file: io.BytesIO, data: bytes, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoError(
             "image_too_large",
-            f"The image has far more pixels than the {max_pixels / 1e6:.1f} million accepted. Send a smaller copy.",
+            f"The image has more pixels than the {max_pixels / 1e6:.1f} million accepted. Send a smaller copy.",
         ) from None
     except UnidentifiedImageError:
         if known(data):
@@ -173,18 +179,22 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image itself if it is RGB; else a new one, made in bands: copies cost memory."""
+def _to_rgb(image: Image.Image, low: Image.Image | None = None) -> Image.Image:
+    """The image itself if it is RGB; else a new one, made in bands: copies cost memory.
+
+    `low`: see `contract.png.low_bytes`.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
         raise PhotoError("unsupported_format", "Floating-point images are not supported. Send 8 or 16 bits a channel.")
     if image.mode == "I" and not _of_16_bits(image):
         raise PhotoError("unsupported_format", "Grey images of more than 16 bits are not supported. Send 8 or 16 bits.")
+    levels = _levels(image) if image.mode.startswith("I") else None
     rgb, rows = Image.new("RGB", image.size, "white"), max(1, BAND // image.width)
     for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        rgb.paste(*_band_to_rgb(band, (0, top)))
+        area = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(*_band_to_rgb(image.crop(area), (0, top), levels, low and low.crop(area)))
     return rgb
 
 
@@ -193,14 +203,35 @@ def _of_16_bits(image: Image.Image) -> bool:
     return darkest >= 0 and brightest <= 0xFFFF
 
 
-def _band_to_rgb(band: Image.Image, place: tuple[int, int]) -> tuple[Image.Image, tuple[int, int], Image.Image | None]:
+def _levels(image: Image.Image) -> Pixels:
+    """What each grey of 16 bits is in 8: uint8 [65536]. A TIFF may have 12 bits, or white as 0, and Pillow leaves it so."""
+    bits, white_is_zero = 16, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits, white_is_zero = image.tag_v2[BITS][0], image.tag_v2.get(PHOTOMETRIC) == 0
+    levels = np.minimum(np.arange(1 << 16) >> (min(bits, 16) - 8), 255).astype(np.uint8)
+    return 255 - levels if white_is_zero else levels
+
+
+def _band_to_rgb(
+    band: Image.Image, place: tuple[int, int], levels: Pixels | None, low: Image.Image | None
+) -> tuple[Image.Image, tuple[int, int], Image.Image | None]:
     """What to paste on white, where, and its mask."""
-    if band.mode.startswith("I"):
-        return Image.fromarray((np.asarray(band) >> 8).astype(np.uint8)).convert("RGB"), place, None
+    see_through = band.info.get("transparency")
+    if levels is not None:
+        grey = np.asarray(band)
+        layer = Image.fromarray(levels[grey]).convert("RGB")
+        return layer, place, None if see_through is None else _mask(grey != see_through)
+    if low is not None:
+        samples = np.asarray(band).astype(np.uint16) << 8 | np.asarray(low)
+        return band, place, _mask((samples != np.array(see_through)).any(axis=-1))
     if band.has_transparency_data:
         layer = band.convert("RGBA")
         return layer, place, layer.getchannel("A")
     return band.convert("RGB"), place, None
+
+
+def _mask(shown: npt.NDArray[np.bool_]) -> Image.Image:
+    return Image.fromarray(shown.astype(np.uint8) * 255)
 
 
 def _reason(error: Exception) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 
 from PIL import Image, TiffImagePlugin
 
 from contract.errors import PhotoError
 
 MAX_SIDE = 30_000  # px; the longest panoramas of phones are half as long. A row takes memory of its own, however short
+MOST_PIXELS = MAX_SIDE**2  # that `max_pixels` can allow
 # So many pixels, and so many more for each byte. Food-101's photos have 11 a byte at most; 12 megapixels that are blurred
 # and stored at AVIF's worst quality 470.
 FREE_PIXELS, PIXELS_A_BYTE = 2_000_000, 1000
@@ -86,6 +88,29 @@ def check_segments(data: bytes) -> bool:
     return False
 
 
+def check_frame(data: bytes, max_pixels: int) -> None:
+    """Raise `PhotoError` if the first frame of a GIF has too many pixels; other formats pass.
+
+    Pillow fills a frame that is to be wiped as soon as it opens the file.
+    """
+    if not data.startswith((b"GIF87a", b"GIF89a")) or len(data) < 13:
+        return
+    at, in_extension = 13 + (6 << (data[10] & 7) if data[10] & 0x80 else 0), False
+    for _ in range(PIECES + len(data) // PIECE_BYTES):  # Pillow would read more often
+        if at + 9 >= len(data) or (data[at] == ord(";") and not in_extension):
+            return
+        if in_extension:
+            in_extension = data[at] > 0
+            at += 1 + data[at]
+        elif data[at] == ord(","):
+            width, height = struct.unpack_from("<HH", data, at + 5)
+            _check_size(width, height, max_pixels)
+            return
+        else:
+            in_extension = data[at] == ord("!")
+            at += 2 if in_extension else 1
+
+
 def check_header(image: Image.Image, size: int, max_pixels: int) -> int:
     """Pixels that must be decoded, from the header of an opened photo of `size` bytes.
 
@@ -94,6 +119,20 @@ def check_header(image: Image.Image, size: int, max_pixels: int) -> int:
     width, height = image.size
     if width < 1 or height < 1:
         raise PhotoError("bad_image", f"The image has no pixels ({width} x {height}).")
+    _check_size(width, height, max_pixels)
+    if any(tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())):  # of Pillow, in Python
+        raise PhotoError("unsupported_format", f"Run-length encoded {image.format} is not supported. Save it anew.")
+    pixels = max(width * height, _tiles(image, max_pixels))
+    if pixels > FREE_PIXELS + PIXELS_A_BYTE * size:
+        raise PhotoError(
+            "image_too_costly",
+            f"The image says {pixels / 1e6:.1f} million pixels in {size} bytes, and no photo is packed so tightly; at most "
+            f"{FREE_PIXELS / 1e6:.0f} million and {PIXELS_A_BYTE} for each byte are accepted. Send a smaller copy.",
+        )
+    return pixels
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
     if max(width, height) > MAX_SIDE:
         raise PhotoError(
             "image_too_large",
@@ -105,16 +144,6 @@ def check_header(image: Image.Image, size: int, max_pixels: int) -> int:
             f"The image has {width} x {height} = {width * height / 1e6:.1f} million pixels; at most "
             f"{max_pixels / 1e6:.1f} million are accepted. Send a smaller copy.",
         )
-    if any(tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())):  # of Pillow, in Python
-        raise PhotoError("unsupported_format", f"Run-length encoded {image.format} is not supported. Save it anew.")
-    pixels = max(width * height, _tiles(image, max_pixels))
-    if pixels > FREE_PIXELS + PIXELS_A_BYTE * size:
-        raise PhotoError(
-            "image_too_costly",
-            f"The image says {pixels / 1e6:.1f} million pixels in {size} bytes, and no photo is packed so tightly; at most "
-            f"{FREE_PIXELS / 1e6:.0f} million and {PIXELS_A_BYTE} for each byte are accepted. Send a smaller copy.",
-        )
-    return pixels
 
 
 def _tiles(image: Image.Image, max_pixels: int) -> int:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from contract import formats as formats  # HEIC is among the formats that it registers
 
-MAX = 7000  # px; MAX x MAX is just below the 50 million pixels that are accepted
+MAX = 8192  # px; MAX x MAX are the 67.1 million pixels that are accepted
 PNG = b"\x89PNG\r\n\x1a\n"
 EXIF_MARK = b"Exif\0\0"
 
@@ -72,7 +72,7 @@ bomb("JPEG of 300,000 comments", lambda: jpeg_with(segment(0xFE, b"") * 300_000)
 bomb("JPEG of a million fill bytes", lambda: jpeg_with(b"\xff" * 1_000_000))
 bomb("JPEG of 20,000 Huffman tables", lambda: jpeg_with(segment(0xC4, b"") * 20_000))
 bomb("JPEG of 65,500 x 700", lambda: jpeg_of_scans(65_500, 700, 1))
-bomb("JPEG, progressive, of 49 million pixels in 1 KB", lambda: jpeg_of_scans(MAX, MAX, 9))
+bomb("JPEG, progressive, of 67 million pixels in 1 KB", lambda: jpeg_of_scans(MAX, MAX, 9))
 
 
 def many_pictures() -> bytes:
@@ -143,7 +143,7 @@ def interlaced() -> bytes:
     return png(MAX, MAX, palette, bits=8, colour=3, interlaced=True)
 
 
-bomb("PNG, interlaced, of 49 million pixels in 48 KB", interlaced)
+bomb("PNG, interlaced, of 67 million pixels in 66 KB", interlaced)
 
 
 def many_frames() -> bytes:
@@ -158,7 +158,7 @@ bomb("PNG of a million frames (APNG)", many_frames)
 
 
 bomb(
-    "WebP, lossless, of 49 million pixels in 38 bytes",
+    "WebP, lossless, of 67 million pixels in 38 bytes",
     lambda: saved(Image.new("RGBA", (MAX, MAX), (9, 8, 7, 6)), "WEBP", lossless=True, method=0),
 )
 
@@ -173,13 +173,18 @@ def webp_canvas(width: int, height: int, frames: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-bomb("WebP animation of 1000 frames on 49 million pixels", lambda: webp_canvas(MAX, MAX, 1000))
+bomb("WebP animation of 1000 frames on 67 million pixels", lambda: webp_canvas(MAX, MAX, 1000))
 bomb("WebP animation on a canvas of 16 million x 8", lambda: webp_canvas(16_000_000, 8, 2))
 
 
-def gif(canvas: tuple[int, int], frame: tuple[int, int], before: bytes = b"", times: int = 1) -> bytes:
+def gif(
+    canvas: tuple[int, int], frame: tuple[int, int], before: bytes = b"", times: int = 1, wiped: bool = False
+) -> bytes:
     """A GIF of so many frames of one black pixel's data each, on a canvas."""
-    control, picture = b"!\xf9\4\1\0\0\0\0", struct.pack("<BHHHHB", 0x2C, 0, 0, *frame, 0) + b"\2\2\x44\1\0"
+    control, picture = (
+        b"!\xf9\4" + bytes((9 if wiped else 1, 0, 0, int(wiped), 0)),
+        struct.pack("<BHHHHB", 0x2C, 0, 0, *frame, 0) + b"\2\2\x44\1\0",
+    )
     colours = b"\0\0\0\xff\0\0"
     return (
         b"GIF89a" + struct.pack("<HHBBB", *canvas, 0x80, 0, 0) + colours + before + (control + picture) * times + b";"
@@ -188,7 +193,8 @@ def gif(canvas: tuple[int, int], frame: tuple[int, int], before: bytes = b"", ti
 
 bomb("GIF of a tiny frame on 60,000 x 60,000", lambda: gif((60_000, 60_000), (1, 1)))
 bomb("GIF of a frame of 60,000 x 60,000 on a tiny canvas", lambda: gif((1, 1), (60_000, 60_000)))
-bomb("GIF of a see-through frame on 49 million pixels", lambda: gif((MAX, MAX), (1, 1)))
+bomb("GIF of a frame of 13,000 x 13,000 that is wiped", lambda: gif((1, 1), (13_000, 13_000), wiped=True))
+bomb("GIF of a see-through frame on 67 million pixels", lambda: gif((MAX, MAX), (1, 1)))
 bomb("GIF of 4000 frames", lambda: gif((640, 480), (1, 1), times=4000))
 bomb("GIF with a comment of 200,000 parts", lambda: gif((16, 16), (1, 1), before=b"!\xfe" + b"\1a" * 200_000 + b"\0"))
 
@@ -201,8 +207,8 @@ def bmp(width: int, height: int, bits: int, compression: int, data: bytes, colou
 
 
 bomb("BMP, RLE8, of 50,000,000 x 1", lambda: bmp(50_000_000, 1, 8, 1, b"\1\0\0\0" * 250))
-bomb("BMP, RLE4, of 49 million pixels in 1 KB", lambda: bmp(MAX, MAX, 4, 2, b"\0\2\xff\xff" * 250))
-bomb("BMP of 49 million pixels without data", lambda: bmp(MAX, MAX, 1, 0, bytes(1000)))
+bomb("BMP, RLE4, of 67 million pixels in 1 KB", lambda: bmp(MAX, MAX, 4, 2, b"\0\2\xff\xff" * 250))
+bomb("BMP of 67 million pixels without data", lambda: bmp(MAX, MAX, 1, 0, bytes(1000)))
 bomb("BMP of 20,000 colours", lambda: bmp(16, 16, 8, 0, bytes(256), colours=20_000))
 
 
@@ -242,12 +248,12 @@ bomb(
     lambda: tiff(16, 16, (273, 4, 24_000, 1000), (278, 4, 1, 1), data=struct.pack("<I", 1000) * 24_000),
 )
 bomb(
-    "TIFF of 49 million pixels, packed (deflate) in one strip",
+    "TIFF of 67 million pixels, packed (deflate) in one strip",
     lambda: tiff(MAX, MAX, packed=8, data=zlib.compress(bytes(MAX * MAX), 9)),
 )
 bomb(
-    "TIFF of 48 million pixels, packed (LZW)",
-    lambda: saved(Image.new("L", (MAX, 6900)), "TIFF", compression="tiff_lzw"),
+    "TIFF of 65 million pixels, packed (LZW)",
+    lambda: saved(Image.new("L", (MAX, 8000)), "TIFF", compression="tiff_lzw"),
 )
 
 
@@ -306,7 +312,7 @@ bomb(
     lambda: saved(Image.new("RGB", (30, 30)), "AVIF") + box(b"meta", b"\0\0\0\0" + box(b"free") * 500_000),
 )
 bomb(
-    "AVIF of 30 x 30 that says 7000 x 7000",
+    "AVIF of 30 x 30 that says 8192 x 8192",
     lambda: with_size(saved(Image.new("RGB", (30, 30)), "AVIF"), MAX, MAX, (30, 30)),
 )
 
@@ -316,7 +322,7 @@ def sequence() -> bytes:
     return with_size(saved(frames[0], "AVIF", save_all=True, append_images=frames[1:]), MAX, MAX, (64, 64))
 
 
-bomb("AVIF sequence of 64 x 64 that says 7000 x 7000", sequence)
+bomb("AVIF sequence of 64 x 64 that says 8192 x 8192", sequence)
 bomb("AVIF of 17 million grey pixels in 1 KB", lambda: saved(Image.new("L", (4096, 4096)), "AVIF", speed=10))
 bomb(
     "HEIC of a million pixels that says 30 x 30",
@@ -324,7 +330,7 @@ bomb(
 )
 bomb("HEIC of 256 tiles", lambda: saved(Image.new("RGB", (1024, 1024)), "HEIF", quality=10, tile_size=64))
 bomb(
-    "HEIC of 64 x 64 that says 7000 x 7000",
+    "HEIC of 64 x 64 that says 8192 x 8192",
     lambda: with_size(saved(Image.new("RGB", (64, 64)), "HEIF"), MAX, MAX, (64, 64)),
 )
 
@@ -341,11 +347,11 @@ bomb("HEIC of 64 x 64 with half a million boxes", many_boxes)
 
 
 def padded(name: str) -> bytes:
-    """A bomb with 48 KB behind it."""
-    return BOMBS[name]() + box(b"free", bytes(48_000))
+    """A bomb with 66 KB behind it."""
+    return BOMBS[name]() + box(b"free", bytes(66_000))
 
 
-WIDE = [name for name in BOMBS if "49 million pixels" in name or "says 7000 x 7000" in name]
+WIDE = [name for name in BOMBS if "67 million pixels" in name or "says 8192 x 8192" in name]
 for wide in WIDE:
     if wide.startswith(("JPEG", "WebP", "GIF", "AVIF", "HEIC")):
         bomb(f"{wide}, padded", functools.partial(padded, wide))

@@ -139,6 +139,16 @@ def test_what_a_good_photo_takes_is_allowed() -> None:
     assert len(with_pool(work, max_pixels=9_000_000)) == len(photos)
 
 
+def test_max_pixels_may_be_above_the_limits_of_the_library() -> None:
+    """Pillow warns from 89 million on and refuses from 179 million on."""
+    photo = encoded(Image.new("L", (13_500, 13_500), 77), "JPEG")
+
+    async def work(pool: DecodePool) -> Any:
+        return (await pool.decode(photo, PATIENT, None))[0]
+
+    assert (with_pool(work, max_pixels=200_000_000) == 77).all()
+
+
 def test_between_photos_no_time_is_counted() -> None:
     limits = Limits(60)
     with limits.of(PHOTO):

@@ -125,7 +125,7 @@ def test_no_other_file_is_served(client: httpx.Client, path: str) -> None:
 def test_a_program_gets_links(client: httpx.Client, accept: str, expected: bool) -> None:
     assert wants_json(accept) == expected
     answer = client.get("/", headers={"Accept": accept})
-    assert answer.headers["vary"] == "Accept"
+    assert "Accept" in answer.headers["vary"]
     assert answer.headers["content-type"].startswith("application/json" if expected else "text/html")
     if expected:
         known = set(client.get("/openapi.json").json()["paths"]) | {"/docs", "/openapi.json"}

@@ -1,4 +1,4 @@
-"""How the page looks in a real browser: contrast in light and dark, a narrow phone, a proxy's prefix; and `/docs`."""
+"""How the page looks in a real browser: contrast in light and dark, a narrow phone; and `/docs`."""
 
 from __future__ import annotations
 
@@ -72,18 +72,6 @@ def test_what_came_of_it_is_in_sight(page: Page, server: str) -> None:
     expect(page.locator("#label")).not_to_be_in_viewport()
     choose(page, "dinner.jpg", TEXT, "image/jpeg")
     expect(page.get_by_role("alert")).to_be_in_viewport(ratio=1)
-
-
-def test_below_a_prefix_of_a_proxy(chromium: Browser, server: str) -> None:
-    """The pages name everything relative to themselves."""
-    page = chromium.new_page()
-    page.route(
-        "**/food/**", lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/food/", "/")))
-    )
-    page.goto(f"{server}/food/")
-    choose(page, "dinner.png", GOOD)
-    labelled(page, server)
-    page.close()
 
 
 def test_docs_take_a_key_where_one_is_asked_for(bundle: Path, chromium: Browser, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 
 from contract.pixels import MAX_PIXELS
 from contract.structure import PIXELS_A_BYTE
-from tests.bombs import box, png, saved, tiff, webp_canvas
+from tests.bombs import box, chunk, png, saved, tiff, webp_canvas
 from tests.conftest import ROOT
 
 SIDE = 3000
@@ -152,6 +152,8 @@ def photos() -> dict[str, Callable[[], bytes]]:
     for colour, name in ((0, "L"), (2, "RGB"), (4, "LA"), (6, "RGBA")):
         found[f"PNG {name} of 16 bits"] = partial(png, SIDE, SIDE, bits=16, colour=colour)
         found[f"PNG {name} of 16 bits, interlaced"] = partial(png, SIDE, SIDE, bits=16, colour=colour, interlaced=True)
+    key = chunk(b"tRNS", bytes(6))
+    found["PNG RGB of 16 bits, see-through"] = partial(png, SIDE, SIDE, key, bits=16, colour=2)
     for mode in ("RGB", "RGBA"):
         add(f"WebP {mode}", "WEBP", mode, method=0)
         add(f"WebP {mode}, lossless", "WEBP", mode, method=0, lossless=True)

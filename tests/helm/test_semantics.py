@@ -113,13 +113,12 @@ def test_ports_and_paths_exist(case: str) -> None:
             assert it["spec"]["ingress"][0]["ports"] == [{"port": ports["http"], "protocol": "TCP"}]
 
 
-def test_every_route_but_the_metrics_is_on_the_gateway() -> None:
-    routes = [
-        it
-        for it in objects(values_of("tensorrt"))
-        if it["kind"] == "HTTPRoute" and "redirect" not in it["metadata"]["name"]
-    ]
-    matches = [match["path"] for rule in routes[0]["spec"]["rules"] for match in rule["matches"]]
+@pytest.mark.parametrize("prefix", ["", "/food", "/a/food/"])
+def test_every_route_but_the_metrics_is_on_the_gateway(prefix: str) -> None:
+    values = merged(values_of("tensorrt"), {"settings": {"rootPath": prefix}})
+    routes = [it for it in objects(values) if it["kind"] == "HTTPRoute" and "redirect" not in it["metadata"]["name"]]
+    rules = [[match["path"] for match in rule["matches"]] for rule in routes[0]["spec"]["rules"]]
+    matches, below = [match for rule in rules for match in rule], prefix.rstrip("/")
 
     def reached(path: str) -> bool:
         exact = any(it["type"] == "Exact" and it["value"] == path for it in matches)
@@ -127,11 +126,12 @@ def test_every_route_but_the_metrics_is_on_the_gateway() -> None:
             it["type"] == "PathPrefix" and f"{path}/".startswith(f"{it['value'].rstrip('/')}/") for it in matches
         )
 
-    assert [
-        path for path in [*paths_of_the_app(), "/docs", "/openapi.json", "/static/app.js"] if not reached(path)
-    ] == []
-    assert not reached("/metrics")
-    assert not any(it["type"] == "PathPrefix" and it["value"] == "/" for it in matches)
+    paths = [below + path for path in (*paths_of_the_app(), "/docs", "/openapi.json", "/static/app.js")]
+    assert [path for path in [*paths, below or "/"] if not reached(path)] == []
+    assert max(map(len, rules)) <= 8
+    assert not any(reached(path) for path in ("/metrics", f"{below}/metrics"))
+    assert not prefix or not any(reached(path) for path in ("/", "/predict", "/docs"))
+    assert not any(it["type"] == "PathPrefix" and it["value"] in ("/", below) for it in matches)
 
 
 @pytest.mark.parametrize("case", SERVING)

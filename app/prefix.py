@@ -1,0 +1,88 @@
+"""Behind a proxy that puts a prefix before every path (`https://host/food/predict`).
+
+The prefix is `root_path`, or what a trusted proxy says in `X-Forwarded-Prefix`. It is taken off at
+the door, whether or not the proxy did so before: keys, metrics and routes see the same paths as
+without it. It is kept for what names paths to the client.
+
+Not ASGI's `root_path`: with that in the scope Starlette misroutes a mount where the proxy has taken
+the prefix off, and each layer would have to know of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+HEADER = "X-Forwarded-Prefix"
+LONGEST = 256  # characters of a prefix
+ANY = "*"
+
+Network = IPv4Network | IPv6Network
+_HEADER = HEADER.lower().encode()
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")  # no `//`, no dots alone, nothing to decode
+_SCOPE, _BARE = "food_vision.prefix", "food_vision.bare"
+
+
+def prefix_from(text: str) -> str | None:
+    """A prefix without its last slash, "" if there is none in the text; None for what is no prefix."""
+    prefix = text.strip().removesuffix("/")
+    return prefix if not prefix or (len(prefix) <= LONGEST and _PREFIX.fullmatch(prefix)) else None
+
+
+def networks(addresses: Iterable[str]) -> list[Network]:
+    """Of addresses, networks, or `*` for all. Raises `ValueError` that names what is neither."""
+    everywhere = [ip_network("0.0.0.0/0"), ip_network("::/0")]
+    return [network for one in addresses for network in (everywhere if one == ANY else [ip_network(one)])]
+
+
+def prefix_of(scope: Scope) -> str:
+    """What the client has before the path: `/food`, or "" as a rule."""
+    prefix: str = scope.get(_SCOPE, "")
+    return prefix
+
+
+def is_bare(scope: Scope) -> bool:
+    """Whether the prefix alone was asked for, without the slash that addresses on a page need."""
+    return bool(scope.get(_BARE, False))
+
+
+class Prefix:
+    """ASGI application around another, and around all its layers.
+
+    `trusted` are the networks whose `X-Forwarded-Prefix` is believed; it takes the place of
+    `root_path`. Where it is no prefix it is as if it were not there.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str, trusted: Sequence[Network] = ()) -> None:
+        self.app = app
+        self._root_path, self._trusted = root_path, trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (prefix := self._forwarded(scope) or self._root_path):
+            path: str = scope["path"]
+            scope = {**scope, _SCOPE: prefix}
+            if path == prefix:
+                scope |= {"path": "/", "raw_path": b"/", _BARE: True}
+            elif path.startswith(prefix + "/"):
+                scope |= {"path": path[len(prefix) :], "raw_path": scope["raw_path"].removeprefix(prefix.encode())}
+        await self.app(scope, receive, send)
+
+    def _forwarded(self, scope: Scope) -> str | None:
+        if not self._trusted:
+            return None
+        value = next((value for name, value in scope["headers"] if name == _HEADER), None)
+        if value is None or not self._trusts(scope):
+            return None
+        return prefix_from(value.decode("latin-1").partition(",")[0])
+
+    def _trusts(self, scope: Scope) -> bool:
+        client = scope.get("client")
+        try:
+            address = ip_address(client[0]) if client else None
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)  # IPv4 as a socket of IPv6 has it
+        return address is not None and any((mapped or address) in network for network in self._trusted)
