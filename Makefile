@@ -16,7 +16,7 @@ GPU_WHEEL := build/onnxruntime-gpu
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: python installed demo test browser long nightly bench bench-guard lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
+.PHONY: python installed demo test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -36,16 +36,19 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 OTHER_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_NUM_THREADS=1
 
 test: READY += --for test
-demo browser long: READY += --for run
+demo browser long proxies: READY += --for run
 
 test: installed  ## the test suite, without the next two: docs/testing.md
-	$(PYTEST) -n 2 --dist worksteal -m 'not browser and not long'
+	$(PYTEST) -n 2 --dist worksteal -m 'not browser and not long and not proxies'
 
 browser: installed  ## the pages in a real Chromium; skipped where there is none
 	$(PYTEST) -m browser
 
 long: installed  ## what is long by its nature: runs that are killed and resumed, servers that are measured
 	$(PYTEST) -m long
+
+proxies: installed  ## real nginx, HAProxy and clients in other languages; make proxies PROXIES='--requests 10000'
+	$(PYTEST) tests/proxies -m proxies $(PROXIES)
 
 nightly: demo  ## what .ci/run has no time for: the demo, the suite as on another processor of one core and beside a busy one, chaos, capacity
 	$(OTHER_PROCESSOR) taskset -c 0 $(MAKE) test

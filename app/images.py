@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,10 +14,14 @@ from app.multipart import HINT, is_multipart, photos_of
 
 
 class Goodbye:
-    """ASGI middleware: a request that is cut off because draining took too long still gets an answer of the one shape."""
+    """ASGI middleware: a request that is cut off because draining took too long still gets an answer of the one shape.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    While the service is `leaving`, each answer ends its connection: who keeps it would come back until the port
+    closes, and might ask just then.
+    """
+
+    def __init__(self, app: ASGIApp, leaving: Callable[[], bool] = lambda: False) -> None:
+        self.app, self.leaving = app, leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -24,6 +29,8 @@ class Goodbye:
         async def noted(message: Message) -> None:
             nonlocal begun
             begun = True
+            if message["type"] == "http.response.start" and self.leaving():
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
 
         try:

@@ -138,7 +138,7 @@ def create_app(
     )
     if keys is not None:
         app.add_middleware(ApiKeys, keys=keys, probed=app.state.probed)
-    app.add_middleware(Goodbye)
+    app.add_middleware(Goodbye, leaving=lambda: service.state == "draining")
     install_handlers(app)
     return app
 

@@ -223,7 +223,9 @@ def test_sigterm_under_load_loses_nothing_and_a_second_does_not_wait(bundle: Pat
         begun = len(answers)
         until(lambda: len(answers) > begun + 10)
         assert process.poll() is None, "it still answers while load balancers look elsewhere"
-        assert all(isinstance(answer, httpx.Response) for answer in answers)
+        told = [answer.headers.get("connection") for answer in answers if isinstance(answer, httpx.Response)]
+        assert len(told) == len(answers)
+        assert (told[0], told[-1]) == (None, "close"), "clients that keep their connection must leave too"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
         until(lambda: isinstance(answers[-1], Exception))

@@ -24,6 +24,7 @@ from tests.chaos.connections import connections_part
 from tests.chaos.decoders import decoders_part
 from tests.chaos.description import description_part
 from tests.chaos.hostile import hostile_part
+from tests.chaos.mutations import mutations_part
 from tests.chaos.overload import overload_part
 from tests.chaos.part import Part
 from tests.chaos.photos import photos_part
@@ -38,6 +39,7 @@ PARTS: dict[str, tuple[str, Callable[[argparse.Namespace], Part]]] = {
     ),
     "overload": ("five times capacity, then half of it", lambda args: overload_part(args.bundle, args.seconds)),
     "photos": ("photos that are dear to decode, two a second", lambda args: photos_part(args.bundle, args.seconds)),
+    "mutations": ("damaged photos", lambda args: mutations_part(args.bundle, args.photos, args.seed)),
     "connections": (
         "slow, idle and endless connections",
         lambda args: connections_part(args.bundle, args.connections),
@@ -63,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--seconds", type=float, default=60, help="of overload and of photos (default: 60)")
     parser.add_argument("--connections", type=int, default=1000, help="at a time, of each kind (default: 1000)")
+    parser.add_argument("--photos", type=int, default=7000, help="damaged ones (default: 7000)")
     parser.add_argument("--swaps", type=int, default=50, help="of bundles, under load (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="first seed of the requests (default: 0)")
     parser.add_argument("--out", type=Path, metavar="PATH", help="write the figures there as JSON")

@@ -12,6 +12,7 @@ import pytest
 from tests.chaos.__main__ import PARTS, main
 from tests.chaos.description import DESCRIPTION, description_part, schemathesis
 from tests.chaos.hostile import hostile_part
+from tests.chaos.mutations import mutations_part
 from tests.chaos.overload import Load
 from tests.chaos.part import Part
 from tests.chaos.requests import KINDS, hostile
@@ -24,6 +25,11 @@ PATIENT = ("--request-timeout-ms", 60_000)
 def test_a_short_attack_leaves_the_service_as_it_was(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # memory is measured by `make chaos`: so few requests are less than what an allocator keeps
     part = hostile_part(bundle, 250, 100_000, *PATIENT, "--decode-processes", 2, growth=math.inf, patience=60)
+    assert part.faults == [], capsys.readouterr().out
+
+
+def test_damaged_photos_cost_nobody_else(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = mutations_part(bundle, 110, 1_000_000, *PATIENT, growth=math.inf)
     assert part.faults == [], capsys.readouterr().out
 
 
