@@ -72,6 +72,7 @@ class Connection(HttpToolsProtocol):
     turns: Turns
     always: frozenset[str] = frozenset()
 
+    url = b""  # until the first begins
     _timer: asyncio.TimerHandle | None = None  # for a head, or for the end of a connection that closes
     _unread: asyncio.TimerHandle | None = None  # for a client to read what fills the buffer
     _began = 0.0
@@ -352,6 +353,8 @@ class Connection(HttpToolsProtocol):
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {name}\r\n{again}"
             "connection: close\r\n\r\n"
         )
+        if self.url and self.parser.get_method() == b"HEAD":
+            body = b""
         self.transport.write(STATUS_LINE[ERRORS[error.slug].status] + head.encode() + body)
         self.transport.close()
 

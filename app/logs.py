@@ -85,3 +85,4 @@ def configure_logs(level: str, style: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if style == "json" else TextLines())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what a client gets an answer to

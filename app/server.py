@@ -27,7 +27,7 @@ from app.observe import Observe
 from app.observed import ObservedService
 from app.oip_stats import Statistics
 from app.page import install_pages
-from app.prefix import Prefix
+from app.prefix import Prefix, below
 from app.protocol_hf import router as hf_router
 from app.protocol_oip import router as oip_router
 from app.protocol_vertex import install_vertex
@@ -73,7 +73,8 @@ class _App(FastAPI):
             inner = Cors(inner, self.state.origins)
         tracer = make_tracer(self.title, self.version)
         observed = Observe(inner, lambda: self.routes, self.state.metrics, tracer, self.state.probed)
-        return Prefix(observed, *self.state.prefix) if any(self.state.prefix) else observed
+        root_path, trusted = self.state.prefix
+        return Prefix(observed, root_path, trusted, _paths(self)) if root_path or trusted else observed
 
 
 def create_app(
@@ -143,9 +144,11 @@ def create_app(
     return app
 
 
+def _paths(app: FastAPI) -> list[str]:
+    return [route.path or "" for route in iter_route_contexts(app.routes)]
+
+
 def _check_root_path(prefix: str, app: FastAPI) -> None:
     """A route below the prefix could not be told from a prefix that the proxy has not taken off."""
-    paths = (route.path or "" for route in iter_route_contexts(app.routes))
-    taken = next((path for path in paths if f"{path}/".startswith(f"{prefix}/")), None)
-    if prefix and taken is not None:
+    if (taken := below(prefix, _paths(app))) is not None:
         raise ContractError(f"The setting root_path cannot be {prefix}: the service's own path {taken} begins so.")

@@ -240,6 +240,21 @@ def test_it_is_the_same_where_each_byte_comes_alone(server: str) -> None:
             assert [answer[0] for answer in found] == [400], (name, found)
 
 
+@pytest.mark.parametrize("wish", [b"", b"Connection: upgrade\r\nUpgrade: x\r\n"])
+def test_a_refused_head_has_no_body(line: socket.socket, wish: bytes) -> None:
+    """RFC 9110, 9.3.2."""
+    line.sendall(b"HEAD /health/live HTTP/1.1\r\nHost: a b\r\n" + wish + b"\r\n")
+    head, _, body = line.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert body == b""
+
+
+def test_what_is_refused_behind_a_head_has_a_body(line: socket.socket) -> None:
+    line.sendall(b"HEAD /health/live HTTP/1.1\r\nHost: t\r\n\r\n???")
+    _, refused = answers(line, head=True)
+    refused_once([refused], 400, "bad_request")
+
+
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_what_is_around_a_body_has_an_end(line: socket.socket, name: str) -> None:
     line.sendall(TOO_LARGE[name] + PROBE)

@@ -111,3 +111,13 @@ def test_what_an_error_says_breaks_no_line(evil: str) -> None:
     line = JsonLines().format(given)
     assert line.isprintable()
     assert json.loads(line)["message"] == f"odd{evil}{FORGED}"
+
+
+def test_a_broken_form_is_no_warning(bundle: Path, tmp_path: Path) -> None:
+    """The library that reads forms would warn the operator of each."""
+    form = b"--cut\r\nA bad name: x\r\n\r\nx\r\n--cut--\r\n"
+    kind = b"Content-Type: multipart/form-data; boundary=cut\r\nContent-Length: %d\r\n\r\n" % len(form)
+    with logged(bundle, tmp_path / "log") as (url, _, lines), connected(url) as line:
+        line.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\n" + kind + form + PROBE)
+        assert [answer[0] for answer in answers(line)] == [400, 200]
+        assert [one for one in lines() if one["level"] != "info"] == []

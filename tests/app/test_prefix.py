@@ -92,6 +92,26 @@ def test_a_header_of_anybody_else_is_nothing(bundle: Path) -> None:
             assert_error(httpx.get(f"{url}/food/labels", headers=said), "not_found")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "path"),
+    [("/predict", "/predict"), ("/v2", "/v2/health/ready"), ("/docs", "/docs"), ("/food", "/predict")],
+)
+def test_a_header_that_begins_a_path_of_the_service(bundle: Path, prefix: str, path: str) -> None:
+    """The proxy has taken it off: what is left is no prefix, but the path that the client asked for."""
+    with (
+        running(bundle, trusted_proxies="*") as (url, _),
+        behind_proxy(url, prefix, strips=True, says=prefix) as outside,
+    ):
+        method, content = ("POST", GOOD) if path == "/predict" else ("GET", b"")
+        inside, found = (httpx.request(method, at + path, content=content) for at in (url, outside + prefix))
+        assert (found.status_code, _shape(found)) == (200, _shape(inside))
+        assert httpx.get(f"{outside}{prefix}/", headers=JSON).json()["predict"] == f"{prefix}/predict"
+
+
+def _shape(answer: httpx.Response) -> object:
+    return sorted(answer.json()) if "json" in answer.headers["content-type"] else answer.text
+
+
 def test_one_prefix_is_not_in_the_document_of_another(bundle: Path) -> None:
     with running(bundle, trusted_proxies="*") as (url, _):
         plain = httpx.get(f"{url}/openapi.json")
