@@ -193,6 +193,8 @@ def test_a_bundle_without_labels_can_only_caption(bundle: Path, tmp_path: Path) 
     (copy / MANIFEST_FILE).write_text(json.dumps(manifest))
     with running(copy) as (url, _):
         assert_error(httpx.post(f"{url}/predict", content=GOOD), "not_a_classifier")
+        for count in (1, 2):
+            assert_error(httpx.post(f"{url}/predict/batch", files=[("images", GOOD)] * count), "not_a_classifier")
         assert_error(httpx.get(f"{url}/labels"), "not_a_classifier")
         answer = httpx.post(f"{url}/caption", content=GOOD)
         assert (answer.status_code, answer.json()["prediction"]) == (200, None)

@@ -129,6 +129,25 @@ def test_a_hangup_while_the_model_loads_reloads_afterwards(
         assert httpx.get(f"{url}/info").json()["model"]["version"] == names_of(other)[0]
 
 
+def test_several_photos_are_answered_by_the_model_that_began_them(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    with running(link) as (url, app), ThreadPoolExecutor(1) as thread:
+        gate, files = Gate(monkeypatch), [("images", drawn_png(i)) for i in range(2)]
+        asked = thread.submit(httpx.post, f"{url}/predict/batch", files=files, timeout=60)
+        until(lambda: bool(gate.calls))
+        point(link, with_other_labels(bundle, tmp_path / "other"))
+        reloading = threading.Thread(target=in_loop, args=(app.state.service,))
+        reloading.start()
+        until(lambda: bool(app.state.service._retiring) or not reloading.is_alive())
+        gate.open.set()
+        reloading.join()
+        answer = asked.result().json()
+        assert {one["model"]["version"] for one in answer["results"]} == {names_of(bundle)[0]}, answer
+
+
 def test_a_bundle_that_cannot_be_served_changes_nothing(
     bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

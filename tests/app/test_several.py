@@ -221,6 +221,31 @@ def test_what_no_idle_service_could_do_is_begun_where_nobody_waits_and_ends_at_i
     told(story, 0.5, decode_processes=2)
 
 
+def test_who_waits_for_a_turn_waits_until_its_own_deadline(told: Told) -> None:
+    async def story(house: House) -> None:
+        house.seconds = 1  # nobody knows
+        began = asyncio.get_running_loop().time()
+        first = asyncio.create_task(house.several())
+        found = await house.several(timeout_ms=5000)
+        assert {one.split()[1] for one in found.split(", ")} == {"deadline_exceeded", "ok"}, found
+        assert asyncio.get_running_loop().time() - began == pytest.approx(5)
+        assert "deadline_exceeded" in await first
+
+    told(story, 0.001, decode_processes=2, max_batch=1)
+
+
+def test_what_has_begun_does_not_wait_any_more(told: Told) -> None:
+    async def story(house: House) -> None:
+        waits = [asyncio.create_task(house.several()) for _ in range(5)]
+        assert await waits.pop(0) == "32 ok"
+        waits += [asyncio.create_task(house.several(count=count)) for count in (FULL, 16)]
+        await asyncio.sleep(0)
+        assert (await house.several()).startswith("overloaded"), "8.2 s, and 1.6 s"
+        assert [await one for one in waits] == ["32 ok"] * 5 + ["16 ok"]
+
+    told(story, 0.05, decode_processes=2)
+
+
 def test_who_leaves_makes_room(told: Told) -> None:
     async def story(house: House) -> None:
         waits = [asyncio.create_task(house.several()) for _ in range(5)]
