@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
@@ -228,6 +229,19 @@ def in_loop(service: Service) -> bool:
     """Reload from this thread, in the loop of the server's."""
     loop = service.model._scores._worker.get_loop()
     return asyncio.run_coroutine_threadsafe(service.reload(), loop).result(60)
+
+
+def test_the_end_of_the_delay_is_no_third_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = MagicMock()
+    monkeypatch.setattr("app.__main__.threading.Timer", timer)
+    server = Server(uvicorn.Config("no:app"))
+    server.delay = 10
+    for _ in range(2):
+        server.handle_exit(signal.SIGINT, None)
+    _, ends, given = timer.call_args.args
+    ends(*given)
+    timer.assert_called_once()
+    assert (server.should_exit, server.force_exit) == (True, False), "it still waits for requests"
 
 
 def test_sigterm_under_load_loses_nothing_and_a_second_does_not_wait(bundle: Path, tmp_path: Path) -> None:
