@@ -34,6 +34,7 @@ from app.logs import configure_logs
 from app.observe import HEALTH_PATHS, refused_unread
 from app.places import Places, connections_allowed
 from app.server import create_app
+from app.service import LAST_WAIT
 from app.settings import ENV_PREFIX, Settings, load_settings
 from contract.bundle import read_bundle
 from contract.cli import run
@@ -42,7 +43,6 @@ from contract.errors import ContractError
 log = logging.getLogger("food_vision")
 # Of one port: the event loop accepts one connection of each in a turn, and a probe stands behind those that came before it.
 LISTENERS = 16
-LAST_WAIT = 2.0  # seconds, for threads that still run when all else has ended
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from contract.bundle import Bundle, read_bundle
 from contract.errors import ContractError, PhotoError
 
 log = logging.getLogger("food_vision")
-LAST_WAIT = 3.0  # seconds, for what the engines are doing when the service stops
+LAST_WAIT = 2.5  # seconds, for what the engines are doing when the service stops; and then for threads of the process
 LONGEST_WITHOUT_DECODERS = 5.0  # seconds; a process that died is replaced in less
 
 

@@ -38,7 +38,7 @@ DEFAULT_TIMEOUT_CONFIG.connect = DEFAULT_TIMEOUT_CONFIG.read = DEFAULT_TIMEOUT_C
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
 DATA = ROOT.parent / "shared" / "data"  # real photographs and the real vocabulary, beside the checkout; not in it
-KEPT = Path(os.environ["FOOD_VISION_TEST_MODEL"]) if "FOOD_VISION_TEST_MODEL" in os.environ else None
+KEPT = Path(os.environ["FOOD_VISION_TEST_MODEL"]).resolve() if "FOOD_VISION_TEST_MODEL" in os.environ else None
 CHECKPOINT = Path(__file__).parent / "models" / "tiny"  # how it was made: tests/models/README.md
 
 

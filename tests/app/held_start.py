@@ -111,7 +111,7 @@ def reloading() -> None:
 
 
 def impatient() -> None:
-    """It waits in vain, so it need not wait for seconds."""
+    """It waits in vain, so it need not wait for seconds; `app.__main__` takes its own wait from here."""
     from app import service
 
     service.LAST_WAIT = 0.1

@@ -137,10 +137,12 @@ def test_a_batch_that_failed_is_one_line_of_the_log(
         gate.error = kind("no numbers")
         with gate_opened_at_the_end(gate):
             photos = [("images", ("a", GOOD))] * 6
-            asked = thread.submit(httpx.post, f"{url}/predict/batch", files=photos)
+            asked = thread.submit(httpx.post, f"{url}/predict/batch", files=photos, timeout=60)
             until(lambda: sum(gate.calls) + app.state.service.model._scores.depth == 6)
         results = asked.result().json()["results"]
     assert [one["error_type"] for one in results] == ["engine_failed"] * 6
+    why = "failed on this batch" if tracebacks else "gave no usable answer"
+    assert {one["error"] for one in results} == {f"The engine {why}; the fault is logged."}
     assert len(gate.calls) == 2
     lines = [one for one in caplog.records if one.levelname == "ERROR"]
     assert [one.getMessage() for one in lines] == [f"engine: no numbers (a batch of {size})" for size in gate.calls]
@@ -193,6 +195,8 @@ def test_a_bundle_without_labels_can_only_caption(bundle: Path, tmp_path: Path) 
     (copy / MANIFEST_FILE).write_text(json.dumps(manifest))
     with running(copy) as (url, _):
         assert_error(httpx.post(f"{url}/predict", content=GOOD), "not_a_classifier")
+        for count in (1, 2):
+            assert_error(httpx.post(f"{url}/predict/batch", files=[("images", GOOD)] * count), "not_a_classifier")
         assert_error(httpx.get(f"{url}/labels"), "not_a_classifier")
         answer = httpx.post(f"{url}/caption", content=GOOD)
         assert (answer.status_code, answer.json()["prediction"]) == (200, None)

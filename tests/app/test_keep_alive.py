@@ -35,6 +35,7 @@ def test_a_thousand_idle_connections_do_not_hold_up_the_end(bundle: Path, tmp_pa
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0, "it waited"
             assert {line.recv(1) for line in idle} == {b""}
-            assert [line for line in lines() if line["level"] not in ("info", "INFO")] == []
+            few = "connections at a time instead of"  # where fewer files may be open than by default
+            assert [line for line in lines() if line["level"] != "info" and few not in line["message"]] == []
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -104,6 +104,17 @@ def test_a_change_of_the_file_counts_at_once(keys: Path, caplog: pytest.LogCaptu
     assert "-key" not in caplog.text
 
 
+def test_the_log_says_that_a_file_can_be_read_again(keys: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "food_vision")
+    file, good = KeyFile(keys), keys.read_text()
+    for _ in range(2):
+        caplog.clear()
+        for content in ("# none\n", good):
+            keys.write_text(content)
+            assert [file.accepts("first-key") for _ in range(3)] == [True] * 3
+        assert [one.levelname for one in caplog.records] == ["ERROR", "INFO"]
+
+
 def same_but_for_the_content(path: Path, content: str) -> None:
     """Write over a file in place, and keep its size and its time."""
     before = path.stat()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
@@ -129,6 +130,25 @@ def test_a_hangup_while_the_model_loads_reloads_afterwards(
         assert httpx.get(f"{url}/info").json()["model"]["version"] == names_of(other)[0]
 
 
+def test_several_photos_are_answered_by_the_model_that_began_them(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(bundle)
+    with running(link) as (url, app), ThreadPoolExecutor(1) as thread:
+        gate, files = Gate(monkeypatch), [("images", drawn_png(i)) for i in range(2)]
+        asked = thread.submit(httpx.post, f"{url}/predict/batch", files=files, timeout=60)
+        until(lambda: bool(gate.calls))
+        point(link, with_other_labels(bundle, tmp_path / "other"))
+        reloading = threading.Thread(target=in_loop, args=(app.state.service,))
+        reloading.start()
+        until(lambda: bool(app.state.service._retiring) or not reloading.is_alive())
+        gate.open.set()
+        reloading.join()
+        answer = asked.result().json()
+        assert {one["model"]["version"] for one in answer["results"]} == {names_of(bundle)[0]}, answer
+
+
 def test_a_bundle_that_cannot_be_served_changes_nothing(
     bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,6 +229,19 @@ def in_loop(service: Service) -> bool:
     """Reload from this thread, in the loop of the server's."""
     loop = service.model._scores._worker.get_loop()
     return asyncio.run_coroutine_threadsafe(service.reload(), loop).result(60)
+
+
+def test_the_end_of_the_delay_is_no_third_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = MagicMock()
+    monkeypatch.setattr("app.__main__.threading.Timer", timer)
+    server = Server(uvicorn.Config("no:app"))
+    server.delay = 10
+    for _ in range(2):
+        server.handle_exit(signal.SIGINT, None)
+    _, ends, given = timer.call_args.args
+    ends(*given)
+    timer.assert_called_once()
+    assert (server.should_exit, server.force_exit) == (True, False), "it still waits for requests"
 
 
 def test_sigterm_under_load_loses_nothing_and_a_second_does_not_wait(bundle: Path, tmp_path: Path) -> None:

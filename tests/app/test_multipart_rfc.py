@@ -47,6 +47,10 @@ def bound(boundary: str) -> bytes:
     )
 
 
+OTHER = (
+    b"--cut\r\nContent-Disposition: form-data; name=notes; filename=a\r\n"
+    b"Content-Transfer-Encoding: base64\r\n\r\nAA==\r\n"
+)
 LONG, SPACED = "b" * 70, "a b:c=d?e"
 RIGHT: dict[str, tuple[bytes, str]] = {
     "plain": (PLAIN, KIND),
@@ -65,6 +69,7 @@ RIGHT: dict[str, tuple[bytes, str]] = {
     "names of headers in any case": (part(b'CONTENT-DISPOSITION: form-data; NAME="image"; FileName="a"'), KIND),
     "content as it is": (part(HEAD.strip(), b"Content-Transfer-Encoding: Binary"), KIND),
     "content of 8 bits": (part(HEAD.strip(), b"content-transfer-encoding: 8bit"), KIND),
+    "another file in base64": (OTHER + PLAIN, KIND),
     "a quoted boundary": (PLAIN, 'multipart/form-data; boundary="cut"'),
     "a parameter before": (PLAIN, 'multipart/form-data; a="b; boundary=no" ; Boundary=cut'),
     "a long boundary": (bound(LONG), f"multipart/form-data; boundary={LONG}"),

@@ -35,16 +35,21 @@ CORES = [1, 2, 16, 32, 64]
 
 
 class Steady(StandIn):
-    """Answers each photo after `DECODING`."""
+    """Answers each photo after `DECODING`, one that may be slow after `of_slow` seconds."""
+
+    of_slow = DECODING
 
     def send(self, job: Job) -> None:
         super().send(job)
         if len(self.jobs) == 1:
-            asyncio.get_running_loop().call_later(DECODING, self._done)
+            self._begin(job)
+
+    def _begin(self, job: Job) -> None:
+        asyncio.get_running_loop().call_later(DECODING if job.quick else self.of_slow, self._done)
 
     def _done(self) -> None:
         if len(self.jobs) > 1:
-            asyncio.get_running_loop().call_later(DECODING, self._done)
+            self._begin(self.jobs[1])
         self.answer()
 
 
@@ -101,12 +106,13 @@ Told = Callable[..., None]
 
 @pytest.fixture
 def told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
-    """Tells a story of a service that has answered one photo, and so knows what they take."""
+    """Tells a story of a service that has answered one photo, and so knows what they take; or of a `new` one."""
 
-    def tell(story: Callable[[House], Awaitable[None]], seconds: float, **settings: Any) -> None:
+    def tell(story: Callable[[House], Awaitable[None]], seconds: float, *, new: bool = False, **settings: Any) -> None:
         async def whole() -> None:
             house = House(bundle, monkeypatch, seconds, **settings)
-            await house.one()
+            if not new:
+                await house.one()
             await story(house)
             await house.close()
 
@@ -215,6 +221,31 @@ def test_what_no_idle_service_could_do_is_begun_where_nobody_waits_and_ends_at_i
     told(story, 0.5, decode_processes=2)
 
 
+def test_who_waits_for_a_turn_waits_until_its_own_deadline(told: Told) -> None:
+    async def story(house: House) -> None:
+        house.seconds = 1  # nobody knows
+        began = asyncio.get_running_loop().time()
+        first = asyncio.create_task(house.several())
+        found = await house.several(timeout_ms=5000)
+        assert {one.split()[1] for one in found.split(", ")} == {"deadline_exceeded", "ok"}, found
+        assert asyncio.get_running_loop().time() - began == pytest.approx(5)
+        assert "deadline_exceeded" in await first
+
+    told(story, 0.001, decode_processes=2, max_batch=1)
+
+
+def test_what_has_begun_does_not_wait_any_more(told: Told) -> None:
+    async def story(house: House) -> None:
+        waits = [asyncio.create_task(house.several()) for _ in range(5)]
+        assert await waits.pop(0) == "32 ok"
+        waits += [asyncio.create_task(house.several(count=count)) for count in (FULL, 16)]
+        await asyncio.sleep(0)
+        assert (await house.several()).startswith("overloaded"), "8.2 s, and 1.6 s"
+        assert [await one for one in waits] == ["32 ok"] * 5 + ["16 ok"]
+
+    told(story, 0.05, decode_processes=2)
+
+
 def test_who_leaves_makes_room(told: Told) -> None:
     async def story(house: House) -> None:
         waits = [asyncio.create_task(house.several()) for _ in range(5)]
@@ -236,3 +267,77 @@ def test_of_one_photo_it_is_the_request_that_is_refused(told: Told) -> None:
         await asyncio.gather(*waits)
 
     told(story, 4, decode_processes=2)
+
+
+def test_photos_that_are_slow_to_decode_are_counted_as_such(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Steady, "of_slow", 0.3)
+
+    async def story(house: House) -> None:
+        assert await house.several(SLOW_KIND, 2) == "2 ok"  # now it is known
+        first = asyncio.create_task(house.several(SLOW_KIND))
+        await asyncio.sleep(0)
+        assert (await house.several(SLOW_KIND)).startswith("overloaded"), "4.8 s each"
+        assert await house.several(count=8) == "8 ok"
+        assert await first == "32 ok"
+
+    told(story, 0.001, decode_processes=2)
+
+
+def test_single_photos_that_wait_for_a_decoder_stand_before_it(told: Told) -> None:
+    async def story(house: House) -> None:
+        singles = [asyncio.create_task(house.one()) for _ in range(60)]
+        await asyncio.sleep(DECODING / 2)
+        assert (await house.several(timeout_ms=1500)).startswith("overloaded"), "1.2 s, and 0.64 s"
+        await asyncio.gather(*singles)
+        assert await house.several(timeout_ms=1500) == "32 ok"
+
+    told(story, 0.001, decode_processes=1)
+
+
+def test_a_batch_that_runs_stands_before_it(told: Told) -> None:
+    async def story(house: House) -> None:
+        assert await house.several(count=9) == "9 ok"  # now it is known what a batch takes
+        singles = [asyncio.create_task(house.one()) for _ in range(9)]
+        await asyncio.sleep(1)
+        assert house.service.model._scores.depth == 0, "the first was alone in the engine, the others are"
+        assert (await house.several(count=12)).startswith("overloaded"), "3.5 s, and 6 s"
+        await asyncio.gather(*singles)
+        assert await house.several(count=12) == "12 ok"
+
+    told(story, 0.5, decode_processes=16)
+
+
+def test_what_no_idle_decoder_could_do_is_begun_where_nobody_waits(told: Told) -> None:
+    async def story(house: House) -> None:
+        first = asyncio.create_task(house.several(timeout_ms=300))
+        await asyncio.sleep(0)
+        assert (await house.several(timeout_ms=300)).startswith("overloaded")
+        found = await first
+        assert "deadline_exceeded" in found
+        assert "ok" in found
+
+    told(story, 0.0001, decode_processes=1)
+
+
+def test_nobody_is_let_in_while_the_line_of_the_engine_is_full(told: Told) -> None:
+    async def story(house: House) -> None:
+        singles = [asyncio.create_task(house.one()) for _ in range(6)]
+        await asyncio.sleep(0.1)
+        assert (await house.several(count=2)).startswith("overloaded")
+        await asyncio.gather(*singles)
+        assert await house.several(count=2) == "2 ok"
+
+    told(story, 0.2, decode_processes=16, max_queue=4, max_batch=1)
+
+
+def test_while_the_first_call_ever_runs_few_may_wait(told: Told) -> None:
+    """Nobody knows yet how long it takes."""
+
+    async def story(house: House) -> None:
+        first = asyncio.create_task(house.several())
+        await asyncio.sleep(1.5 * DECODING)
+        assert (await house.several()).startswith("overloaded")
+        assert await first == "32 ok"
+        assert await house.several() == "32 ok"
+
+    told(story, 0.2, new=True, decode_processes=16)

@@ -148,6 +148,24 @@ def test_a_colour(bits: int) -> None:
     shown(data, on_white(colours >> (bits - 8), (colours != key).any(axis=2).astype(float)))
 
 
+def test_the_unused_half_of_a_colour_of_8_bits_says_nothing() -> None:
+    colours = noise(256, 3)
+    key = [0x7700 + int(one) for one in colours[0, 0]]
+    data = packed(colours, 8, 2, chunk(b"tRNS", struct.pack(">3H", *key)))
+    assert photo_to_pixels(data, SIDE)[0, 0].tolist() == [255] * 3
+
+
+def test_each_band_of_16_bits_has_its_own_mask() -> None:
+    """Black is see-through, and only the low bytes say that the lower half is not."""
+    height = 2 * BAND // 1024
+    colours = np.full((height, 1024, 3), 0x00FF)
+    colours[: height // 2] = 0x0000
+    data = packed(colours, 16, 2, chunk(b"tRNS", bytes(6))).ljust(300_000, b"\0")
+    found = photo_to_pixels(data, SIDE)
+    assert (found[: SIDE // 3] == 255).all()
+    assert (found[-SIDE // 3 :] == 0).all()
+
+
 def test_a_colour_of_16_bits_in_bands_and_interlaced() -> None:
     """More rows than a band has, and of the other order."""
     height = 2 * BAND // 1024

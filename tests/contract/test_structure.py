@@ -24,6 +24,7 @@ from contract.structure import (
     PIECES,
     PIXELS_A_BYTE,
     Pieces,
+    check_frame,
     check_segments,
 )
 from tests.bombs import BOMBS, PNG, chunk, jpeg_of_scans, jpeg_with, png, saved, segment, tiff
@@ -233,6 +234,40 @@ def test_the_setting_alone_says_how_many_pixels(size: tuple[int, int], form: str
     error = refused(photo, max_pixels=count - 100_000)
     assert error.slug == "image_too_large"
     assert f"{count / 1e6:.1f} million pixels; at most {count / 1e6 - 0.1:.1f} million are accepted" in str(error)
+
+
+def wiped_gif(flags: int, palette: bytes, before: bytes) -> bytes:
+    """A GIF of a tiny canvas with a frame of 13,000 x 13,000, behind other blocks."""
+    frame = struct.pack("<BHHHHB", 0x2C, 0, 0, 13_000, 13_000, 0)
+    return (
+        b"GIF89a" + struct.pack("<HHBBB", 1, 1, flags, 0, 0) + palette + before + b"!\xf9\4\x09\0\0\1\0" + frame + b";"
+    )
+
+
+WIPED = {
+    "2 colours": wiped_gif(0x80, bytes(6), b""),
+    "256 colours": wiped_gif(0x87, b"," * 768, b""),
+    "no colours": wiped_gif(0x07, b"", b""),
+    "a comment": wiped_gif(0x80, bytes(6), b"!\xfe\5;,;,;\1,\0"),
+    "a comment that nobody ends": wiped_gif(0x80, bytes(6), b"!\xfe\0"),
+    "an application's": wiped_gif(0x80, bytes(6), b"!\xff\x0bNETSCAPE2.0\3\1;,\0"),
+    "blocks of a semicolon's length": wiped_gif(0x80, bytes(6), b"!\xfe" + b";" + b"," * 59 + b"\0"),
+    "bytes of nobody": wiped_gif(0x80, bytes(6), b"\0\1\2"),
+}
+
+
+@pytest.mark.parametrize("name", WIPED)
+def test_a_gif_is_refused_by_its_frame_before_pillow_sees_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would fill the frame as it opens the file."""
+    monkeypatch.setattr(Image, "open", None)
+    error = refused(WIPED[name])
+    assert error.slug == "image_too_large"
+    assert "13000 x 13000 = 169.0 million pixels" in str(error)
+
+
+def test_what_is_behind_the_end_of_a_gif_is_none_of_it() -> None:
+    check_frame(wiped_gif(0x80, bytes(6), b";"), 10**6)
+    assert refused(wiped_gif(0x80, bytes(6), b";")).slug == "bad_image"
 
 
 def test_what_nobody_can_accept_is_refused_with_the_limit() -> None:

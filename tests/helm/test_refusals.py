@@ -56,12 +56,12 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     # time to shut down
     (
         {"termination": {"gracePeriodSeconds": 30}},
-        "termination.gracePeriodSeconds is 30, but a shutdown may take 38 s (termination.preStopSeconds 5 + "
-        "settings.shutdownDelaySeconds 10 + settings.drainSeconds 20 + termination.marginSeconds 3)",
+        "termination.gracePeriodSeconds is 30, but a shutdown may take 41 s (termination.preStopSeconds 5 + "
+        "settings.shutdownDelaySeconds 10 + settings.drainSeconds 20 + termination.marginSeconds 6)",
     ),
     (
         {"termination": {"gracePeriodSeconds": 38}, "tracing": {"endpoint": "http://c:4318"}},
-        "a shutdown may take 48 s",
+        "a shutdown may take 51 s",
     ),
     ({"node": {"accelerator": {"spot": True}}}, "but a Spot node leaves its pods 15 s: lower those, as --set"),
     ({"node": {"mode": "cpu", "cpu": {"spot": True}}}, "but a Spot node leaves its pods 15 s"),

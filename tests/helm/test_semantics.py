@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.observe import OPEN_PATHS
+from app.service import LAST_WAIT
 from tests.conftest import ROOT
 from tests.helm.engine import (
     CASES,
@@ -141,7 +142,7 @@ def test_there_is_time_to_shut_down(case: str) -> None:
     spec, env = one(found, "Deployment")["spec"]["template"]["spec"], environment(found)
     sleep = server(found).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     needed = sleep + int(env["FOOD_VISION_SHUTDOWN_DELAY_SECONDS"]) + int(env["FOOD_VISION_DRAIN_SECONDS"])
-    needed += int(env.get("OTEL_EXPORTER_OTLP_TIMEOUT", 0))
+    needed += int(env.get("OTEL_EXPORTER_OTLP_TIMEOUT", 0)) + 2 * LAST_WAIT  # for engines, and for threads
     assert spec["terminationGracePeriodSeconds"] > needed
     node = values.get("node", {})
     if node.get("accelerator", {}).get("spot") or node.get("cpu", {}).get("spot"):
@@ -156,7 +157,7 @@ def test_there_is_time_to_shut_down(case: str) -> None:
 def test_a_spot_pool_that_gives_more_time() -> None:
     spot = {"node.accelerator.spot": True, "termination.spotSeconds": 120}
     spec = one(objects(merged(LEAST, spot)), "Deployment")["spec"]["template"]["spec"]
-    assert spec["terminationGracePeriodSeconds"] == 38
+    assert spec["terminationGracePeriodSeconds"] == 41
     given = {"termination.gracePeriodSeconds": 100}
     spec = one(objects(merged(LEAST, spot, given)), "Deployment")["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] == 100

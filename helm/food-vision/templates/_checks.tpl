@@ -108,7 +108,7 @@ engineCache.pvc.accessMode is {{ $cache.pvc.accessMode }}, which one node at a t
 termination.gracePeriodSeconds is {{ $given }}, but a shutdown may take {{ $needed }} s ({{ $sum }}): leave it 0, or lower those.
 {{- end }}
 {{- if and (include "food-vision.spot" .) (gt $given $spot) }}
-the grace period is {{ $given }} s ({{ $sum }}), but a Spot node leaves its pods {{ $spot }} s: lower those, as --set termination.preStopSeconds=0,settings.shutdownDelaySeconds=4,settings.drainSeconds=8, or raise termination.spotSeconds to what the node pool gives.
+the grace period is {{ $given }} s ({{ $sum }}), but a Spot node leaves its pods {{ $spot }} s: lower those, as --set termination.preStopSeconds=0,settings.shutdownDelaySeconds=4,settings.drainSeconds=5, or raise termination.spotSeconds to what the node pool gives.
 {{- end }}
 {{- end -}}
 
