@@ -6,19 +6,19 @@ curl -F image=@dinner.jpg http://127.0.0.1:8000/predict
 
 from __future__ import annotations
 
-import argparse
-import gc
-import logging
 import os
 import signal
-import socket
-import sys
 
 if __name__ == "__main__":  # before all that takes long to import; what it has begun by then ends with it
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits for `app.server`, which can reload
 
+import argparse
+import gc
+import logging
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,8 +138,10 @@ def _serve(args: dict[str, Any]) -> int:
 
 def leave(code: int) -> NoReturn:
     """End the process with this exit code, even if an engine call or a disk never answers:
-    `sys.exit` would wait for its thread.
+    `sys.exit` would wait for its thread. A signal changes nothing any more.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # Python's end puts all other handlers back to the default, which kills
     ends = time.monotonic() + LAST_WAIT
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:

@@ -62,53 +62,75 @@ def is_quick(photo: bytes) -> bool:
 
 
 class Line:
-    """Jobs in turns: one of each owner, then the next of each. An owner's own are in the order
-    in which they came.
+    """Jobs in turns: one of an owner who comes for the first time, then the next of those who have
+    had one and have more. An owner's own are in the order in which they came.
+
+    So nobody waits behind all of a crowd: neither a newcomer behind those who have many, nor these
+    behind newcomers that never end.
     """
 
     def __init__(self) -> None:
-        self._owners: OrderedDict[object, deque[Job]] = OrderedDict()
+        self._new, self._again = OrderedDict[object, deque[Job]](), OrderedDict[object, deque[Job]]()
+        self._last_new = False
 
     def __len__(self) -> int:
-        return sum(map(len, self._owners.values()))
+        return sum(map(len, chain(self._new.values(), self._again.values())))
 
     def __iter__(self) -> Iterator[Job]:
-        return chain.from_iterable(self._owners.values())
+        return chain.from_iterable(chain(self._new.values(), self._again.values()))
+
+    @property
+    def _turn(self) -> OrderedDict[object, deque[Job]]:
+        return self._again if self._again and (self._last_new or not self._new) else self._new
+
+    def _of(self, owner: object) -> OrderedDict[object, deque[Job]]:
+        return self._again if owner in self._again else self._new
 
     def append(self, job: Job) -> None:
         """Let it wait behind the others of its owner."""
-        self._owners.setdefault(job.owner, deque()).append(job)
+        self._of(job.owner).setdefault(job.owner, deque()).append(job)
 
     def put_back(self, job: Job) -> None:
         """It was taken, and is the next again."""
         self.discard(job)
-        self._owners.setdefault(job.owner, deque()).appendleft(job)
-        self._owners.move_to_end(job.owner, last=False)
+        owners = self._of(job.owner)
+        owners.setdefault(job.owner, deque()).appendleft(job)
+        owners.move_to_end(job.owner, last=False)
+        self._last_new = owners is self._again
 
     def take(self) -> Job:
-        """The next; its owner goes behind the other owners."""
-        owner, jobs = next(iter(self._owners.items()))
+        """The next; its owner goes behind the others who have had one."""
+        owners = self._turn
+        owner, jobs = owners.popitem(last=False)
         job = jobs.popleft()
-        self._owners.move_to_end(owner)
-        if not jobs:
-            del self._owners[owner]
+        if jobs:
+            self._again[owner] = jobs
+        self._last_new = owners is self._new
         return job
 
     def next(self) -> Job | None:
         """What `take` would give; None while nobody waits."""
-        return next(iter(self._owners.values()))[0] if self._owners else None
+        owners = self._turn
+        return next(iter(owners.values()))[0] if owners else None
 
     def discard(self, job: Job) -> None:
         """Let it wait no longer, if it does."""
-        jobs = self._owners.get(job.owner)
+        owners = self._of(job.owner)
+        jobs = owners.get(job.owner)
         if jobs is not None and job in jobs:
             jobs.remove(job)
             if not jobs:
-                del self._owners[job.owner]
+                del owners[job.owner]
+
+    def has_newcomers_beside(self, owner: object) -> bool:
+        """Whether others wait who have had none."""
+        return len(self._new) > (owner in self._new)
 
     def ahead_of(self, owner: object) -> int:
-        """How many are taken before one that this owner would append."""
-        mine = len(self._owners.get(owner, ()))
-        if not mine:
-            return len(self._owners)
-        return mine + sum(min(len(jobs), mine + 1) for other, jobs in self._owners.items() if other != owner)
+        """How many are taken before one that this owner would append, as long as nobody else comes."""
+        mine = len(self._of(owner).get(owner, ()))
+        others = len(self) - mine
+        if mine:  # at least every second turn is for those who have many
+            return mine + min(others, mine + len(self._new) * (owner in self._new))
+        new = len(self._new)
+        return new + min(others - new, new + self._last_new)

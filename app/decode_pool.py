@@ -1,11 +1,11 @@
 """Photos → pixels in a bounded pool of processes, never on the event loop. See
 `app.decoder_process` for the why.
 
-Requests take turns, and quick photos do not wait for slow ones: one process at least reads none of
-those (`_next`). When a process dies, its photos go to the rest of the pool and another process is
-started. A photo that used up its processor time is refused at once; one that was read when two
-processes died is refused too. A process is ended when it reads a photo that nobody waits for any
-more, or for longer than any request may last.
+Newcomers take turns with those who have many (`Line`), and quick photos do not wait for slow ones:
+one process at least reads none of those (`_next`). When a process dies, its photos go to the rest
+of the pool and another process is started. A photo that used up its processor time is refused at
+once; one that was read when two processes died is refused too. A process is ended when it reads a
+photo that nobody waits for any more, or for longer than any request may last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ class DecodePool:
         self, photo: bytes, timeout: float, owner: object, quick: bool | None = None, *, let_in: bool = False
     ) -> tuple[Pixels, float]:
         """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners
-        take turns. `quick`: `is_quick(photo)`, where that is known. What was `let_in` before needs
+        take turns as in `Line`. `quick`: `is_quick(photo)`, where that is known. What was `let_in` before needs
         no room.
 
         Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait), and
@@ -184,15 +184,31 @@ class DecodePool:
             alike += others[: max(0, len(able) - 1 - len(alike))]
         return shared(seconds, alike or [self._remaining(decoder) for decoder in able]), self._seconds[quick]
 
-    def all_read_in(self, quick: int, slow: int) -> float:
-        """Seconds until all that wait, and so many photos more, would be read, as far as is known."""
-        rests = [self._remaining(decoder) for decoder in self._decoders if decoder.ready]
-        count = {True: quick + len(self._lines[True]), False: slow + len(self._lines[False])}
-        return shared(sum(count[kind] * self._seconds[kind] for kind in count), rests) if rests else 0.0
+    def all_read_in(self, quick: int, slow: int, before: Mapping[bool, int], owner: object) -> float:
+        """Seconds until so many photos more of an owner would be read, behind all that wait and its
+        own that come `before` them, by whether they are quick; as far as is known.
+        """
+        rests = sorted(self._remaining(decoder) for decoder in self._decoders if decoder.ready)
+        if not rests:
+            return 0.0
+        work = dict[bool, float]()
+        for kind, count in ((True, quick), (False, slow)):
+            line, own = self._lines[kind], count + before[kind]
+            newcomers = (
+                own if line.has_newcomers_beside(owner) else 0
+            )  # who take every second turn as long as they come
+            work[kind] = (own + newcomers + len(line)) * self._seconds[kind]
+        every = shared(sum(work.values()), list(rests))
+        if len(rests) == 1:
+            return every
+        if slow:  # one process reads none of these
+            return max(every, shared(work[False], rests[:-1]))
+        return min(every, rests[0] + work[True])
 
     def alone(self, quick: int, slow: int) -> float:
         """Seconds that all processes would take for so many photos, if they had nothing else to do."""
-        return (quick * self._seconds[True] + slow * self._seconds[False]) / max(1, self._able)
+        quicks, slows, able = quick * self._seconds[True], slow * self._seconds[False], max(1, self._able)
+        return max(slows / max(1, able - 1), (quicks + slows) / able)
 
     def _remaining(self, decoder: Decoder) -> float:
         """Seconds until it has read what it has."""

@@ -232,14 +232,14 @@ class ServedModel:
         self._check_classifies()
         kinds = [is_quick(photo) for photo in photos]
         self._check_room_for(kinds, deadline)
-        started, owner = time.perf_counter(), object()
+        started = time.perf_counter()
         with self.held(), self._several.request(kinds) as turns:
 
             async def in_turn(photo: bytes, quick: bool) -> Prediction:
                 try:
                     async with turns.turn(quick, _left(deadline)):
                         return await self._predicted(
-                            photo, top_k, min_confidence, deadline, started, owner=owner, let_in=True
+                            photo, top_k, min_confidence, deadline, started, owner=self._several, let_in=True
                         )
                 except TimeoutError:
                     raise _too_late() from None
@@ -256,7 +256,7 @@ class ServedModel:
         """Raise `ServiceError` (`overloaded`) where so many photos, each quick or not, would not be answered in time."""
         quick, waiting = sum(kinds), self._several.waiting
         slow = len(kinds) - quick
-        made = self._decoder.all_read_in(waiting[True] + quick, waiting[False] + slow)
+        made = self._decoder.all_read_in(quick, slow, waiting, self._several)
         alone = self._decoder.alone(quick, slow)
         try:
             self._scores.check_all(len(kinds), waiting.total(), _left(deadline), made, alone)

@@ -30,10 +30,8 @@ def line_of(owners: str) -> Line:
     return line
 
 
-@pytest.mark.parametrize(
-    ("came", "served"), [("aaaab", "abaaa"), ("abc", "abc"), ("aabbcc", "abcabc"), ("abbbcc", "abcbcb")]
-)
-def test_owners_take_turns(came: str, served: str) -> None:
+@pytest.mark.parametrize(("came", "served"), [("abc", "abc"), ("aaaabcd", "aabacad"), ("abcdeeee", "abcdeeee")])
+def test_newcomers_and_those_who_were_served_take_turns(came: str, served: str) -> None:
     assert taken(line_of(came)) == served
 
 
@@ -45,11 +43,12 @@ def test_an_owners_own_are_in_order() -> None:
     assert [line.take() for _ in jobs] == jobs
 
 
-def test_who_was_served_waits_behind_those_who_were_not() -> None:
-    line = line_of("aab")
-    line.take()
-    line.append(job("c"))
-    assert taken(line) == "bac"
+def test_newcomers_that_never_end_keep_nobody_waiting() -> None:
+    line, served = line_of("aaab"), ""
+    for _ in range(6):
+        served += str(line.take().owner)
+        line.append(job(f"{len(served)}"))
+    assert served == "aaba12"
 
 
 def test_what_is_put_back_is_next_and_there_once() -> None:
@@ -71,13 +70,24 @@ def test_what_is_discarded_leaves_from_any_place() -> None:
     assert (len(line), line.next()) == (0, None)
 
 
-@pytest.mark.parametrize(("owner", "ahead"), [("new", 3), ("a", 6), ("b", 4), ("c", 4)])
-def test_how_many_are_ahead(owner: str, ahead: int) -> None:
+@pytest.mark.parametrize(("owner", "ahead"), [("new", 6), ("a", 6)])
+@pytest.mark.parametrize("served", [0, 1])
+def test_how_many_are_ahead(owner: str, ahead: int, served: int) -> None:
     line = line_of("aaaabc")
+    for _ in range(served):
+        line.take()
+    ahead -= served
     assert line.ahead_of(owner) == ahead
     mine = job(owner)
     line.append(mine)
     assert [line.take() for _ in range(len(line))].index(mine) == ahead
+
+
+def test_whether_newcomers_wait() -> None:
+    line = line_of("aab")
+    assert [line.has_newcomers_beside(owner) for owner in "abc"] == [True, True, True]
+    line.take()
+    assert [line.has_newcomers_beside(owner) for owner in "abc"] == [True, False, True]
 
 
 def jpeg(size: tuple[int, int] = (40, 30), **options: object) -> bytes:

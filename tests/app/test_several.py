@@ -199,6 +199,45 @@ def test_beside_single_photos_it_is_answered_or_its_deadline_has_passed(told: To
     told(story, 0.05, decode_processes=16)
 
 
+@pytest.mark.parametrize("cores", CORES[:3])  # more have read the singles before any waits
+def test_beside_single_photos_that_never_end_decoders_are_shared(told: Told, cores: int) -> None:
+    """What is let in is answered, and it is not for ever that nothing is."""
+
+    async def story(house: House) -> None:
+        async def singles() -> None:
+            while True:
+                await house.service.predict(QUICK, 1)
+
+        busy = [asyncio.create_task(singles()) for _ in range(64)]
+        waits = []
+        for _ in range(20 * cores):
+            await asyncio.sleep(0.5 / cores)
+            waits.append(asyncio.create_task(house.several()))
+        found = Counter([(await one).split(",")[0] for one in waits])
+        assert set(found) <= {"32 ok", "overloaded"}
+        assert found["32 ok"] >= 0.4 * 10 * cores / DECODING / FULL
+        for one in busy:
+            one.cancel()
+        await asyncio.wait(busy)
+
+    told(story, 0.0001, decode_processes=cores)
+
+
+@pytest.mark.parametrize("cores", CORES)
+def test_of_slow_photos_no_more_are_let_in_than_are_read_in_time(told: Told, cores: int) -> None:
+    """One process reads none of them."""
+
+    async def story(house: House) -> None:
+        waits = []
+        for _ in range(20 * cores):
+            waits.append(asyncio.create_task(house.several(SLOW_KIND, timeout_ms=3000)))
+            await asyncio.sleep(0.1 / cores)
+        found = Counter([(await one).split(",")[0] for one in waits])
+        assert set(found) == {"32 ok", "overloaded"}
+
+    told(story, 0.0001, decode_processes=cores)
+
+
 def test_engine_and_decoders_do_not_wait_for_each_other(told: Told) -> None:
     async def story(house: House) -> None:
         began = asyncio.get_running_loop().time()

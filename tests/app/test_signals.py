@@ -23,7 +23,7 @@ from tests.conftest import ROOT, drawn_png, url_once_ready
 
 Process = subprocess.Popen[bytes]
 BEFORE = ("imports", "reading", "loading", "warming", "checking")
-AFTER = ("scoring", "rereading", "reloading")
+AFTER = ("scoring", "rereading", "reloading", "leaving")
 
 
 @contextmanager
@@ -96,6 +96,14 @@ def test_ctrl_c_while_an_engine_hangs(drain: int, presses: int, bundle: Path, tm
             process.send_signal(signal.SIGINT)
         ended(process, log)
         assert isinstance(asked.exception(60), httpx.TransportError) or asked.result().status_code == 503
+
+
+def test_whatever_comes_while_python_ends_changes_nothing(bundle: Path, tmp_path: Path) -> None:
+    with held("leaving", bundle, tmp_path / "log") as (process, log):
+        url_once_ready(process, log)
+        process.send_signal(signal.SIGTERM)
+        there(process)
+        ended(process, log)
 
 
 def test_a_hangup_that_came_too_early_counts_later(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
