@@ -202,6 +202,7 @@ class Batcher(Generic[T, R]):
         self._decoding: set[Place[T, R]] = set()  # have a place and no item yet
         self._queue: dict[Place[T, R], T] = {}  # in order
         self._wake = asyncio.Event()
+        self._first_ended = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
         self._worker = asyncio.create_task(self._work())
         slots.batchers.append(self)
@@ -247,6 +248,16 @@ class Batcher(Generic[T, R]):
             if over > 0:
                 raise TooLate(min(over, max(done - alone, ready)))  # at the latest when all before it is done
         return arrives
+
+    async def known(self, timeout: float) -> None:
+        """Wait while the first call ever runs, whose end tells what calls take. Raises `Expired` after
+        `timeout` seconds.
+        """
+        if self.times.first_runs:
+            try:
+                await asyncio.wait_for(self._first_ended.wait(), timeout)
+            except TimeoutError:
+                raise Expired from None
 
     def check_all(self, count: int, ahead: int, timeout: float, made: float, alone: float) -> None:
         """Raise `QueueFull` or `TooLate` where `count` items more would not all be answered within `timeout` seconds.
@@ -327,6 +338,7 @@ class Batcher(Generic[T, R]):
 
     def _free(self, call: Call, ended: asyncio.Future[list[R]]) -> None:
         self.times.end(call, counts=not ended.cancelled() and ended.exception() is None)
+        self._first_ended.set()
         self._slots.release()
 
     def _ended(self, task: asyncio.Task[None], running: asyncio.Future[list[R]]) -> None:

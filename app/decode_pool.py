@@ -136,8 +136,8 @@ class DecodePool:
         self, photo: bytes, timeout: float, owner: object, quick: bool | None = None, *, let_in: bool = False
     ) -> tuple[Pixels, float]:
         """uint8 pixels [S, S, 3] and the seconds it took, waiting for a process included. Owners
-        take turns as in `Line`. `quick`: `is_quick(photo)`, where that is known. What was `let_in` before needs
-        no room.
+        take turns as in `Line`. `quick`: `is_quick(photo)`, where that is known. What was `let_in`
+        before needs no room.
 
         Raises `PhotoError`, `ServiceError` with slug `overloaded` (too many wait), and
         `TimeoutError` after `timeout` seconds. Then, and when the caller is cancelled, it is not
@@ -194,9 +194,7 @@ class DecodePool:
         work = dict[bool, float]()
         for kind, count in ((True, quick), (False, slow)):
             line, own = self._lines[kind], count + before[kind]
-            newcomers = (
-                own if line.has_newcomers_beside(owner) else 0
-            )  # who take every second turn as long as they come
+            newcomers = own if line.has_newcomers_beside(owner) else 0  # take every second turn while they come
             work[kind] = (own + newcomers + len(line)) * self._seconds[kind]
         every = shared(sum(work.values()), list(rests))
         if len(rests) == 1:

@@ -220,7 +220,7 @@ class ServedModel:
         """An answer or an exception for each photo of a request, in order.
 
         Raises `ServiceError` for the request as a whole, before work starts: `overloaded` where not all of them would
-        be answered in time. One photo is as any other single one.
+        be answered in time, `deadline_exceeded` where that was not known in time. One photo is as any other single one.
         """
         if len(photos) == 1:
             try:
@@ -231,20 +231,21 @@ class ServedModel:
                 return [error]
         self._check_classifies()
         kinds = [is_quick(photo) for photo in photos]
-        self._check_room_for(kinds, deadline)
         started = time.perf_counter()
-        with self.held(), self._several.request(kinds) as turns:
+        with self.held():
+            await self._check_room_for(kinds, deadline)
+            with self._several.request(kinds) as turns:
 
-            async def in_turn(photo: bytes, quick: bool) -> Prediction:
-                try:
-                    async with turns.turn(quick, _left(deadline)):
-                        return await self._predicted(
-                            photo, top_k, min_confidence, deadline, started, owner=self._several, let_in=True
-                        )
-                except TimeoutError:
-                    raise _too_late() from None
+                async def in_turn(photo: bytes, quick: bool) -> Prediction:
+                    try:
+                        async with turns.turn(quick, _left(deadline)):
+                            return await self._predicted(
+                                photo, top_k, min_confidence, deadline, started, owner=self._several, let_in=True
+                            )
+                    except TimeoutError:
+                        raise _too_late() from None
 
-            return await asyncio.gather(*map(in_turn, photos, kinds), return_exceptions=True)
+                return await asyncio.gather(*map(in_turn, photos, kinds), return_exceptions=True)
 
     def _check_classifies(self) -> None:
         if self.bundle.labels is None:
@@ -252,8 +253,12 @@ class ServedModel:
                 "not_a_classifier", "This model has no labels: it can caption, not classify. Use /caption."
             )
 
-    def _check_room_for(self, kinds: list[bool], deadline: float) -> None:
+    async def _check_room_for(self, kinds: list[bool], deadline: float) -> None:
         """Raise `ServiceError` (`overloaded`) where so many photos, each quick or not, would not be answered in time."""
+        try:
+            await self._scores.known(_left(deadline))
+        except Expired:
+            raise _too_late() from None
         quick, waiting = sum(kinds), self._several.waiting
         slow = len(kinds) - quick
         made = self._decoder.all_read_in(quick, slow, waiting, self._several)

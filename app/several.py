@@ -1,9 +1,10 @@
 """Photos of requests that bring several: they wait their turn outside of the lines of single photos.
 
-A request is let in or refused as a whole. What was let in finds room whenever its turn comes, in the order in which the
-requests came, so that none that was promised an answer is delayed by a later one with several.
-They share the decoders with single photos, in turns (`app.decode_line.Line`). Only so many are under way at a time
-as keep decoders and engines busy: a single photo stands behind these, and not behind all that wait.
+A request is let in or refused as a whole. What was let in finds room whenever its turn comes, in the
+order in which the requests came, so that none that was promised an answer is delayed by a later one
+with several. They share the decoders with single photos, in turns (`app.decode_line.Line`). Only so
+many are under way at a time as keep decoders and engines busy: a single photo stands behind these,
+and not behind all that wait.
 """
 
 from __future__ import annotations

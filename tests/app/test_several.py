@@ -369,14 +369,16 @@ def test_nobody_is_let_in_while_the_line_of_the_engine_is_full(told: Told) -> No
     told(story, 0.2, decode_processes=16, max_queue=4, max_batch=1)
 
 
-def test_while_the_first_call_ever_runs_few_may_wait(told: Told) -> None:
-    """Nobody knows yet how long it takes."""
+@pytest.mark.parametrize(("patience", "outcome"), [(None, "32 ok"), (2_000, "deadline_exceeded, 1 s")])
+def test_while_the_first_call_ever_runs_others_wait_for_its_end(told: Told, patience: int | None, outcome: str) -> None:
+    """Nobody knows before how long it takes."""
 
     async def story(house: House) -> None:
-        first = asyncio.create_task(house.several())
+        first = asyncio.create_task(house.several(count=1))
         await asyncio.sleep(1.5 * DECODING)
-        assert (await house.several()).startswith("overloaded")
-        assert await first == "32 ok"
+        house.seconds = 0.001
+        assert await house.several(timeout_ms=patience) == outcome
+        assert await first == "1 ok"
         assert await house.several() == "32 ok"
 
-    told(story, 0.2, new=True, decode_processes=16)
+    told(story, 3, new=True, decode_processes=16)
