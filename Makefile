@@ -38,7 +38,7 @@ OTHER_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_
 test: READY += --for test
 demo browser long proxies: READY += --for run
 
-test: installed  ## the test suite, without the next two: docs/testing.md
+test: installed  ## the test suite, without the next three: docs/testing.md
 	$(PYTEST) -n 2 --dist worksteal -m 'not browser and not long and not proxies'
 
 browser: installed  ## the pages in a real Chromium; skipped where there is none
