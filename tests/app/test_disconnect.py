@@ -58,7 +58,8 @@ def queued(url: str) -> int:
 def test_a_client_that_went_away_while_waiting_is_not_computed(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, photos: int
 ) -> None:
-    with running(bundle, max_batch=4) as (url, _), ThreadPoolExecutor(2) as threads:
+    with running(bundle, max_batch=4) as (url, app), ThreadPoolExecutor(2) as threads:
+        clockless(app.state.service.model, monkeypatch)
         gate = Gate(monkeypatch)  # after the warm-up
         with gate_opened_at_the_end(gate):
             first = threads.submit(httpx.post, f"{url}/predict", content=GOOD)
