@@ -120,7 +120,7 @@ def other_weights(bundle: Path, folder: Path) -> Path:
                 places.add((entry["location"], int(entry.get("offset", 0)), int(entry["length"])))
     for name, offset, length in places:
         weights = np.memmap(folder / name, np.float32, mode="r+", offset=offset, shape=(length // 4,))
-        weights *= np.float32(0.97)
+        weights *= np.float32(0.9)
         weights.flush()
     fields = json.loads((folder / MANIFEST_FILE).read_text())
     del fields["files"]
