@@ -47,6 +47,7 @@ def decoders_part(bundle: Path, seconds: float = 30) -> Part:
         found = load.result()
         _until(lambda: psutil.Process(server.pid).num_fds() <= files)
         grown, open_files = _bytes(server.pid) - before, psutil.Process(server.pid).num_fds() - files
+        _until(lambda: _metric(url, "decoders_lost_total") >= deaths)  # the last one may just have been killed
         counted = _metric(url, "decoders_lost_total")
     part.figures = {
         "statuses": dict(found.statuses),
