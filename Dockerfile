@@ -54,12 +54,14 @@ RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
 COPY pyproject.toml README.md LICENSE /build/source/
 COPY contract /build/source/contract
 COPY export /build/source/export
+COPY modeling /build/source/modeling
 COPY training /build/source/training
 WORKDIR /build/source
 RUN /build/tools/bin/python -c "from setuptools.build_meta import build_wheel; print(build_wheel('/build/wheels'))" && \
     python3 -m pip --python /opt/venv/bin/python install --no-deps --no-compile --no-index /build/wheels/*.whl && \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib/python3*/site-packages/contract \
-        /opt/venv/lib/python3*/site-packages/export /opt/venv/lib/python3*/site-packages/training
+        /opt/venv/lib/python3*/site-packages/export /opt/venv/lib/python3*/site-packages/modeling \
+        /opt/venv/lib/python3*/site-packages/training
 
 FROM ${BASE_IMAGE} AS account
 # Version, commit and time are labels too, given when it is built (scripts/image.py): they would spoil the cache here.

@@ -78,7 +78,7 @@ chaos: installed  ## all that a service must stand, figures in build/chaos.json;
 	$(BIN)/python -m tests.chaos --bundle $(BUNDLE) --out build/chaos.json $(CHAOS)
 
 bulk-check: installed  ## 10,000 drawn photos labelled, with a kill in the middle; make bulk-check BUNDLE=path
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bulk --bundle $(BUNDLE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.app.bulk --bundle $(BUNDLE)
 
 gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime-gpu beside the CPU one (256 MB), for tests that need no GPU
 

@@ -29,13 +29,13 @@ from typing import Any, NoReturn
 
 import uvicorn
 
-from app.connection import connection_class
-from app.logs import configure_logs
-from app.observe import HEALTH_PATHS, refused_unread
-from app.places import Places, connections_allowed
 from app.server import create_app
-from app.service import LAST_WAIT
+from app.serving.service import LAST_WAIT
 from app.settings import ENV_PREFIX, Settings, load_settings
+from app.telemetry.logs import configure_logs
+from app.telemetry.observe import HEALTH_PATHS, refused_unread
+from app.web.connection import connection_class
+from app.web.places import Places, connections_allowed
 from contract.bundle import read_bundle
 from contract.cli import run
 from contract.errors import ContractError
@@ -121,7 +121,7 @@ def _serve(args: dict[str, Any]) -> int:
                 HEALTH_PATHS | app.state.probed,
             ),
             ws="none",  # a wish for a WebSocket gets the route's own answer
-            access_log=False,  # `app.observe` writes a line with more in it
+            access_log=False,  # `app.telemetry.observe` writes a line with more in it
             proxy_headers=False,  # nothing here asks who the client is
             timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.drain_seconds,

@@ -14,27 +14,27 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp
 
-from app.body import BodyLimit, Budget
-from app.cors import Cors
-from app.description import complete, operation_id
-from app.errors import install_handlers
-from app.images import Goodbye
-from app.json_photos import json_reader
-from app.keys import ApiKeys, KeyFile
-from app.metrics import Metrics
-from app.metrics import router as metrics_router
-from app.observe import Observe
-from app.observed import ObservedService
-from app.oip_stats import Statistics
-from app.page import install_pages
-from app.prefix import Prefix, below
-from app.protocol_hf import router as hf_router
-from app.protocol_oip import router as oip_router
-from app.protocol_vertex import install_vertex
-from app.routes import photo_router, router
-from app.service import Service
+from app.protocols.huggingface import router as hf_router
+from app.protocols.json_photos import json_reader
+from app.protocols.oip.routes import router as oip_router
+from app.protocols.oip.stats import Statistics
+from app.protocols.vertex import install_vertex
+from app.serving.service import Service
 from app.settings import Settings
-from app.tracing import make_tracer
+from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import router as metrics_router
+from app.telemetry.observe import Observe
+from app.telemetry.tracing import make_tracer
+from app.web.body import BodyLimit, Budget
+from app.web.cors import Cors
+from app.web.errors import install_handlers
+from app.web.keys import ApiKeys, KeyFile
+from app.web.openapi import complete, operation_id
+from app.web.page import install_pages
+from app.web.prefix import Prefix, below
+from app.web.recorded import ObservedService
+from app.web.routes import photo_router, router
+from app.web.upload import Goodbye
 from contract.bundle import Bundle
 from contract.errors import ContractError
 
@@ -105,11 +105,15 @@ def create_app(
         version=version("food-vision"),
         description=DESCRIPTION,
         lifespan=life,
-        openapi_url=None,  # `app.page` has it, with the prefix of the request
+        openapi_url=None,  # `app.web.page` has it, with the prefix of the request
         docs_url=None,  # FastAPI's own pages load their scripts from a CDN; `install_pages` has one that does not
         redoc_url=None,
         generate_unique_id_function=operation_id,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # `app.tracing` has a span for each stage too
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+        },  # `telemetry.tracing` has each stage too
         redirect_slashes=False,  # /predict/ is told that there is no such route, in the one error shape
     )
     app.state.service = service

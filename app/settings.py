@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.cores import available
-from app.prefix import LONGEST, Network, networks, prefix_from
+from app.web.prefix import LONGEST, Network, networks, prefix_from
 from contract.errors import ContractError
 from contract.pixels import DECODE_BYTES, MAX_PIXELS
 from contract.structure import MOST_PIXELS

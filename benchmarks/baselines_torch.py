@@ -13,7 +13,7 @@ from benchmarks.contestants import Answer, Entry, NotHereError
 from contract.errors import ContractError
 from contract.pixels import Pixels
 from export.bundle import Checkpoint
-from training.model import normalise
+from modeling.load import normalise
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NEW_TOKENS = 6  # "a photo of delicious 5" and [SEP]: what a tuned caption has after [DEC]

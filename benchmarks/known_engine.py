@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.load.arguments import numbers
 
 if TYPE_CHECKING:
-    from app.engine import Scores
+    from app.engine.engine import Scores
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def taking(of: Device, score: Callable[..., Scores]) -> Callable[..., Scores]:
 @contextmanager
 def known_times(of: Device) -> Iterator[None]:
     """Every engine of this process takes the device's time to score, and batches are formed as for a device that pads."""
-    from app.batches import buckets
-    from app.engine import Engine  # loads the runtime, which a command line need not
-    from app.pool import EnginePool
+    from app.engine.batches import buckets
+    from app.engine.engine import Engine  # loads the runtime, which a command line need not
+    from app.engine.pool import EnginePool
 
     plain, sizes = Engine.score, EnginePool.sizes
     setattr(Engine, "score", taking(of, plain))  # noqa: B010

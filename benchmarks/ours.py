@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from app.engine import Engine
-from app.providers import PROVIDERS
+from app.engine.engine import Engine
+from app.providers.sessions import PROVIDERS
 from benchmarks.contestants import Answer, Entry, NotHereError
 from contract.bundle import Bundle
 from contract.errors import ContractError

@@ -24,16 +24,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from contract.bundle import MANIFEST_FILE, Bundle, read_bundle
 from contract.caption import CaptionFormat
-from contract.checkpoint import LABELS_FILE
 from contract.files import new_folder
 from contract.labels import FOOD101
 from contract.pixels import Pixels
 from contract.precision import Precision
 from export.bundle import Checkpoint, export_bundle, load_checkpoint
-from export.inspect import inspect_bundle
-from training.model import initial_blip
+from export.inspect.__main__ import inspect_bundle
+from modeling.checkpoint import LABELS_FILE
+from modeling.load import initial_blip
+from modeling.vocabulary import SPECIAL, caption_vocabulary
 from training.recipe import load_recipe
-from training.vocabulary import SPECIAL, caption_vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = 30524  # BLIP's own: BERT's 30,522 pieces, [DEC] and [ENC]

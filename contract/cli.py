@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from contract.errors import ContractError
 
@@ -21,3 +22,9 @@ def run(program: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{program}: interrupted.", file=sys.stderr)
         return 130
+
+
+def moved(old: str, new: str) -> NoReturn:
+    """What `python -m old` does for one release after the command became `python -m new`: say so, exit code 2."""
+    print(f"{old}: this command is now python -m {new}; the options are the same.", file=sys.stderr)
+    raise SystemExit(2)

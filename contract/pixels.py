@@ -87,7 +87,7 @@ def photo_to_pixels(
     of the time for a photo of 12 megapixels at 384 px. 1.75, because phones store 4032 x 3024, of
     which a quarter is 1.97 times 384 px high. A factor of 2 would cost them a third of that gain
     and turned as many labels; at 1.5, and far more so at 1, pixels differ more and more labels
-    turned. Measured by scripts/measure_decode.py; figures in docs/performance.md.
+    turned. Measured by benchmarks/decode.py; figures in docs/performance.md.
 
     `on_header` is told how many pixels are about to be decoded, before any is: memory grows by at
     most `DECODE_BYTES` for each, and `DECODE_SPARE`. It is not called for a photo that is refused by

@@ -25,9 +25,9 @@ from contract.labels import LabelSet
 from contract.pixels import photo_to_pixels
 from contract.precision import LIMITS, PRECISIONS
 from export.bundle import export_bundle, load_checkpoint
-from export.graphs import OPSETS
-from export.parity import LEAST_PHOTOS
-from export.resolution import check_image_size, trained_image_size
+from export.gate.parity import LEAST_PHOTOS
+from export.graphs.resolution import check_image_size, trained_image_size
+from export.onnx import OPSETS
 
 OPSET_FOR = {"cpu": 23, "cuda": 23, "tensorrt": 18}
 

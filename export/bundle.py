@@ -27,26 +27,26 @@ from contract.bundle import (
     new_bundle,
 )
 from contract.caption import CaptionFormat
-from contract.checkpoint import (
-    check_checkpoint_folder,
-    checkpoint_digest,
-    read_checkpoint_labels,
-    read_training_record,
-)
 from contract.errors import CheckpointError
-from contract.label_tree import LabelTree, build_label_tree, split_captions
 from contract.labels import LabelSet
 from contract.pixels import PIXEL_MEAN, PIXEL_STD
 from contract.precision import Precision
 from contract.self_check import CHECK_FILE
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
-from export.graphs import ATTENTION_OPSET, export_graph, save_graphs
-from export.parity import Subject, check_parity, check_photos
+from export.gate.parity import Subject, check_parity, check_photos
+from export.gate.self_check import make_self_check
+from export.graphs.decoder import CaptionDecoder, CaptionStep, Scorer
+from export.graphs.encoder import VisionEncoder
+from export.graphs.resolution import check_image_size, config_at, image_tokens, trained_image_size
+from export.onnx import ATTENTION_OPSET, export_graph, save_graphs
 from export.precision import DTYPES, quantise
-from export.resolution import check_image_size, config_at, image_tokens, trained_image_size
-from export.self_check import make_self_check
-from export.text_decoder import CaptionDecoder, CaptionStep, Scorer
-from export.vision_encoder import VisionEncoder
+from modeling.checkpoint import (
+    check_checkpoint_folder,
+    checkpoint_digest,
+    read_checkpoint_labels,
+    read_training_record,
+)
+from modeling.label_tree import LabelTree, build_label_tree, split_captions
 
 MAX_CAPTION = 64  # tokens, [DEC] included
 STATIC_CAPTION = 32
@@ -151,7 +151,7 @@ def export_bundle(
     `image_size`, in pixels a side, defaults to the size that the model was trained at. At another size the manifest
     carries no metrics: the checkpoint's were measured at its own size. `gate` false only records the differences, for
     benchmarks on random weights, whose labels say nothing.
-    Raises `export.parity.ParityError`, and `ContractError` for a size that the model cannot have, a precision without
+    Raises `export.gate.parity.ParityError`, and `ContractError` for a size that the model cannot have, a precision without
     photos to judge it by, or a target that cannot be written.
     """
     if gate:

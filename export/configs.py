@@ -1,7 +1,7 @@
 """Export configurations on Optimum's base class: which inputs, outputs and axes each graph has, and dummy inputs.
 
 Shaped so that they can be registered with Optimum's ONNX package once it supports transformers 5; until then
-`export.graphs` drives `torch.onnx.export(dynamo=True)` with them.
+`export.onnx` drives `torch.onnx.export(dynamo=True)` with them.
 """
 
 from __future__ import annotations

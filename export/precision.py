@@ -1,6 +1,6 @@
 """Reduced precisions: 8-bit matrix products of the image tower, and a way to check 16-bit graphs on a CPU.
 
-fp16 and bf16 graphs come from modules of that type (`export.vision_encoder`, `export.text_decoder`), so every tensor has
+fp16 and bf16 graphs come from modules of that type (`export.graphs.encoder`, `export.graphs.decoder`), so every tensor has
 its type in the graph: what TensorRT calls a strongly typed network. ONNX Runtime's CPU provider cannot run bf16 and
 fuses away some of fp16's rounding, so the gate runs a stand-in: the same graph in float32, rounded to 16 bits wherever
 the graph would store a 16-bit tensor.
@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from contract.precision import Precision
-from export.graph_stats import SCOPES
+from export.inspect.stats import SCOPES
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,

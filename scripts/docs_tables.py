@@ -1,6 +1,6 @@
 """The tables of docs/operations.md that are made from code: settings, errors, metrics.
 
-python -m scripts.docs_tables --write    # after a change of app/settings.py, app/errors.py or app/metrics.py
+python -m scripts.docs_tables --write    # after a change of app/settings.py, app/faults.py or app/telemetry/metrics.py
 python -m scripts.docs_tables --check    # exit code 1 when the file is out of date; a test does the same
 
 A table stands between `<!-- NAME:begin … -->` and `<!-- NAME:end -->`; all else in the file is written by hand.
@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from app.errors import ERRORS
-from app.metrics import METRICS, PREFIX
+from app.faults import ERRORS
 from app.settings import ENV_PREFIX, Settings
+from app.telemetry.metrics import METRICS, PREFIX
 from contract.cli import run
 from contract.errors import ContractError
 

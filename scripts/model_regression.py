@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from app.engine import Engine
+from app.engine.engine import Engine
 from contract.bundle import Bundle, read_bundle
 from contract.cli import run
 from contract.errors import ContractError
@@ -155,7 +155,7 @@ def write_model() -> int:
 
 def draw_pictures() -> None:
     """One picture of each food, alternately a small PNG and a JPEG of which the service decodes a smaller scale."""
-    from training.drawn import FOODS, draw
+    from training.drawn.pictures import FOODS, draw
 
     shutil.rmtree(PICTURES, ignore_errors=True)
     PICTURES.mkdir()

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from app.errors import ERRORS
+from app.faults import ERRORS
 from app.server import create_app
 from app.settings import Settings
 from contract.bundle import Bundle, DecoderTokens, Manifest

@@ -132,8 +132,8 @@ def server(bundle: Path) -> Iterator[str]:
 
 def drawn_png(index: int, size: int = 128) -> bytes:
     """A held-out drawn picture as PNG bytes."""
-    from training.data import HELD_OUT_START
-    from training.drawn import draw
+    from training.data.sources import HELD_OUT_START
+    from training.drawn.pictures import draw
 
     file = io.BytesIO()
     draw(HELD_OUT_START + index, size=size)[0].save(file, format="PNG")

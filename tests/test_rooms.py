@@ -22,18 +22,18 @@ FORBIDDEN = {
 }
 # The engine benchmark measures the class that serves, which HTTP does not show: these files alone, these modules alone.
 ENGINE_BENCHMARKS = {
-    "benchmarks/ours.py", "benchmarks/gpu_child.py", "benchmarks/gpu_speed.py", "benchmarks/baselines/shared_engine.py",
+    "benchmarks/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/speed.py", "benchmarks/baselines/shared_engine.py",
 }  # fmt: skip
 DYNAMIC = {"import_module", "__import__", "find_spec", "run_module"}
 SIMULATION = "benchmarks/capacity/simulation.py"  # runs the service's own batcher on a simulated clock
 SIMULATED_DECODING = "benchmarks/capacity/decoding.py"  # and the door and the decode pool before it
 KNOWN_ENGINE = "benchmarks/known_engine.py"  # the service itself, with an engine that takes a known time
-ENGINE_FACE = {"app.engine", "app.providers", "app.self_check"}
-DECODING_FACE = {"app.decode_line", "app.decode_pool", "app.decoder", "app.decoder_process"}
+ENGINE_FACE = {"app.engine.engine", "app.providers.sessions", "app.engine.check"}
+DECODING_FACE = {"app.decoding.line", "app.decoding.pool", "app.decoding.client", "app.decoding.worker"}
 EXCEPTIONS = {
-    SIMULATION: {"app.batcher"},
-    SIMULATED_DECODING: {"app.batcher", "app.errors", "app.model", *DECODING_FACE},
-    KNOWN_ENGINE: {"app.engine", "app.pool", "app.batches", "app.__main__"},
+    SIMULATION: {"app.serving.batcher"},
+    SIMULATED_DECODING: {"app.serving.batcher", "app.faults", "app.serving.model", *DECODING_FACE},
+    KNOWN_ENGINE: {"app.engine.engine", "app.engine.pool", "app.engine.batches", "app.__main__"},
 }
 
 
@@ -76,32 +76,34 @@ def test_import_rules(room: str) -> None:
 def test_only_the_engine_benchmark_may_look_inside_the_service() -> None:
     assert all((ROOT / file).is_file() for file in ENGINE_BENCHMARKS)
     for file in ENGINE_BENCHMARKS:
-        assert not broken_rules("benchmarks", file, "from app.engine import Engine\nimport app.self_check")
+        assert not broken_rules("benchmarks", file, "from app.engine.engine import Engine\nimport app.engine.check")
         for source in (
             "import app",
             "from app import engine, batcher",
-            "from app.batcher import Batcher",
+            "from app.serving.batcher import Batcher",
             "import app.server",
         ):
             assert broken_rules("benchmarks", file, source), f"{file}: {source}"
-    for source in ("from app.engine import Engine", "import app.engine", "from app import engine"):
+    for source in ("from app.engine.engine import Engine", "import app.engine.engine", "from app import engine"):
         assert broken_rules("benchmarks", "benchmarks/engine.py", source), source
         assert broken_rules("benchmarks", "benchmarks/rounds.py", f"def f():\n    {source}")
-    assert broken_rules("benchmarks", "benchmarks/engine.py", "importlib.import_module('app.engine')")
-    assert broken_rules("training", "training/loop.py", "from app.engine import Engine")
+    assert broken_rules("benchmarks", "benchmarks/engine.py", "importlib.import_module('app.engine.engine')")
+    assert broken_rules("training", "training/loop.py", "from app.engine.engine import Engine")
 
 
 def test_only_the_simulation_may_run_the_batcher() -> None:
     assert (ROOT / SIMULATION).is_file()
-    assert not broken_rules("benchmarks", SIMULATION, "from app.batcher import Batcher")
-    assert broken_rules("benchmarks", SIMULATION, "from app.engine import Engine")
-    assert broken_rules("benchmarks", "benchmarks/capacity/check.py", "from app.batcher import Batcher")
+    assert not broken_rules("benchmarks", SIMULATION, "from app.serving.batcher import Batcher")
+    assert broken_rules("benchmarks", SIMULATION, "from app.engine.engine import Engine")
+    assert broken_rules("benchmarks", "benchmarks/capacity/check.py", "from app.serving.batcher import Batcher")
 
 
 def test_only_the_known_engine_may_start_the_service() -> None:
     assert (ROOT / KNOWN_ENGINE).is_file()
-    assert not broken_rules("benchmarks", KNOWN_ENGINE, "from app.__main__ import main\nfrom app.engine import Engine")
-    assert broken_rules("benchmarks", KNOWN_ENGINE, "from app.batcher import Batcher")
+    assert not broken_rules(
+        "benchmarks", KNOWN_ENGINE, "from app.__main__ import main\nfrom app.engine.engine import Engine"
+    )
+    assert broken_rules("benchmarks", KNOWN_ENGINE, "from app.serving.batcher import Batcher")
     assert broken_rules("benchmarks", "benchmarks/servers.py", "from app.__main__ import main")
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import httpx
 import torch
 
-from app.engine import Engine
+from app.engine.engine import Engine
 from contract.bundle import read_bundle
 from contract.pixels import photo_to_pixels
 from export.bundle import load_checkpoint
-from export.reference import greedy_tokens
+from export.gate.reference import greedy_tokens
+from modeling.captions import label_tree
+from modeling.load import load_blip
+from modeling.scoring import constrained_labels, label_logprobs
 from tests.conftest import drawn_png
-from training.captions import label_tree
-from training.model import load_blip
-from training.scoring import constrained_labels, label_logprobs
 
 PICTURES = 120
 NEAR_TIE = 1e-3  # nats

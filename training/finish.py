@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from contract.checkpoint import TrainingRecord
-from training.calibration import fit_temperature
-from training.data import Source
+from modeling.checkpoint import TrainingRecord
+from modeling.load import save_checkpoint
+from training.data.sources import Source
+from training.evaluate.ask import measure
+from training.evaluate.calibration import fit_temperature
 from training.journal import plot
 from training.loop import Trainer
-from training.measure import measure
-from training.model import save_checkpoint
 from training.state import discard_states
 from training.validation import validation_logprobs
 

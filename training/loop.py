@@ -22,14 +22,14 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from contract.errors import ContractError
-from training.augment import Augmenter, blend, mixup
-from training.captions import PackedCaptions
-from training.data import Item
-from training.features import Features
+from modeling.captions import PackedCaptions
+from modeling.load import Blip
+from training.data.augment import Augmenter, blend, mixup
+from training.data.cache import Features
+from training.data.loading import BadPhotos, Batch, Waiting, batches
+from training.data.sources import Item
 from training.journal import Journal
-from training.loading import BadPhotos, Batch, Waiting, batches
 from training.loss import CaptionLoss
-from training.model import Blip
 from training.optimiser import MovingAverage, load_tensors, make_optimiser, rate_at, set_rate, state_tensors
 from training.recipe import Recipe
 from training.state import Best, Progress, load_best, save_best, save_state, stream_seed

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BlipForConditionalGeneration
 
-from training.captions import IGNORED, PackedCaptions
-from training.model import embed_images, normalise
+from modeling.captions import IGNORED, PackedCaptions
+from modeling.load import embed_images, normalise
 
 
 class CaptionLoss(nn.Module):

@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from contract.errors import ContractError
-from training.augment import Augmenter, blend, mixup
-from training.loading import BadPhotos, batches
+from training.data.augment import Augmenter, blend, mixup
+from training.data.loading import BadPhotos, batches
 from training.recipe import Recipe
 from training.state import stream_seed
 
@@ -106,8 +106,8 @@ def _picture(pixels: torch.Tensor, size: int) -> Image.Image:
 
 def preview(recipe: Recipe, path: Path) -> int:
     """Write the contact sheet of a recipe's first training batch, as training would see it; returns the exit code 0."""
-    from training.data import open_source  # late: the sheet itself needs no data
-    from training.model import base_image_size
+    from modeling.load import base_image_size
+    from training.data.sources import open_source  # late: the sheet itself needs no data
 
     size = recipe.model.image_size if recipe.model.base is None else base_image_size(recipe.model.base)
     source = open_source(recipe.data, size, seed=recipe.seed)

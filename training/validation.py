@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 
 from contract.errors import ContractError
-from contract.label_tree import LabelTree
-from training.data import Item
-from training.features import Features
-from training.loading import BadPhotos, batches
-from training.model import Blip
-from training.scoring import label_logprobs
+from modeling.label_tree import LabelTree
+from modeling.load import Blip
+from modeling.scoring import label_logprobs
+from training.data.cache import Features
+from training.data.loading import BadPhotos, batches
+from training.data.sources import Item
 
 BATCH = 64
 

@@ -1,4 +1,4 @@
-"""Photos → pixels in a process of the service's (`app.decode_pool`), under its limits for each photo.
+"""Photos → pixels in a process of the service's (`app.decoding.pool`), under its limits for each photo.
 
 A photo that crashes it, or makes it hang, costs two processes at most, and no other photo anything.
 """
@@ -10,7 +10,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from app.decode_pool import DecodePool
+from app.decoding.pool import DecodePool
 from contract.errors import ContractError, PhotoError
 
 LONGEST = 60.0  # seconds that one photo may be read, whatever its processor time: beyond that its process hangs

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from app.answers import prediction, ranked
 from app.bulk.places import reason
-from app.engine import Engine, EngineError, Scores
-from app.ready import ready_engine
-from app.schemas import Model, Prediction
+from app.engine.engine import Engine, EngineError, Scores
+from app.engine.ready import ready_engine
+from app.serving.answers import prediction, ranked
+from app.serving.schemas import Model, Prediction
 from app.settings import Settings
 from contract.bundle import Bundle, read_bundle
 from contract.errors import ContractError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.engine import Engine
+from app.engine.engine import Engine
 from benchmarks.known_engine import Device, taking
 from contract.bundle import read_bundle
 from contract.errors import ContractError

@@ -21,13 +21,13 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from app.batcher import Batcher, Slots
-from app.decode_line import Job
-from app.decode_pool import DecodePool
-from app.decoder import Decoder
-from app.decoder_process import ANSWER, PIXELS, REFUSED
-from app.errors import ServiceError
-from app.model import ServedModel
+from app.decoding.client import Decoder
+from app.decoding.line import Job
+from app.decoding.pool import DecodePool
+from app.decoding.worker import ANSWER, PIXELS, REFUSED
+from app.faults import ServiceError
+from app.serving.batcher import Batcher, Slots
+from app.serving.model import ServedModel
 from benchmarks.capacity.clock import simulate
 from benchmarks.capacity.replica import Replica
 from benchmarks.known_engine import Device
@@ -148,7 +148,10 @@ async def _served(processes: int, engine: Device, timeout: float, kinds: Sequenc
     found = [Came() for _ in kinds]
     due = sorted((when, number) for number, kind in enumerate(kinds) for when in kind.arrivals.tolist())
     asked = []
-    with patch("app.decoder.clock", loop.time), patch("app.model._left", lambda ends: max(0.001, ends - loop.time())):
+    with (
+        patch("app.decoding.client.clock", loop.time),
+        patch("app.serving.model._left", lambda ends: max(0.001, ends - loop.time())),
+    ):
         for when, number in due:
             await asyncio.sleep(max(0.0, when - loop.time()))
             asked.append(loop.create_task(ask(kinds[number], found[number], when)))

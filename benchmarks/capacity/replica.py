@@ -78,7 +78,7 @@ class Replica:
         return found
 
     def sizes(self) -> tuple[int, ...]:
-        """To which a GPU's engine pads a batch, as `app.batches.buckets` has them; empty on the host."""
+        """To which a GPU's engine pads a batch, as `app.engine.batches.buckets` has them; empty on the host."""
         most = self.max_batch
         return (*(2**i for i in range(most.bit_length()) if 2**i < most), most) if self.own_device else ()
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from contract.errors import ContractError
 from contract.formats import FORMATS
-from training.drawn import draw
+from training.drawn.pictures import draw
 
 DRAWN_SIDES = (256, 512, 1024)  # px
 LARGEST = 64 << 20  # bytes of one file

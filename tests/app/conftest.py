@@ -35,4 +35,4 @@ def page(chromium: Browser, server: str, request: pytest.FixtureRequest) -> Iter
 @pytest.fixture
 def strange(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding processes that some photos kill, stall or fail: `tests.app.strange_decoder`."""
-    monkeypatch.setattr("app.decode_pool.PROGRAM", ("-m", "tests.app.strange_decoder"))
+    monkeypatch.setattr("app.decoding.pool.PROGRAM", ("-m", "tests.app.strange_decoder"))

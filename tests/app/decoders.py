@@ -13,9 +13,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from app.decode_pool import DecodePool
-from app.decoder import Decoder
-from app.decoder_process import ANSWER, PIXELS
+from app.decoding.client import Decoder
+from app.decoding.pool import DecodePool
+from app.decoding.worker import ANSWER, PIXELS
 from tests.app.photos import encoded
 from tests.conftest import drawn_png
 
@@ -29,7 +29,7 @@ def decoders(parent: int | None = None) -> list[psutil.Process]:
     found = []
     for one in psutil.Process(parent).children():
         with contextlib.suppress(psutil.Error):  # it has just ended
-            if one.cmdline()[2:3] in (["app.decoder_process"], ["tests.app.strange_decoder"]):
+            if one.cmdline()[2:3] in (["app.decoding.worker"], ["tests.app.strange_decoder"]):
                 found.append(one)
     return found
 
@@ -68,7 +68,7 @@ class StandIn(Decoder):
 
 def stand_ins(processes: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[DecodePool, list[StandIn]]:
     """A pool of such decoders, in the time of the event loop."""
-    monkeypatch.setattr("app.decoder.clock", lambda: asyncio.get_running_loop().time())
+    monkeypatch.setattr("app.decoding.client.clock", lambda: asyncio.get_running_loop().time())
     pool = a_pool(processes, **options)
     found = [StandIn(pool) for _ in range(processes)]
     pool._decoders += found

@@ -46,29 +46,29 @@ def reading() -> None:
 
 def loading() -> None:
     """While the engine is loaded."""
-    from app.engine import Engine
+    from app.engine.engine import Engine
 
     setattr(Engine, "__init__", hold)  # noqa: B010
 
 
 def warming() -> None:
     """While the engine is warmed up."""
-    from app.engine import Engine
+    from app.engine.engine import Engine
 
     setattr(Engine, "warm_up", hold)  # noqa: B010
 
 
 def checking() -> None:
     """While the engine's answers are compared with PyTorch's."""
-    from app import self_check
+    from app.engine import check as self_check
 
     self_check.run_self_check = hold
 
 
 def scoring() -> None:
     """While a photo is in the engine, which serves; warm-up and self-check are other calls."""
-    from app.engine import Engine
-    from app.model import ServedModel
+    from app.engine.engine import Engine
+    from app.serving.model import ServedModel
 
     load: Any = ServedModel.load
 
@@ -94,7 +94,7 @@ def rereading() -> None:
 
 def reloading() -> None:
     """While a reload warms its engine up; the bundle seems to be another each time."""
-    from app.engine import Engine
+    from app.engine.engine import Engine
     from contract.bundle import Manifest
 
     calls: list[Engine] = []
@@ -128,7 +128,7 @@ def leaving() -> None:
 
 def impatient() -> None:
     """It waits in vain, so it need not wait for seconds; `app.__main__` takes its own wait from here."""
-    from app import service
+    from app.serving import service
 
     service.LAST_WAIT = 0.1
 

@@ -15,13 +15,13 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from app.connection import connection_class
-from app.engine import Engine, Scores
-from app.model import ServedModel
-from app.observe import HEALTH_PATHS, refused_unread
-from app.places import Places
+from app.engine.engine import Engine, Scores
 from app.server import create_app
+from app.serving.model import ServedModel
 from app.settings import load_settings
+from app.telemetry.observe import HEALTH_PATHS, refused_unread
+from app.web.connection import connection_class
+from app.web.places import Places
 from contract.bundle import read_bundle
 from contract.pixels import Pixels
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
-from app.errors import ERRORS
+from app.faults import ERRORS
 from tests.conftest import drawn_png
 
 Upload = tuple[str, tuple[str, bytes, str]]

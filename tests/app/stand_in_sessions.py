@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import onnxruntime as ort
 import pytest
 
-from app import gpu, tensorrt
-from app.gpu import Gpu
-from app.providers import PROVIDERS, Profile
+from app.providers import gpu, tensorrt
+from app.providers.gpu import Gpu
+from app.providers.sessions import PROVIDERS, Profile
 from contract.bundle_files import GraphFile
 
 TRT, CUDA, CPU = PROVIDERS["tensorrt"], PROVIDERS["cuda"], PROVIDERS["cpu"]

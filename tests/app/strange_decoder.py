@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app import decoder_process
+from app.decoding import worker as decoder_process
 from contract.pixels import Pixels, photo_to_pixels
 
 JPEG = b"\xff\xd8\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00"  # one of 16 x 16 begins so

@@ -11,9 +11,9 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from app.connection import Connection, connection_class
-from app.errors import ServiceError
-from app.places import Places
+from app.faults import ServiceError
+from app.web.connection import Connection, connection_class
+from app.web.places import Places
 
 PATIENCE = 0.6
 REQUEST = b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n"

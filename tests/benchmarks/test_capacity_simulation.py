@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.batches import buckets
+from app.engine.batches import buckets
 from benchmarks.capacity.clock import simulate
 from benchmarks.capacity.replica import COLD_AFTER, Replica
 from benchmarks.capacity.shared import RESTED, Processors, Thread

@@ -19,7 +19,7 @@ import torch
 import benchmarks.engine
 import benchmarks.engine_run
 import benchmarks.memory
-from app.engine import Engine
+from app.engine.engine import Engine
 from benchmarks.contestants import ORIGINAL, Answer, entries
 from benchmarks.engine import main
 from benchmarks.guard import TOLERANCE, Guard, WrongAnswerError

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import benchmarks.known_engine
-from app.batches import buckets
-from app.engine import Engine, Scores
-from app.pool import EnginePool
+from app.engine.batches import buckets
+from app.engine.engine import Engine, Scores
+from app.engine.pool import EnginePool
 from benchmarks.baselines.shared_engine import EngineFunction
 from benchmarks.known_engine import Device, device, known_times, main, taking
 from benchmarks.load.server_side import STARTED, between, parse

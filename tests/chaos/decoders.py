@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from app.metrics import PREFIX
+from app.telemetry.metrics import PREFIX
 from tests.app.decoders import decoders
 from tests.chaos.overload import open_loop
 from tests.chaos.part import Part

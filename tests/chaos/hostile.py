@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from app.metrics import PREFIX
+from app.telemetry.metrics import PREFIX
 from tests.chaos.attack import PATIENCE, attack
 from tests.chaos.overload import resident_bytes
 from tests.chaos.part import Part

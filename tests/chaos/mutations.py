@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from app.metrics import PREFIX
-from tests.app.test_mutations import WHOLE, mutated
+from app.telemetry.metrics import PREFIX
+from tests.app.decoding.test_mutations import WHOLE, mutated
 from tests.chaos.overload import resident_bytes
 from tests.chaos.part import Part
 from tests.conftest import drawn_png, serving_process

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 from PIL import Image
 
-from app.metrics import PREFIX
+from app.telemetry.metrics import PREFIX
 from tests.bombs import BOMBS, saved
 from tests.chaos.overload import Load, Session, resident_bytes
 from tests.chaos.part import Part

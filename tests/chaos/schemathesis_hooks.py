@@ -26,7 +26,7 @@ schemathesis.openapi.media_type("image/*", photos)
 
 @schemathesis.hook
 def before_load_schema(context: schemathesis.HookContext, raw_schema: dict[str, Any]) -> None:
-    """Leave out the deadline; `tests/app/test_deadline_header.py` has it."""
+    """Leave out the deadline; `tests/app/web/test_deadline_header.py` has it."""
     for methods in raw_schema["paths"].values():
         for operation in methods.values():
             given = operation.get("parameters", [])

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.__main__ import leave
 from app.__main__ import main as serve
-from app.engine import Engine
+from app.engine.engine import Engine
 
 
 def main(path: str, *others: str) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 import onnx
 import psutil
 
-from app.engine import Engine
+from app.engine.engine import Engine
 from contract.bundle import MANIFEST_FILE, finish_bundle, read_bundle
 from contract.pixels import photo_to_pixels
 from contract.self_check import CHECK_FILE

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from app.engine import Engine
+from app.engine.engine import Engine
+from benchmarks.decode import phone_photo
 from contract.bundle import read_bundle
 from contract.errors import PhotoError
 from contract.pixels import DRAFT_SIDES, Pixels, open_rgb, photo_to_pixels, to_pixels
-from scripts.measure_decode import phone_photo
 from tests.app.photos import encoded
 from tests.conftest import ROOT, drawn_png, shared_data
 
@@ -59,7 +59,7 @@ def test_the_smallest_scale_that_leaves_enough(
 
 
 def test_of_a_phone_photo_a_sixteenth_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What that saves in time is measured by scripts/measure_decode.py."""
+    """What that saves in time is measured by benchmarks/decode.py."""
     for seed in (0, 10):  # the lowest quality and the highest
         data = phone_photo(drawn_png(seed, size=256), seed)
         whole = fully(data, 384)

@@ -20,11 +20,11 @@ from contract.labels import FOOD101
 from export.__main__ import main
 from export.bundle import Checkpoint, export_bundle, load_checkpoint
 from export.configs import ScorerConfig
-from export.graphs import export_graph
-from export.text_decoder import CaptionDecoder, CaptionStep, Scorer
-from export.vision_encoder import VisionEncoder
+from export.graphs.decoder import CaptionDecoder, CaptionStep, Scorer
+from export.graphs.encoder import VisionEncoder
+from export.onnx import export_graph
+from modeling.load import initial_blip
 from tests.conftest import shared_data
-from training.model import initial_blip
 from training.recipe import load_recipe
 
 SHAPE = [

@@ -16,12 +16,12 @@ from contract.bundle import read_bundle
 from contract.caption import CaptionFormat
 from contract.errors import CheckpointError
 from contract.labels import LabelSet
-from export import reference
 from export.__main__ import main
 from export.bundle import Checkpoint, export_bundle, load_checkpoint
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
-from export.parity import ParityError, probe_pixels
-from export.text_decoder import Scorer
+from export.gate import reference
+from export.gate.parity import ParityError, probe_pixels
+from export.graphs.decoder import Scorer
 from tests.conftest import ROOT, drawn_png, run_module
 from tests.export.conftest import FILES, export_by_command, trace_only
 

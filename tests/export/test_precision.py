@@ -20,10 +20,10 @@ from contract.precision import LIMITS, Precision
 from export import precision as reduced
 from export.__main__ import main
 from export.bundle import Checkpoint, export_bundle, load_checkpoint
-from export.gate import Report
-from export.parity import ParityError
+from export.gate.limits import Report
+from export.gate.parity import ParityError
+from export.graphs.encoder import VisionEncoder
 from export.precision import cpu_stand_in
-from export.vision_encoder import VisionEncoder
 from tests.conftest import drawn_png
 from tests.export.conftest import Once, export_by_command, trace_only
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import ENV_PREFIX
-from tests.app.test_gpu_wheel import WHEEL
+from tests.app.providers.test_gpu_wheel import WHEEL
 from tests.conftest import ROOT
 from tests.helm.engine import LEAST, environment, merged, needs_engine, objects, server, values_of
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import ERRORS
-from app.metrics import METRICS, PREFIX, REASONS, STAGES
+from app.faults import ERRORS
+from app.telemetry.metrics import METRICS, PREFIX, REASONS, STAGES
 from tests.conftest import ROOT
 from tests.helm.engine import CHART, LEAST, merged, needs_engine, objects, one, texts, values_of
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.observe import OPEN_PATHS
-from app.service import LAST_WAIT
+from app.serving.service import LAST_WAIT
+from app.telemetry.observe import OPEN_PATHS
 from tests.conftest import ROOT
 from tests.helm.engine import (
     CASES,
@@ -229,7 +229,7 @@ def test_the_download_is_checked_before_anything_starts() -> None:
     found = objects(values_of("spot"))
     fetch = one(found, "Deployment")["spec"]["template"]["spec"]["initContainers"][0]
     digest = values_of("spot")["model"]["download"]["sha256"]
-    assert fetch["command"] == ["python", "-m", "app.fetch"]
+    assert fetch["command"] == ["python", "-m", "app.tools.fetch"]
     assert fetch["args"] == ["gs://models/bundles/food101", f"--sha256={digest}", "--to=/models/bundle"]
     assert environment(found)["FOOD_VISION_BUNDLE"] == "/models/bundle"
     assert "readOnly" not in fetch["volumeMounts"][0]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app.errors import ERRORS
+from app.faults import ERRORS
 
 CLIENTS = 8
 # name: share of the requests, method, path, times the photo, what must be answered

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.app.inside import until
-from tests.app.test_lifecycle import load, point, with_other_labels
+from tests.app.serving.test_lifecycle import load, point, with_other_labels
 from tests.conftest import serving, serving_process
 from tests.proxies.conftest import PATIENT, Photo
 from tests.proxies.load import mixed, wrong

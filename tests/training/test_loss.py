@@ -10,15 +10,15 @@ import torch.nn.functional as F
 
 from contract.caption import CaptionFormat
 from contract.labels import FOOD101, LabelSet
+from modeling.attention import absorbed_cross_attention
+from modeling.captions import IGNORED, PackedCaptions, label_tree, packed_captions
+from modeling.load import Blip, freeze, initial_blip, set_dropout
+from modeling.scoring import label_logprobs
+from modeling.vocabulary import blip_tokenizer, read_vocabulary
 from tests.conftest import shared_data
-from training.absorbed import absorbed_cross_attention
-from training.captions import IGNORED, PackedCaptions, label_tree, packed_captions
 from training.loss import CaptionLoss
-from training.model import Blip, freeze, initial_blip, set_dropout
 from training.optimiser import make_optimiser, rate_at
 from training.recipe import load_recipe
-from training.scoring import label_logprobs
-from training.vocabulary import blip_tokenizer, read_vocabulary
 
 LABELS = LabelSet.from_names(["pho", "apple pie", "very long name of a dish", "apple cake"])
 NAMES, IDS = CaptionFormat(target="name"), CaptionFormat()

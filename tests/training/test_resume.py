@@ -162,7 +162,7 @@ def test_a_disk_that_fills_loses_nothing(whole: Path, tmp_path: Path) -> None:
 def test_cached_features_resume_too(tmp_path: Path) -> None:
     cached = ["train.freeze=decoder", "cache.views=2", f"cache.folder={tmp_path / 'features'}", "data.preload=false"]
     arguments = command(tmp_path / "killed", *cached)
-    killed(arguments, partial(kill_at, "training.features:write_text_atomic", 1))  # a cache without its marker
+    killed(arguments, partial(kill_at, "training.data.cache:write_text_atomic", 1))  # a cache without its marker
     killed(arguments, partial(kill_at, "training.journal:Journal.write", 5))
     assert went_on_from(killed(arguments, partial(kill_at, "training.journal:Journal.write", 6))) == 3
     assert went_on_from(finished(arguments).stdout) == 6, "in the second view"

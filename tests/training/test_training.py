@@ -11,16 +11,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from contract.bundle import read_bundle
-from contract.checkpoint import read_checkpoint_labels, read_training_record
 from contract.labels import LabelSet
+from modeling.captions import label_tree
+from modeling.checkpoint import read_checkpoint_labels, read_training_record
+from modeling.load import Blip, initial_blip, load_blip
+from modeling.scoring import constrained_labels, free_captions, label_logprobs
 from tests.conftest import drawn_png, run_module
 from training.__main__ import main
-from training.captions import label_tree
-from training.drawn import FOODS
+from training.drawn.pictures import FOODS
 from training.journal import read_journal
-from training.model import Blip, initial_blip, load_blip
 from training.recipe import load_recipe
-from training.scoring import constrained_labels, free_captions, label_logprobs
 from training.validation import Validation
 
 FAST = [

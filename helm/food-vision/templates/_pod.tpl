@@ -142,7 +142,7 @@ initContainers:
   - name: fetch
     image: {{ include "food-vision.image" .Values.image }}
     imagePullPolicy: {{ .Values.image.pullPolicy }}
-    command: [python, -m, app.fetch]
+    command: [python, -m, app.tools.fetch]
     args:
       - {{ .Values.model.download.url | quote }}
       - --sha256={{ .Values.model.download.sha256 }}

@@ -1,0 +1,1 @@
+"""What is told of requests: log lines, metrics and traces. Knows no service."""

@@ -1,0 +1,180 @@
+"""Prometheus metrics: one table makes the metrics and the docs. Each application has a registry of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from app.telemetry.record import Record
+
+disable_created_metrics()  # the time at which each series began: twice the lines, and nobody asks
+
+PREFIX = "food_vision_"
+STAGES = ("decode", "queue", "encode", "score", "generate")
+# Refused for want of room, time, readiness, a key, or because of a limit; other errors are the photo's own.
+REASONS = (
+    "overloaded", "deadline_exceeded", "not_ready", "engine_stuck", "unauthorized", "body_too_large", "image_too_large",
+    "image_too_costly", "headers_too_large", "body_timeout", "too_many_images",
+)  # fmt: skip
+REQUEST_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Kind(NamedTuple):
+    """A metric's type, labels and meaning, with its unit."""
+
+    type: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    meaning: str
+
+
+METRICS: dict[str, Kind] = {
+    "requests_total": Kind(
+        "counter",
+        ("route", "outcome"),
+        "Requests by route template (`other`: no such route) and outcome: `ok` or a slug.",
+    ),
+    "request_seconds": Kind("histogram", ("route",), "Seconds from a request's first byte to the end of its answer."),
+    "requests_in_flight": Kind("gauge", (), "Requests at work now; those for health, metrics and docs do not count."),
+    "rejected_total": Kind(
+        "counter",
+        ("reason",),
+        "Requests, and photos of a batch, that were refused by a limit or for want of room or time.",
+    ),
+    "abstained_total": Kind(
+        "counter", (), "Photos answered with `prediction` null, because the best label was not sure enough."
+    ),
+    "stage_seconds": Kind(
+        "histogram",
+        ("stage",),
+        "Seconds of each stage, for each photo answered: decode (with the wait for a process), queue, then encode, score "
+        "or generate of the batch it ran in.",
+    ),
+    "decoders_lost_total": Kind(
+        "counter", (), "Processes for decoding that ended by themselves, or hung and were killed; each is replaced."
+    ),
+    "batch_size": Kind("histogram", ("queue",), "Photos in each engine call."),
+    "queue_depth": Kind("gauge", ("queue",), "Photos waiting for the engine now, by what is asked of it."),
+    "photos_waiting": Kind(
+        "gauge", (), "Photos waiting for the engine now, for whatever: one series a pod, the signal to scale on."
+    ),
+    "queue_oldest_seconds": Kind("gauge", (), "How long the oldest waiting photo has been waiting; 0 when none is."),
+    "decoders_memory_bytes": Kind(
+        "gauge", (), "Resident memory of the processes that decode photos; `process_resident_memory_bytes` is without."
+    ),
+    "ready": Kind("gauge", (), "1 while the model is loaded and checked and the service takes work, else 0."),
+    "info": Kind(
+        "gauge", ("version", "model", "model_version", "provider"), "Always 1; its labels say what is served."
+    ),
+}
+
+
+class State(NamedTuple):
+    """What the service is at the moment of a scrape."""
+
+    ready: bool
+    queued: Mapping[str, int]
+    oldest_seconds: float
+    info: Mapping[str, str]
+    decoders_bytes: int = 0
+
+
+class _Now(Collector):
+    """Gauges that are asked for at each scrape instead of being kept up to date."""
+
+    def __init__(self, state: Callable[[], State]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._state()
+        yield GaugeMetricFamily(PREFIX + "ready", METRICS["ready"].meaning, value=float(state.ready))
+        depth = GaugeMetricFamily(PREFIX + "queue_depth", METRICS["queue_depth"].meaning, labels=["queue"])
+        for queue, waiting in state.queued.items():
+            depth.add_metric([queue], waiting)
+        yield depth
+        # Autoscalers take one number of a pod; some cannot add up series.
+        waiting = sum(state.queued.values())
+        yield GaugeMetricFamily(PREFIX + "photos_waiting", METRICS["photos_waiting"].meaning, value=waiting)
+        meaning = METRICS["queue_oldest_seconds"].meaning
+        yield GaugeMetricFamily(PREFIX + "queue_oldest_seconds", meaning, value=state.oldest_seconds)
+        meaning = METRICS["decoders_memory_bytes"].meaning
+        yield GaugeMetricFamily(PREFIX + "decoders_memory_bytes", meaning, value=state.decoders_bytes)
+        labels = METRICS["info"].labels
+        info = GaugeMetricFamily(PREFIX + "info", METRICS["info"].meaning, labels=list(labels))
+        info.add_metric([state.info.get(label, "") for label in labels], 1)
+        yield info
+
+
+class Metrics:
+    """The metrics of one application; `state` is called at each scrape."""
+
+    def __init__(self, state: Callable[[], State]) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(*_named("requests_total"), registry=self.registry)
+        self._seconds = Histogram(*_named("request_seconds"), registry=self.registry, buckets=REQUEST_BUCKETS)
+        self.in_flight = Gauge(*_named("requests_in_flight"), registry=self.registry)
+        rejected = Counter(*_named("rejected_total"), registry=self.registry)
+        self._abstained = Counter(*_named("abstained_total"), registry=self.registry)
+        self.decoders_lost = Counter(*_named("decoders_lost_total"), registry=self.registry)
+        stages = Histogram(*_named("stage_seconds"), registry=self.registry, buckets=STAGE_BUCKETS)
+        self._batch = Histogram(*_named("batch_size"), registry=self.registry, buckets=BATCH_BUCKETS)
+        # Made now, so that each stands at 0 before the first event: a rate needs a value to begin with.
+        self._rejected = {reason: rejected.labels(reason) for reason in REASONS}
+        self._stages = {stage: stages.labels(stage) for stage in STAGES}
+        self.registry.register(_Now(state))
+        ProcessCollector(registry=self.registry)
+
+    def ended(self, record: Record) -> None:
+        """A request was answered or given up. A refusal counts once: for its photos, or for the whole request."""
+        outcome = record.outcome
+        self._requests.labels(record.route, outcome).inc()
+        self._seconds.labels(record.route).observe(time.perf_counter() - record.started)
+        if outcome == "ok":
+            self._abstained.inc(record.abstained)
+        for slug in record.refused if outcome == "ok" else [outcome]:
+            if slug in self._rejected:
+                self._rejected[slug].inc()
+        for timings in record.timings_ms:
+            for stage, milliseconds in timings.items():
+                if stage in self._stages:
+                    self._stages[stage].observe(milliseconds / 1000)
+
+    def batch(self, queue: str, size: int) -> None:
+        """An engine call of `size` photos begins."""
+        self._batch.labels(queue).observe(size)
+
+
+def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
+    kind = METRICS[name]
+    return PREFIX + name, kind.meaning, kind.labels
+
+
+router = APIRouter()
+
+
+@router.head("/metrics", include_in_schema=False)
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """All metrics, in the text format of Prometheus, or of OpenMetrics if the client accepts that."""
+    try:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    except (TypeError, ValueError):  # it asks for a version that is no number
+        encode, content_type = choose_encoder("")
+    found: Metrics = request.app.state.metrics
+    return Response(encode(found.registry), headers={"Content-Type": content_type})

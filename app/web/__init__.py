@@ -1,0 +1,1 @@
+"""Our REST face: connections, bodies, uploads, routes, pages and errors over HTTP."""

@@ -1,0 +1,82 @@
+"""What must hold for a head beyond what the parser looks at: RFC 9112, read strictly.
+
+Whatever a proxy before us could understand in another way ends the connection: else one of the two
+takes for a request what the other takes for a body.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import IPv6Address
+from typing import TypeGuard
+
+from app.faults import ServiceError
+
+MOST_DIGITS = 19  # of a Content-Length; Python reads no more than 4300, and at a price
+VERSIONS = ("1.1", "1.0")
+
+# RFC 3986, 3.2.2 and 3.2.3: a name or an IPv4 address, or an IPv6 address in brackets; a port
+_HOST = rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?:[\w\-.~!$&'()*+,;=]++|%[0-9A-Fa-f]{2})*+)(?::[0-9]*)?"
+_HOST_FIELD = re.compile(_HOST + rb"[ \t]*")
+_ABSOLUTE = re.compile(rb"https?://(?=[^/?#])" + _HOST + rb"(?=[/?#]|$)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"chunked *", re.IGNORECASE)  # as the parser reads it: no tab behind
+_LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+
+def body_length(version: str, headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """The Content-Length of a head, 0 where there is none. Raises `ServiceError` (`bad_request`)."""
+    hosts = length = 0
+    for name, value in headers:
+        if name not in _LOOKED_AT:
+            continue
+        if name == b"host":
+            hosts += 1
+            if not _is_host(_HOST_FIELD.fullmatch(value)):
+                raise _wrong(f"The header Host must be a name or address, and a port, not {_shown(value)}.")
+        elif name == b"content-length":
+            if len(value) > MOST_DIGITS:
+                raise _wrong(f"The header Content-Length has {len(value)} characters, of at most {MOST_DIGITS}.")
+            length = int(value)
+        elif version != "1.1" or not _CHUNKED.fullmatch(value):
+            raise _wrong(
+                f"The Transfer-Encoding {_shown(value)} is not read in HTTP/{version}. Send chunked by HTTP/1.1, or none."
+            )
+    if version not in VERSIONS:
+        raise _wrong(f"HTTP/{version} is not spoken here. Use HTTP/1.1.")
+    if hosts != 1 and (hosts or version == "1.1"):
+        raise _wrong(f"A request has one header Host, this one {hosts}. Send one.")
+    return length
+
+
+def origin_form(target: bytes) -> bytes:
+    """The path and query of what was asked for, if it is no path already.
+
+    `*` stays: no route has that path. Raises `ServiceError` (`bad_request`).
+    """
+    if target.startswith(b"/") or target == b"*":
+        return target
+    host = _ABSOLUTE.match(target)
+    if not _is_host(host):
+        raise _wrong(f"The target {_shown(target)} is no path. Send one that begins with a slash.")
+    path = target[host.end() :]
+    return path if path.startswith(b"/") else b"/" + path
+
+
+def _is_host(found: re.Match[bytes] | None) -> TypeGuard[re.Match[bytes]]:
+    """Whether it is one, its IPv6 address too: what Python's `urlsplit` takes for none it raises for."""
+    if found is None or found[1] is None:
+        return found is not None
+    try:
+        IPv6Address(found[1].decode())
+    except ValueError:
+        return False
+    return True
+
+
+def _wrong(sentence: str) -> ServiceError:
+    return ServiceError("bad_request", sentence)
+
+
+def _shown(value: bytes) -> str:
+    return ascii(value[:60].decode("latin-1"))

@@ -1,0 +1,1 @@
+"""What a bundle must pass before it is written: parity with PyTorch, within limits."""

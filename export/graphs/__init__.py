@@ -1,0 +1,1 @@
+"""The modules that become ONNX graphs: image encoder, text decoder and their layers."""

@@ -1,1 +1,0 @@
-"""Labelling in bulk: `python -m tests.bulk` is the long form, with thousands of photos and a kill; see `__main__.py`."""

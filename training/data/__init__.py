@@ -1,0 +1,1 @@
+"""Labelled photos: their sources, parts, batches, augmentation and the cache of a frozen tower's outputs."""

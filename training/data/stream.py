@@ -1,0 +1,191 @@
+"""A hub data set read as it is used, shuffled on the way.
+
+Hub data is often grouped by class (Food-101: 750 rows each), so a shuffle buffer alone gives batches of a few classes.
+The files are therefore split at their row groups, `data.shuffle_shards` of these are read in turn, and the buffer of
+`data.shuffle_buffer` photos mixes what they give. The first batches are checked: see `training.data.mixing`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch.utils.data import IterableDataset
+
+from contract.errors import ContractError
+from training.data.columns import Columns, photo_bytes, read_columns, reason, undecoded
+from training.data.dataset import Item, Source, decoded, digest, require
+from training.data.mixing import check_mixing
+from training.data.splits import in_share
+from training.recipe import DataRecipe
+
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """An undecoded photo: its bytes, label id, position in the pass it was read in, and a name that stays."""
+
+    data: bytes
+    label: int
+    position: int
+    where: str
+
+
+class Stream(IterableDataset[Item]):
+    """One part of a streamed data set; iterating gives its items in the data's order.
+
+    Training and validation read the same split: a photo is in validation when the SHA-256 of its bytes falls below the
+    share. So the same photo is never on both sides, whatever the order, and the share of each class is approximate.
+    The validation photos are kept as bytes after the first pass (Food-101, 5 %: 190 MB), since finding them means
+    reading the whole split. A shuffled pass ends with a pause of 5 s that the datasets library makes.
+    """
+
+    def __init__(
+        self, rows: Any, columns: Columns, recipe: DataRecipe, size: int, *, part: Part, seed: int | None = None
+    ) -> None:
+        self.size, self.part = size, part
+        self._columns, self._recipe = columns, recipe
+        self._parts: int = rows.num_shards
+        self._rows = undecoded(rows, columns.image)
+        self._shuffled = None
+        if seed is not None:
+            self._shuffled = self._rows.shuffle(
+                seed=seed, buffer_size=recipe.shuffle_buffer, max_buffer_input_shards=recipe.shuffle_shards
+            )
+        self._kept: list[Raw] | None = None
+
+    def raw_rows(self, epoch: int | None = None) -> Iterator[Raw]:
+        """One pass over the undecoded photos: in the data's order, or shuffled for `epoch` where a seed was given.
+
+        Raises `ContractError` for a label out of range, a part without photos, and when the reading fails.
+        """
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[Raw] = []
+        empty = True
+        for position, row in enumerate(self._read(epoch)):
+            raw = self._wanted(position, row)
+            if raw is None:
+                continue
+            empty = False
+            if self.part == "validation":
+                kept.append(raw)
+            yield raw
+        if empty:
+            raise ContractError(
+                f"The {self.part} part of the stream is empty. Check data.train_split, data.test_split, data.classes "
+                "and data.validation (0 keeps no photo for validation)."
+            )
+        if self.part == "validation":
+            self._kept = kept
+
+    def item(self, raw: Raw) -> Item:
+        """Decode one photo."""
+        return decoded(raw.data, raw.label, self.size, raw.where)
+
+    def check_mixing(self, batches: Sequence[Sequence[int]]) -> None:
+        """Raise `ContractError` when these first batches of label ids are too uniform, as `training.data.mixing` says."""
+        check_mixing(
+            batches, len(self._columns.labels), least=self._recipe.least_entropy,
+            buffer=self._recipe.shuffle_buffer, shards=self._recipe.shuffle_shards, parts=self._parts,
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Item]:
+        return map(self.item, self.raw_rows())
+
+    def _read(self, epoch: int | None) -> Iterator[dict[str, Any]]:
+        rows = self._rows
+        if epoch is not None and self._shuffled is not None:
+            rows = self._shuffled
+            rows.set_epoch(epoch)
+        iterator = iter(rows)
+        while True:
+            try:
+                row = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:  # the network, the file, a cast: the library raises a dozen types
+                raise ContractError(f"Reading the stream failed: {reason(error)}.") from error
+            yield row
+
+    def _wanted(self, position: int, row: dict[str, Any]) -> Raw | None:
+        label = row[self._columns.label]
+        if not isinstance(label, int) or not 0 <= label < len(self._columns.new_id):
+            raise self._columns.wrong_label(f"row {position} of the {self.part} stream", label)
+        label = self._columns.new_id[label]
+        if label < 0:
+            return None
+        cell = row[self._columns.image]
+        try:
+            data = photo_bytes(cell)
+        except OSError:
+            data = b""  # counts as unreadable
+        sha256 = hashlib.sha256(data)
+        if self.part != "test" and in_share(sha256.digest(), self._recipe.validation) != (self.part == "validation"):
+            return None
+        name = (cell or {}).get("path") or "photo"
+        return Raw(data, label, position, f"{name} (SHA-256 {sha256.hexdigest()[:12]}…)")
+
+
+def open_stream(recipe: DataRecipe, size: int, seed: int) -> Source:
+    """The splits of the hub data set `data.name` as streams; `seed` shuffles the training part.
+
+    `count` is the expected number: the validation share is chosen by hash. Raises `ContractError`.
+    """
+    from datasets import load_dataset_builder
+
+    name = require(recipe.name, "data.name", "hub")
+    try:
+        builder = load_dataset_builder(name)
+        train = builder.as_streaming_dataset(split=recipe.train_split)
+        test = builder.as_streaming_dataset(split=recipe.test_split)
+        if train.features is None:
+            raise ContractError(f"The data set {name!r} does not say what its columns are; set data.streaming = false.")
+        columns = read_columns(train.features, recipe)
+        total = _count(name, train, recipe.train_split, columns)
+        held = _count(name, test, recipe.test_split, columns)
+        train = train.reshard()
+    except ContractError:
+        raise
+    except Exception as error:  # no network, no such data set, no such split: the library raises a dozen types
+        raise ContractError(f"The data set {name!r} cannot be opened: {reason(error)}.") from None
+    for part, count in (("train", total), ("test", held)):
+        if not count:
+            raise ContractError(f"The {part} part of the data set {name!r} has no photo of the wanted classes.")
+    kept = round(recipe.validation * total)
+    return Source(
+        columns.labels,
+        Stream(train, columns, recipe, size, part="train", seed=seed),
+        Stream(train, columns, recipe, size, part="validation") if recipe.validation else None,
+        Stream(test, columns, recipe, size, part="test"),
+        total - kept,
+        {
+            "source": "hub", "name": name, "train": total - kept, "validation": kept, "test": held,
+            "files": digest(_files(builder)),
+        },
+    )  # fmt: skip
+
+
+def _files(builder: Any) -> Iterator[str]:
+    """The names and versions (commit, or time of change) of the data set's files."""
+    for split, files in sorted((builder.config.data_files or {}).items(), key=lambda pair: str(pair[0])):
+        yield f"{split} {list(files)} {files.origin_metadata}"
+
+
+def _count(name: str, rows: Any, split: str, columns: Columns) -> int:
+    """How many rows are of the wanted classes: as the data set says, or from the label column alone."""
+    from datasets import load_dataset
+
+    known = (rows.info.splits or {}).get(split)
+    if known is not None and known.num_examples and not columns.restricted:
+        return int(known.num_examples)
+    try:
+        labels = load_dataset(name, split=split, streaming=True, columns=[columns.label])  # parquet reads just these
+    except (TypeError, ValueError):
+        labels = rows.select_columns([columns.label])
+    wanted = {old for old, new in enumerate(columns.new_id) if new >= 0}
+    return sum(value in wanted for batch in labels.iter(batch_size=1000) for value in batch[columns.label])

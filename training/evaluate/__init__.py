@@ -1,0 +1,1 @@
+"""Evaluation of a checkpoint: questions, figures of merit, and the report."""
