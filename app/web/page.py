@@ -61,7 +61,7 @@ class _Files(StaticFiles):
 def install_pages(app: FastAPI) -> None:
     """Add the pages and their files under `/static`."""
     app.include_router(router)
-    app.mount("/static", _Files(packages=[("app", "static"), ("fastapi_offline", "static")]), name="static")
+    app.mount("/static", _Files(packages=[("app.web", "static"), ("fastapi_offline", "static")]), name="static")
 
 
 def wants_json(accept: str) -> bool:

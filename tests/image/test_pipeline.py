@@ -143,7 +143,7 @@ def test_the_builder_is_sent_what_the_images_hold_alone() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert lines[1] == "*", "all is left out"
     sent = {line[1:] for line in lines if line.startswith("!")}
-    sources = {"app", "contract", "export", "training"}
+    sources = {"app", "contract", "export", "modeling", "training"}
     assert sent == sources | {"docker/install.sh", "locks", "pyproject.toml", "README.md", "LICENSE"}
 
 

@@ -11,7 +11,7 @@ from tests.app import stand_ins
 
 LOAD = """
 import ctypes, os
-from app import tensorrt
+from app.providers import tensorrt
 from app.providers.gpu import ProviderError
 try:
     print(tensorrt.load())
@@ -102,7 +102,7 @@ def test_a_damaged_package(tmp_path: Path) -> None:
 
 
 CUDA = """
-from app import tensorrt
+from app.providers import tensorrt
 from app.providers.gpu import ProviderError
 # names that no machine has: some have the real ones
 tensorrt.CUDA_LIBRARIES = {"cuda": ("libonea.so.13", "liboneb.so.13"), "tensorrt": ("libonea.so.13", "libtwo.so.9")}

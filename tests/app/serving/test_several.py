@@ -59,7 +59,7 @@ class House:
     def __init__(self, bundle: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, **settings: Any) -> None:
         loop = asyncio.get_running_loop()
         clock = SimpleNamespace(perf_counter=loop.time, monotonic=loop.time)
-        for module in ("model", "service", "decode_pool"):
+        for module in ("serving.model", "serving.service", "decoding.pool"):
             monkeypatch.setattr(f"app.{module}.time", clock)
         monkeypatch.setattr("app.decoding.client.clock", loop.time)
         self.seconds = seconds

@@ -138,7 +138,7 @@ def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for room in ("app", "contract", "export", "training"):
+    for room in ("app", "contract", "export", "modeling", "training"):
         shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
     code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"  # as pip would
     done = subprocess.run(
@@ -146,4 +146,4 @@ def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        assert {f"app/static/{path.name}" for path in STATIC.iterdir()} <= set(wheel.namelist())
+        assert {f"app/web/static/{path.name}" for path in STATIC.iterdir()} <= set(wheel.namelist())
