@@ -22,7 +22,8 @@ FORBIDDEN = {
 }
 # The engine benchmark measures the class that serves, which HTTP does not show: these files alone, these modules alone.
 ENGINE_BENCHMARKS = {
-    "benchmarks/decode.py", "benchmarks/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/speed.py", "benchmarks/baselines/shared_engine.py",
+    "benchmarks/decode.py", "benchmarks/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/speed.py",
+    "benchmarks/baselines/shared_engine.py",
 }  # fmt: skip
 SIMULATION = "benchmarks/capacity/simulation.py"  # runs the service's own batcher on a simulated clock
 SIMULATED_DECODING = "benchmarks/capacity/decoding.py"  # and the door and the decode pool before it
