@@ -20,7 +20,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from app.serving.call_times import Call, CallTimes, shared
+from app.decoding.read_times import shared
+from app.serving.call_times import Call, CallTimes
 
 T = TypeVar("T")
 R = TypeVar("R")

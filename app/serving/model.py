@@ -261,8 +261,8 @@ class ServedModel:
             raise _too_late() from None
         quick, waiting = sum(kinds), self._several.waiting
         slow = len(kinds) - quick
-        made = self._decoder.all_read_in(quick, slow, waiting, self._several)
-        alone = self._decoder.alone(quick, slow)
+        made = self._decoder.times.all_read_in(quick, slow, waiting, self._several)
+        alone = self._decoder.times.alone(quick, slow)
         try:
             self._scores.check_all(len(kinds), waiting.total(), _left(deadline), made, alone)
         except Refused as refused:
