@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 
 from app.decoding.line import is_quick
 from app.decoding.pool import DecodePool
-from app.engine.check import SelfCheckReport
+from app.engine.check import SelfCheckReport, ready_engine
 from app.engine.engine import Engine, EngineError
 from app.engine.pool import EnginePool
-from app.engine.ready import ready_engine
 from app.faults import ServiceError, overloaded
 from app.heap import trim
 from app.serving.answers import Ranked, caption, prediction, ranked
@@ -134,11 +133,15 @@ class ServedModel:
 
     def _load(self, number: int) -> Engine:
         """Engine `number` of the pool, warm and checked. Runs in its thread."""
-        started = time.perf_counter()
-        engine, self.self_check = ready_engine(self.bundle, self._settings, self._progress)
+        started, wanted = time.perf_counter(), self._settings
+        engine, self.self_check = ready_engine(
+            self.bundle, provider=wanted.provider, threads=wanted.threads, max_batch=wanted.max_batch,
+            cuda_graphs=wanted.cuda_graphs, engine_cache=wanted.engine_cache, device=wanted.device,
+            progress=self._progress,
+        )  # fmt: skip
         log.info(
             "model %s ready on %s in %.1f s, engine %d of %d, batches of up to %d",
-            self._name.version, engine.provider, time.perf_counter() - started, number + 1, self._settings.engines,
+            self._name.version, engine.provider, time.perf_counter() - started, number + 1, wanted.engines,
             engine.max_batch,
         )  # fmt: skip
         return engine
