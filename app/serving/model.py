@@ -23,9 +23,10 @@ from app.engine.pool import EnginePool
 from app.faults import ServiceError, overloaded
 from app.heap import trim
 from app.serving.answers import Ranked, caption, prediction, ranked
-from app.serving.batcher import Batcher, Done, Expired, Failed, Place, QueueFull, Refused, Slots
+from app.serving.batcher import Batcher, Done, Expired, Failed, Place, QueueFull, Refused
 from app.serving.schemas import Caption, Model, Prediction
 from app.serving.several import Several
+from app.serving.slots import Slots
 from app.settings import Settings
 from contract.bundle import Bundle
 from contract.pixels import Pixels
