@@ -6,19 +6,21 @@ header before decoding, processor time and memory while decoding.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 
-from app.bulk.decoding import Decoding
 from app.bulk.places import join, locate, normal, read_at_most, reason
 from app.bulk.tables import image_column, open_table
+from app.decoding.pool import DecodePool
 from contract.errors import ContractError, PhotoError
 
 DECODED = pa.schema(
@@ -29,6 +31,9 @@ BLOCK_BYTES = 16 << 20  # of pixels in one table
 AHEAD = 8  # photos that are read while one is decoded: in a bucket each costs tens of milliseconds of waiting
 ROWS_AT_ONCE = 16  # of a table
 TRIES, PAUSE = 4, 1.0  # of reading a file, and seconds before the second; twice as long before each later one
+LONGEST = 60.0  # seconds that one photo may be read, whatever its processor time: beyond that its process hangs
+PATIENCE = 3600.0  # seconds for a photo's pixels: there is no process to be had
+FAULTY = "The decoder failed on this photo; the log of Ray's worker has the fault."
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -84,6 +89,49 @@ def _decoded(data: bytes | PhotoError, decoding: Decoding) -> dict[str, Any]:
     except PhotoError as error:
         return {"pixels": None, "decode_ms": None, "error_type": error.slug, "error": str(error)}
     return {"pixels": pixels, "decode_ms": took, "error_type": None, "error": None}
+
+
+class Decoding:
+    """A process of the service's that decodes photos (`app.decoding.pool`) under its limits, from `with` to its end.
+
+    A photo that crashes it, or makes it hang, costs two processes at most, and no other photo anything. Raises
+    `ContractError` where none stays alive.
+    """
+
+    def __init__(self, image_size: int, max_pixels: int, cpu_ms: int) -> None:
+        self._runner = asyncio.Runner()
+        self._pool = DecodePool(1, 1, image_size=image_size, max_pixels=max_pixels, cpu_ms=cpu_ms, longest=LONGEST)
+
+    def __enter__(self) -> Self:
+        try:
+            self._runner.run(self._start())
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    async def _start(self) -> None:
+        await self._pool.start()
+        await self._pool.ready()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._runner.run(self._pool.close())
+        self._runner.close()
+
+    def pixels(self, photo: bytes) -> tuple[bytes, float]:
+        """uint8 [S, S, 3] as bytes, and the milliseconds it took. Raises `PhotoError`, also for a photo that its
+        process does not survive, or fails on.
+        """
+        began = time.perf_counter()
+        try:
+            found, _ = self._runner.run(self._pool.decode(photo, PATIENCE, self))
+        except TimeoutError:
+            raise ContractError(
+                "No process that decodes photos stays alive; the log of Ray's worker says why."
+            ) from None
+        except RuntimeError:
+            raise PhotoError("internal_error", FAULTY) from None
+        return found.tobytes(), 1000 * (time.perf_counter() - began)
 
 
 def _photos(pieces: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[dict[str, Any], int, Found]]:
