@@ -17,10 +17,11 @@ Stamp: TypeAlias = tuple[int, ...] | None  # of a file
 
 
 def read_keys(path: Path) -> list[bytes]:
-    """SHA-256 digests of the keys in a file; blank lines and lines that begin with `#` are left out.
+    """SHA-256 digests of the keys in a file; blank lines and lines that begin with `#` are left
+    out.
 
-    Raises `ContractError` for a file that cannot be read, holds no key, or a key that no header can carry. No message
-    holds a key.
+    Raises `ContractError` for a file that cannot be read, holds no key, or a key that no header can
+    carry. No message holds a key.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -43,7 +44,8 @@ def read_keys(path: Path) -> list[bytes]:
 
 
 class KeyFile:
-    """The keys of a file, read again when it changes. A change that cannot be read leaves the keys as they were.
+    """The keys of a file, read again when it changes. A change that cannot be read leaves the keys
+    as they were.
 
     A file that has just changed is read for each request: a second change may follow within one
     tick of the file system's clock, and shows in nothing else.
@@ -80,7 +82,9 @@ class KeyFile:
         self._digests, self._complaint = digests, ""
 
     def accepts(self, key: str) -> bool:
-        """Whether it is one of the keys. Takes as long for a wrong key as for a right one, wherever they differ."""
+        """Whether it is one of the keys. Takes as long for a wrong key as for a right one, wherever
+        they differ.
+        """
         stamp = self._stamp()
         if stamp != self._seen:
             self._seen = self._settled(stamp)

@@ -1,7 +1,7 @@
 """Pieces → pixels, or the reason why not, in tables of a bounded size. Runs in Ray's tasks.
 
-Every photo comes out as one row, good or bad. The limits are the service's: bytes before reading on, pixels from the
-header before decoding, processor time and memory while decoding.
+Every photo comes out as one row, good or bad. The limits are the service's: bytes before reading
+on, pixels from the header before decoding, processor time and memory while decoding.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Limits:
-    """The model's image size, the service's `max_body_bytes`, `max_pixels` and `decode_cpu_ms`, and a table's image
-    column.
+    """The model's image size, the service's `max_body_bytes`, `max_pixels` and `decode_cpu_ms`, and
+    a table's image column.
     """
 
     image_size: int
@@ -54,7 +54,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Found:
-    """One photo: its row in a table, the name that the table gives it, and its bytes or why there are none."""
+    """One photo: its row in a table, the name that the table gives it, and its bytes or why there
+    are none.
+    """
 
     row: int | None
     name: str | None
@@ -62,7 +64,8 @@ class Found:
 
 
 def decode(pieces: Any, limits: Limits) -> Iterator[Any]:
-    """A table of pieces → tables of `DECODED`; `pixels` are uint8 [S, S, 3] as bytes, null where there is an error.
+    """A table of pieces → tables of `DECODED`; `pixels` are uint8 [S, S, 3] as bytes, null where
+    there is an error.
 
     Raises `ContractError` when a file or table cannot be read and it is not the photo's fault.
     """
@@ -92,10 +95,11 @@ def _decoded(data: bytes | PhotoError, decoding: Decoding) -> dict[str, Any]:
 
 
 class Decoding:
-    """A process of the service's that decodes photos (`app.decoding.pool`) under its limits, from `with` to its end.
+    """A process of the service's that decodes photos (`app.decoding.pool`) under its limits, from
+    `with` to its end.
 
-    A photo that crashes it, or makes it hang, costs two processes at most, and no other photo anything. Raises
-    `ContractError` where none stays alive.
+    A photo that crashes it, or makes it hang, costs two processes at most, and no other photo
+    anything. Raises `ContractError` where none stays alive.
     """
 
     def __init__(self, image_size: int, max_pixels: int, cpu_ms: int) -> None:
@@ -119,8 +123,8 @@ class Decoding:
         self._runner.close()
 
     def pixels(self, photo: bytes) -> tuple[bytes, float]:
-        """uint8 [S, S, 3] as bytes, and the milliseconds it took. Raises `PhotoError`, also for a photo that its
-        process does not survive, or fails on.
+        """uint8 [S, S, 3] as bytes, and the milliseconds it took. Raises `PhotoError`, also for a
+        photo that its process does not survive, or fails on.
         """
         began = time.perf_counter()
         try:
@@ -161,9 +165,11 @@ def ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[tuple[A, B
 
 
 def read_photo(path: str, max_bytes: int) -> bytes | PhotoError:
-    """The bytes of a photo's file, or why there are none: too many, or no such file, or one that may not be read.
+    """The bytes of a photo's file, or why there are none: too many, or no such file, or one that
+    may not be read.
 
-    Anything else may pass, as a network's fault does: it is tried again, and then raised as `ContractError`.
+    Anything else may pass, as a network's fault does: it is tried again, and then raised as
+    `ContractError`.
     """
     pause = PAUSE
     for attempt in range(1, TRIES + 1):
@@ -208,7 +214,9 @@ def _cells(piece: dict[str, Any], table: Any, column: str) -> Iterator[Any]:
 
 
 def _cell(cell: Any, table: str, max_bytes: int) -> tuple[str | None, bytes | PhotoError]:
-    """(name, bytes) of a cell: bytes, a path or URI, or a struct of both as the `datasets` library writes it."""
+    """(name, bytes) of a cell: bytes, a path or URI, or a struct of both as the `datasets` library
+    writes it.
+    """
     name, data = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
     if data is None and name:
         data = name

@@ -1,4 +1,6 @@
-"""When photos will be read: learnt from those that were. Seconds; nothing here waits or starts anything."""
+"""When photos will be read: learnt from those that were. Seconds; nothing here waits or starts
+anything.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ AVERAGE = 0.2  # weight of the last photo in the seconds that one takes
 
 
 def rest(expected: float, so_far: float) -> float:
-    """Seconds that something which takes so long still takes. If it is late, it may be as late again."""
+    """Seconds that something which takes so long still takes. If it is late, it may be as late
+    again.
+    """
     return abs(expected - so_far)
 
 
 def shared(work: float, rests: list[float]) -> float:
-    """Seconds until so many of work are done by some that are free after `rests`, and then share it; the soonest first.
+    """Seconds until so many of work are done by some that are free after `rests`, and then share
+    it; the soonest first.
 
     One that takes long holds up nobody else. `rests` is sorted in place.
     """
@@ -34,10 +39,11 @@ def shared(work: float, rests: list[float]) -> float:
 
 
 class ReadTimes:
-    """What a pool's `decoders` take for a photo, and until when they have read those that stand in its `lines`.
+    """What a pool's `decoders` take for a photo, and until when they have read those that stand in
+    its `lines`.
 
-    `seconds`: that a process reads one, by whether it is quick, averaged over the last; 0: not known. The lines are
-    those of quick photos (True) and of others (False).
+    `seconds`: that a process reads one, by whether it is quick, averaged over the last; 0: not
+    known. The lines are those of quick photos (True) and of others (False).
     """
 
     def __init__(self, decoders: Sequence[Decoder], lines: Mapping[bool, Line]) -> None:
@@ -50,7 +56,8 @@ class ReadTimes:
         self.seconds[quick] = last + AVERAGE * (seconds - last) if last else seconds
 
     def begun_in(self, quick: bool, owner: object, *, may_go: bool) -> float:
-        """Seconds until a photo of an owner that comes now would be begun, as far as is known; 0 where a process is idle.
+        """Seconds until a photo of an owner that comes now would be begun, as far as is known; 0
+        where a process is idle.
 
         `may_go`: whether an idle process may take one of its kind.
         """

@@ -1,4 +1,5 @@
-"""An engine that may answer: loaded, warm, and compared with PyTorch's stored answers (the self-check).
+"""An engine that may answer: loaded, warm, and compared with PyTorch's stored answers (the
+self-check).
 
 The bundle's stored pictures go through the sessions that will serve, before the service is ready.
 """
@@ -47,10 +48,11 @@ def ready_engine(
     device: int,
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[Engine, SelfCheckReport | None]:
-    """An engine as `Engine` makes it, warm, and what its self-check found (None: an older bundle, which has none).
+    """An engine as `Engine` makes it, warm, and what its self-check found (None: an older bundle,
+    which has none).
 
-    `progress` is told what is being done. Raises `ContractError`: the bundle or the provider is not what it must be, or
-    the provider computes something else than PyTorch did.
+    `progress` is told what is being done. Raises `ContractError`: the bundle or the provider is not
+    what it must be, or the provider computes something else than PyTorch did.
     """
     engine = Engine(
         bundle,
@@ -86,12 +88,14 @@ def _check(engine: Engine) -> SelfCheckReport | None:
 
 
 def run_self_check(engine: Engine, check: SelfCheck) -> SelfCheckReport:
-    """Compare every graph with PyTorch's stored answers: each picture alone, then all rows of the largest batch.
+    """Compare every graph with PyTorch's stored answers: each picture alone, then all rows of the
+    largest batch.
 
-    Differences are absolute, on log-probabilities, and relative to their largest value on embeddings; the tolerance of
-    each precision is in `contract.precision`. Within it the best label is the same, unless two are nearer than twice
-    the tolerance. Captions follow the stored tokens, so a near tie that falls the other way does not hide the steps
-    after it. Raises `EngineError` that names the graph, the largest difference and the tolerance.
+    Differences are absolute, on log-probabilities, and relative to their largest value on
+    embeddings; the tolerance of each precision is in `contract.precision`. Within it the best label
+    is the same, unless two are nearer than twice the tolerance. Captions follow the stored tokens,
+    so a near tie that falls the other way does not hide the steps after it. Raises `EngineError`
+    that names the graph, the largest difference and the tolerance.
     """
     started = time.perf_counter()
     tolerance, max_batch = LIMITS[engine.bundle.manifest.precision].self_check, engine.max_batch
@@ -116,7 +120,9 @@ def _check_rows(engine: Engine, check: SelfCheck, rows: np.ndarray, tolerance: f
 
 
 def _check_captions(engine: Engine, check: SelfCheck, rows: np.ndarray, embeds: Value, tolerance: float) -> float:
-    """Largest difference along the stored captions; a token that is not the stored one is refused unless it was near."""
+    """Largest difference along the stored captions; a token that is not the stored one is refused
+    unless it was near.
+    """
     captioner, graph = engine.captioner(embeds), engine.decoder_file
     lengths, margins, largest = check.lengths[rows], check.margins[rows], 0.0
     fed = np.full(embeds.shape()[0], engine.bundle.manifest.tokens.bos, dtype=np.int64)
@@ -144,7 +150,9 @@ def _check_captions(engine: Engine, check: SelfCheck, rows: np.ndarray, embeds: 
 def _compare(
     graph: str, found: Floats, wanted: Floats, places: np.ndarray, rows: np.ndarray, tolerance: float
 ) -> float:
-    """Largest absolute difference; `places` are the rows of the batch that `found` and `wanted` hold."""
+    """Largest absolute difference; `places` are the rows of the batch that `found` and `wanted`
+    hold.
+    """
     if found.shape != wanted.shape:
         raise EngineError(f"{graph} gives shape {found.shape} where PyTorch gives {wanted.shape}")
     differences = np.abs(found - wanted).reshape(len(found), -1).max(axis=1)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """The engines that batchers share: each running call holds one, and a batcher forms its batch once it holds one."""
+    """The engines that batchers share: each running call holds one, and a batcher forms its batch
+    once it holds one.
+    """
 
     def __init__(self, engines: int = 1) -> None:
         self.engines = engines
@@ -51,7 +53,9 @@ class Slots:
         return shared(work, rests)
 
     def done_in(self, newcomer: Batcher[Any, Any], arrives: float, time: float) -> float:
-        """Seconds until an item of a batcher that arrives then would be done, after all before it; within `time`."""
+        """Seconds until an item of a batcher that arrives then would be done, after all before it;
+        within `time`.
+        """
         size, own = newcomer.times.own_batch(time)
         work = newcomer.times.drain(newcomer.before(arrives) // size * size)
         for one in self.batchers:

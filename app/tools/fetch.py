@@ -1,11 +1,13 @@
-"""Bring a bundle from a web server or a Cloud Storage bucket, and let nothing through that is not what was named.
+"""Bring a bundle from a web server or a Cloud Storage bucket, and let nothing through that is not
+what was named.
 
     python -m app.tools.fetch gs://my-models/food101 --sha256 9f3c…e1 --to /models/bundle
     python -m app.tools.fetch https://models.example/food101 --sha256 9f3c…e1 --to bundles/food101
 
-The digest is that of the bundle's manifest.json (`sha256sum bundles/food101/manifest.json`); the manifest names the size
-and digest of every other file, so one number holds them all. Files come one by one into `.NAME.partial` beside the folder,
-which takes its name when all are there and right. Run again after an interruption, it goes on where it stopped.
+The digest is that of the bundle's manifest.json (`sha256sum bundles/food101/manifest.json`); the
+manifest names the size and digest of every other file, so one number holds them all. Files come one
+by one into `.NAME.partial` beside the folder, which takes its name when all are there and right.
+Run again after an interruption, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -66,10 +68,11 @@ def _main(args: argparse.Namespace) -> int:
 
 
 def fetch(url: str, sha256: str, to: Path, *, timeout: float = 30) -> Manifest:
-    """The bundle at `url` in the folder `to`; `sha256` is the digest of its manifest.json. Returns the manifest.
+    """The bundle at `url` in the folder `to`; `sha256` is the digest of its manifest.json. Returns
+    the manifest.
 
-    A folder that holds this bundle already is checked and left as it is. Raises `ContractError` when the URL cannot be
-    read, a digest is wrong, there is no room, or `to` holds anything else.
+    A folder that holds this bundle already is checked and left as it is. Raises `ContractError`
+    when the URL cannot be read, a digest is wrong, there is no room, or `to` holds anything else.
     """
     if to.is_dir() and any(to.iterdir()):
         return _already_there(to, sha256)
@@ -163,7 +166,8 @@ def _fetch_file(remote: Remote, name: str, part: Path, *, size: int, sha256: str
 
 
 class Remote:
-    """Files of a folder: `https://host/folder`, `http://…` or `gs://bucket/folder`, without query or fragment.
+    """Files of a folder: `https://host/folder`, `http://…` or `gs://bucket/folder`, without query
+    or fragment.
 
     They come whole or are gone on with, and each failure is one sentence.
     """
@@ -188,9 +192,11 @@ class Remote:
         return f"{self._given}/{name}"
 
     def get(self, name: str, to: Path, *, most: int, resume: bool = False) -> None:
-        """Write the file to `to`; with `resume` go on from the bytes that are there, if the server can.
+        """Write the file to `to`; with `resume` go on from the bytes that are there, if the server
+        can.
 
-        Stops one byte after `most`, so that an endless answer does not fill the disk. Raises `ContractError`.
+        Stops one byte after `most`, so that an endless answer does not fill the disk. Raises
+        `ContractError`.
         """
         if not resume:
             to.unlink(missing_ok=True)
@@ -230,7 +236,9 @@ class Remote:
                 os.fsync(file.fileno())
 
     def _bearer(self) -> str:
-        """The token of the machine's service account, asked for once: it lives far longer than a download."""
+        """The token of the machine's service account, asked for once: it lives far longer than a
+        download.
+        """
         if not self._token:
             host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
             request = urllib.request.Request(f"http://{host}/{METADATA}/token", headers={"Metadata-Flavor": "Google"})

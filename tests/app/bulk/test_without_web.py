@@ -1,4 +1,6 @@
-"""Labelling in bulk where the web's packages cannot be imported: not in the command, nor in Ray's workers and decoders."""
+"""Labelling in bulk where the web's packages cannot be imported: not in the command, nor in Ray's
+workers and decoders.
+"""
 
 from __future__ import annotations
 
