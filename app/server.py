@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp
 
+from app.key_file import KeyFile
 from app.protocols.huggingface import router as hf_router
 from app.protocols.json_photos import json_reader
 from app.protocols.oip.routes import router as oip_router
@@ -28,7 +29,7 @@ from app.telemetry.tracing import make_tracer
 from app.web.body import BodyLimit, Budget
 from app.web.cors import Cors
 from app.web.errors import install_handlers
-from app.web.keys import ApiKeys, KeyFile
+from app.web.keys import ApiKeys
 from app.web.openapi import complete, operation_id
 from app.web.page import install_pages
 from app.web.prefix import Prefix, below

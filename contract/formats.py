@@ -1,7 +1,7 @@
 """The image formats that are read, and the one sentence that lists them.
 
-HEIC needs pillow-heif, which comes with the `serving` extra; without it HEIC is an unsupported
-format like any other.
+HEIC needs pillow-heif, which comes with the extras `serving` and `bulk`; without it HEIC is an
+unsupported format like any other.
 """
 
 from __future__ import annotations

@@ -32,8 +32,14 @@ WEIGHTS = "modeling/weights.py"
 ENGINE_FACE = {"app.engine.engine", "app.providers.sessions", "app.engine.check"}
 DECODING_FACE = {"app.decoding.line", "app.decoding.pool", "app.decoding.client", "app.decoding.worker"}
 EXCEPTIONS = {
-    SIMULATION: {"app.serving.batcher"},
-    SIMULATED_DECODING: {"app.serving.batcher", "app.faults", "app.serving.model", *DECODING_FACE},
+    SIMULATION: {"app.serving.batcher", "app.serving.slots"},
+    SIMULATED_DECODING: {
+        "app.serving.batcher",
+        "app.serving.slots",
+        "app.faults",
+        "app.serving.model",
+        *DECODING_FACE,
+    },
     KNOWN_ENGINE: {"app.engine.engine", "app.engine.pool", "app.engine.batches", "app.__main__"},
 }
 

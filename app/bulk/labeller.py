@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from app.bulk.places import reason
+from app.engine.check import ready_engine
 from app.engine.engine import Engine, EngineError, Scores
-from app.engine.ready import ready_engine
 from app.serving.answers import prediction, ranked
 from app.serving.schemas import Model, Prediction
 from app.settings import Settings
@@ -51,7 +51,10 @@ class Labeller:
                     f"The bundle at {settings.bundle} is {bundle.manifest.version} on one machine and {digest[:12]} on "
                     "another. Give all machines the same one."
                 )
-            self._engine, _ = ready_engine(bundle, settings)
+            self._engine, _ = ready_engine(
+                bundle, provider=settings.provider, threads=settings.threads, max_batch=settings.max_batch,
+                cuda_graphs=settings.cuda_graphs, engine_cache=settings.engine_cache, device=settings.device,
+            )  # fmt: skip
             bundle.release()
         except ContractError as error:
             self._failure = str(error)

@@ -1,24 +1,26 @@
 """Pieces → pixels, or the reason why not, in tables of a bounded size. Runs in Ray's tasks.
 
-Every photo comes out as one row, good or bad. The limits are the service's: bytes before reading on, pixels from the
-header before decoding, processor time and memory while decoding.
+Every photo comes out as one row, good or bad. The limits are the service's: bytes before reading
+on, pixels from the header before decoding, processor time and memory while decoding.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 
-from app.bulk.decoding import Decoding
 from app.bulk.places import join, locate, normal, read_at_most, reason
 from app.bulk.tables import image_column, open_table
+from app.decoding.pool import DecodePool
 from contract.errors import ContractError, PhotoError
 
 DECODED = pa.schema(
@@ -29,6 +31,9 @@ BLOCK_BYTES = 16 << 20  # of pixels in one table
 AHEAD = 8  # photos that are read while one is decoded: in a bucket each costs tens of milliseconds of waiting
 ROWS_AT_ONCE = 16  # of a table
 TRIES, PAUSE = 4, 1.0  # of reading a file, and seconds before the second; twice as long before each later one
+LONGEST = 60.0  # seconds that one photo may be read, whatever its processor time: beyond that its process hangs
+PATIENCE = 3600.0  # seconds for a photo's pixels: there is no process to be had
+FAULTY = "The decoder failed on this photo; the log of Ray's worker has the fault."
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -36,8 +41,8 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Limits:
-    """The model's image size, the service's `max_body_bytes`, `max_pixels` and `decode_cpu_ms`, and a table's image
-    column.
+    """The model's image size, the service's `max_body_bytes`, `max_pixels` and `decode_cpu_ms`, and
+    a table's image column.
     """
 
     image_size: int
@@ -49,7 +54,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Found:
-    """One photo: its row in a table, the name that the table gives it, and its bytes or why there are none."""
+    """One photo: its row in a table, the name that the table gives it, and its bytes or why there
+    are none.
+    """
 
     row: int | None
     name: str | None
@@ -57,7 +64,8 @@ class Found:
 
 
 def decode(pieces: Any, limits: Limits) -> Iterator[Any]:
-    """A table of pieces → tables of `DECODED`; `pixels` are uint8 [S, S, 3] as bytes, null where there is an error.
+    """A table of pieces → tables of `DECODED`; `pixels` are uint8 [S, S, 3] as bytes, null where
+    there is an error.
 
     Raises `ContractError` when a file or table cannot be read and it is not the photo's fault.
     """
@@ -84,6 +92,50 @@ def _decoded(data: bytes | PhotoError, decoding: Decoding) -> dict[str, Any]:
     except PhotoError as error:
         return {"pixels": None, "decode_ms": None, "error_type": error.slug, "error": str(error)}
     return {"pixels": pixels, "decode_ms": took, "error_type": None, "error": None}
+
+
+class Decoding:
+    """A process of the service's that decodes photos (`app.decoding.pool`) under its limits, from
+    `with` to its end.
+
+    A photo that crashes it, or makes it hang, costs two processes at most, and no other photo
+    anything. Raises `ContractError` where none stays alive.
+    """
+
+    def __init__(self, image_size: int, max_pixels: int, cpu_ms: int) -> None:
+        self._runner = asyncio.Runner()
+        self._pool = DecodePool(1, 1, image_size=image_size, max_pixels=max_pixels, cpu_ms=cpu_ms, longest=LONGEST)
+
+    def __enter__(self) -> Self:
+        try:
+            self._runner.run(self._start())
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    async def _start(self) -> None:
+        await self._pool.start()
+        await self._pool.ready()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._runner.run(self._pool.close())
+        self._runner.close()
+
+    def pixels(self, photo: bytes) -> tuple[bytes, float]:
+        """uint8 [S, S, 3] as bytes, and the milliseconds it took. Raises `PhotoError`, also for a
+        photo that its process does not survive, or fails on.
+        """
+        began = time.perf_counter()
+        try:
+            found, _ = self._runner.run(self._pool.decode(photo, PATIENCE, self))
+        except TimeoutError:
+            raise ContractError(
+                "No process that decodes photos stays alive; the log of Ray's worker says why."
+            ) from None
+        except RuntimeError:
+            raise PhotoError("internal_error", FAULTY) from None
+        return found.tobytes(), 1000 * (time.perf_counter() - began)
 
 
 def _photos(pieces: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[dict[str, Any], int, Found]]:
@@ -113,9 +165,11 @@ def ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[tuple[A, B
 
 
 def read_photo(path: str, max_bytes: int) -> bytes | PhotoError:
-    """The bytes of a photo's file, or why there are none: too many, or no such file, or one that may not be read.
+    """The bytes of a photo's file, or why there are none: too many, or no such file, or one that
+    may not be read.
 
-    Anything else may pass, as a network's fault does: it is tried again, and then raised as `ContractError`.
+    Anything else may pass, as a network's fault does: it is tried again, and then raised as
+    `ContractError`.
     """
     pause = PAUSE
     for attempt in range(1, TRIES + 1):
@@ -160,7 +214,9 @@ def _cells(piece: dict[str, Any], table: Any, column: str) -> Iterator[Any]:
 
 
 def _cell(cell: Any, table: str, max_bytes: int) -> tuple[str | None, bytes | PhotoError]:
-    """(name, bytes) of a cell: bytes, a path or URI, or a struct of both as the `datasets` library writes it."""
+    """(name, bytes) of a cell: bytes, a path or URI, or a struct of both as the `datasets` library
+    writes it.
+    """
     name, data = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (None, cell)
     if data is None and name:
         data = name

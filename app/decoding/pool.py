@@ -19,16 +19,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from itertools import islice
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from app.decoding.client import PATIENCE, Decoder, reaped
 from app.decoding.line import Job, Line, is_quick
+from app.decoding.read_times import ReadTimes
 from app.decoding.worker import OUTGROWN
 from app.faults import overloaded
-from app.serving.call_times import rest, shared
 from contract.errors import ContractError, PhotoError
 from contract.pixels import Pixels
 
@@ -36,7 +35,6 @@ log = logging.getLogger("food_vision")
 PROGRAM = ("-m", "app.decoding.worker")
 START_SECONDS = 60.0  # longest wait for the processes; they take 0.2 s on an idle machine
 MOST_DEATHS = 2  # of processes by one photo: the first may be a coincidence
-AVERAGE = 0.2  # weight of the last photo in the seconds that one takes
 TOO_LONG = (
     "Decoding the image takes more than {} ms of processor time (decode_cpu_ms). Send a smaller copy, or a plain JPEG."
 )
@@ -74,7 +72,7 @@ class DecodePool:
         self._command = [sys.executable, *PROGRAM, str(image_size), str(max_pixels), str(cpu_ms)]
         self._decoders: list[Decoder] = []
         self._lines = {True: Line(), False: Line()}  # of quick photos, and of others
-        self._seconds = {True: 0.0, False: 0.0}  # that a process reads one, averaged over the last; 0: not known
+        self.times = ReadTimes(self._decoders, self._lines)
         self._last_quick = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._dying: set[Decoder] = set()  # until another is started
@@ -170,57 +168,12 @@ class DecodePool:
         """Seconds until a photo that comes now would be begun, and that it is read then, as far as
         is known.
         """
-        for decoder in self._decoders:
-            if decoder.ready and not decoder.jobs and (quick or self._slow_may_go):
-                return 0.0, self._seconds[quick]
-        able = [decoder for decoder in self._decoders if decoder.ready]
-        ahead = self._lines[quick].ahead_of(owner)
-        seconds = ahead * self._seconds[quick]
-        if len(able) == 1:  # both lines take turns at it
-            seconds += min(len(self._lines[not quick]), ahead + 1) * self._seconds[not quick]
-        alike = [self._remaining(decoder) for decoder in able if decoder.slow != quick]
-        if not quick:  # they may have all but one, the soonest first
-            others = sorted(self._remaining(decoder) for decoder in able if not decoder.slow)
-            alike += others[: max(0, len(able) - 1 - len(alike))]
-        return shared(seconds, alike or [self._remaining(decoder) for decoder in able]), self._seconds[quick]
-
-    def all_read_in(self, quick: int, slow: int, before: Mapping[bool, int], owner: object) -> float:
-        """Seconds until so many photos more of an owner would be read, behind all that wait and its
-        own that come `before` them, by whether they are quick; as far as is known.
-        """
-        rests = sorted(self._remaining(decoder) for decoder in self._decoders if decoder.ready)
-        if not rests:
-            return 0.0
-        work = dict[bool, float]()
-        for kind, count in ((True, quick), (False, slow)):
-            line, own = self._lines[kind], count + before[kind]
-            newcomers = own if line.has_newcomers_beside(owner) else 0  # take every second turn while they come
-            work[kind] = (own + newcomers + len(line)) * self._seconds[kind]
-        every = shared(sum(work.values()), list(rests))
-        if len(rests) == 1:
-            return every
-        if slow:  # one process reads none of these
-            return max(every, shared(work[False], rests[:-1]))
-        return min(every, rests[0] + work[True])
-
-    def alone(self, quick: int, slow: int) -> float:
-        """Seconds that all processes would take for so many photos, if they had nothing else to do."""
-        quicks, slows, able = quick * self._seconds[True], slow * self._seconds[False], max(1, self._able)
-        return max(slows / max(1, able - 1), (quicks + slows) / able)
-
-    def _remaining(self, decoder: Decoder) -> float:
-        """Seconds until it has read what it has."""
-        if not decoder.jobs:
-            return 0.0
-        seconds = rest(self._seconds[decoder.jobs[0].quick], decoder.reading_seconds)
-        for job in islice(decoder.jobs, 1, None):
-            seconds += self._seconds[job.quick]
-        return seconds
+        began = self.times.begun_in(quick, owner, may_go=quick or self._slow_may_go)
+        return began, self.times.seconds[quick]
 
     def took(self, job: Job, seconds: float) -> None:
         """A process has read a photo, for so long."""
-        last = self._seconds[job.quick]
-        self._seconds[job.quick] = last + AVERAGE * (seconds - last) if last else seconds
+        self.times.took(job.quick, seconds)
 
     def dispatch(self) -> None:
         """Give the photos whose turn it is to processes that have room."""
@@ -249,7 +202,7 @@ class DecodePool:
         """
         line = self._lines[quick]
         while (job := line.next()) is not None:
-            if not job.ends or job.ends - job.future.get_loop().time() >= min(self._seconds[quick], job.half):
+            if not job.ends or job.ends - job.future.get_loop().time() >= min(self.times.seconds[quick], job.half):
                 return job
             line.discard(job)
             _expire(job.future)
@@ -351,7 +304,7 @@ class DecodePool:
         """Say why it ended, and what becomes of the photo that it was reading."""
         job = decoder.jobs[0] if decoder.jobs else None
         if job is not None:
-            self.took(job, max(decoder.reading_seconds, self._seconds[job.quick]))  # it was not done
+            self.took(job, max(decoder.reading_seconds, self.times.seconds[job.quick]))  # it was not done
         if decoder.killed == "forgotten" or code == OUTGROWN:
             self._put_back(list(decoder.jobs)[:1])
             return

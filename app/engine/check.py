@@ -1,18 +1,27 @@
-"""The self-check: the bundle's stored pictures through the sessions that will serve, before the service is ready."""
+"""An engine that may answer: loaded, warm, and compared with PyTorch's stored answers (the
+self-check).
+
+The bundle's stored pictures go through the sessions that will serve, before the service is ready.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from app.engine.engine import Engine, EngineError, Floats
 from app.engine.graph import Value
-from contract.bundle import ENCODER_FILE, SCORER_FILE
+from contract.bundle import ENCODER_FILE, SCORER_FILE, Bundle
+from contract.errors import ContractError
 from contract.precision import LIMITS
 from contract.self_check import SelfCheck
 
+log = logging.getLogger("food_vision")
 REMEDY = (
     "Use another provider (FOOD_VISION_PROVIDER), delete the provider's engine cache so that it is built again, "
     "or export the checkpoint again."
@@ -28,13 +37,65 @@ class SelfCheckReport:
     seconds: float
 
 
-def run_self_check(engine: Engine, check: SelfCheck) -> SelfCheckReport:
-    """Compare every graph with PyTorch's stored answers: each picture alone, then all rows of the largest batch.
+def ready_engine(
+    bundle: Bundle,
+    *,
+    provider: str,
+    threads: int,
+    max_batch: int,
+    cuda_graphs: bool,
+    engine_cache: Path | None,
+    device: int,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[Engine, SelfCheckReport | None]:
+    """An engine as `Engine` makes it, warm, and what its self-check found (None: an older bundle,
+    which has none).
 
-    Differences are absolute, on log-probabilities, and relative to their largest value on embeddings; the tolerance of
-    each precision is in `contract.precision`. Within it the best label is the same, unless two are nearer than twice
-    the tolerance. Captions follow the stored tokens, so a near tie that falls the other way does not hide the steps
-    after it. Raises `EngineError` that names the graph, the largest difference and the tolerance.
+    `progress` is told what is being done. Raises `ContractError`: the bundle or the provider is not
+    what it must be, or the provider computes something else than PyTorch did.
+    """
+    engine = Engine(
+        bundle,
+        provider=provider,
+        threads=threads,
+        max_batch=max_batch,
+        cuda_graphs=cuda_graphs,
+        engine_cache=engine_cache,
+        device=device,
+        progress=progress,
+    )
+    try:
+        engine.warm_up()
+        progress("comparing the model with its stored answers")
+        return engine, _check(engine)
+    except EngineError as error:
+        engine.close()
+        raise ContractError(f"The provider {engine.provider!r} computes wrongly: {error}. {REMEDY}") from None
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _check(engine: Engine) -> SelfCheckReport | None:
+    bundle = engine.bundle
+    if bundle.check is None:
+        log.warning("no self-check: %s was exported before there was one; export again", bundle.path)
+        return None
+    # after the warm-up: the engines that it built or chose are those that will serve
+    found = run_self_check(engine, bundle.check)
+    log.info("self-check: within %.1e of PyTorch in %.2f s", found.largest_difference, found.seconds)
+    return found
+
+
+def run_self_check(engine: Engine, check: SelfCheck) -> SelfCheckReport:
+    """Compare every graph with PyTorch's stored answers: each picture alone, then all rows of the
+    largest batch.
+
+    Differences are absolute, on log-probabilities, and relative to their largest value on
+    embeddings; the tolerance of each precision is in `contract.precision`. Within it the best label
+    is the same, unless two are nearer than twice the tolerance. Captions follow the stored tokens,
+    so a near tie that falls the other way does not hide the steps after it. Raises `EngineError`
+    that names the graph, the largest difference and the tolerance.
     """
     started = time.perf_counter()
     tolerance, max_batch = LIMITS[engine.bundle.manifest.precision].self_check, engine.max_batch
@@ -59,7 +120,9 @@ def _check_rows(engine: Engine, check: SelfCheck, rows: np.ndarray, tolerance: f
 
 
 def _check_captions(engine: Engine, check: SelfCheck, rows: np.ndarray, embeds: Value, tolerance: float) -> float:
-    """Largest difference along the stored captions; a token that is not the stored one is refused unless it was near."""
+    """Largest difference along the stored captions; a token that is not the stored one is refused
+    unless it was near.
+    """
     captioner, graph = engine.captioner(embeds), engine.decoder_file
     lengths, margins, largest = check.lengths[rows], check.margins[rows], 0.0
     fed = np.full(embeds.shape()[0], engine.bundle.manifest.tokens.bos, dtype=np.int64)
@@ -87,7 +150,9 @@ def _check_captions(engine: Engine, check: SelfCheck, rows: np.ndarray, embeds: 
 def _compare(
     graph: str, found: Floats, wanted: Floats, places: np.ndarray, rows: np.ndarray, tolerance: float
 ) -> float:
-    """Largest absolute difference; `places` are the rows of the batch that `found` and `wanted` hold."""
+    """Largest absolute difference; `places` are the rows of the batch that `found` and `wanted`
+    hold.
+    """
     if found.shape != wanted.shape:
         raise EngineError(f"{graph} gives shape {found.shape} where PyTorch gives {wanted.shape}")
     differences = np.abs(found - wanted).reshape(len(found), -1).max(axis=1)

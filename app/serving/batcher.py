@@ -14,13 +14,13 @@ lost its caller leaves the queue at once.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from app.serving.call_times import Call, CallTimes, shared
+from app.serving.call_times import Call, CallTimes
+from app.serving.slots import Slots
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,59 +67,6 @@ class Done(Generic[R]):
     result: R
     queue_seconds: float
     batch_size: int
-
-
-class Slots:
-    """The engines that batchers share: each running call holds one, and a batcher forms its batch once it holds one."""
-
-    def __init__(self, engines: int = 1) -> None:
-        self.engines = engines
-        self.batchers: list[Batcher[Any, Any]] = []
-        self._free = asyncio.Semaphore(engines)
-
-    def add(self) -> None:
-        """One more engine."""
-        self.engines += 1
-        self.release()
-
-    async def acquire(self) -> None:
-        """Wait for an engine."""
-        await self._free.acquire()
-
-    def release(self) -> None:
-        """Give an engine back."""
-        self._free.release()
-
-    def idle(self, arrives: float) -> bool:
-        """Whether an engine is free and nobody stands before one who arrives then."""
-        running = 0
-        for one in self.batchers:
-            if one.before(arrives):
-                return False
-            running += one.times.running
-        return running < self.engines
-
-    def free_in(self, work: float = 0.0) -> float:
-        """Seconds until an engine is free, after what runs and so many seconds of work."""
-        rests: list[float] = []
-        for one in self.batchers:
-            rests += one.times.rests()
-        rests += [0.0] * (self.engines - len(rests))
-        return shared(work, rests)
-
-    def done_in(self, newcomer: Batcher[Any, Any], arrives: float, time: float) -> float:
-        """Seconds until an item of a batcher that arrives then would be done, after all before it; within `time`."""
-        size, own = newcomer.times.own_batch(time)
-        work = newcomer.times.drain(newcomer.before(arrives) // size * size)
-        for one in self.batchers:
-            if one is not newcomer:
-                work += one.times.drain(one.before(arrives))
-        return self.free_in(work) + own
-
-    def all_done_in(self, newcomer: Batcher[Any, Any], more: int) -> float:
-        """Seconds until all that has a place, and so many items more of a batcher, would be done."""
-        work = sum(one.times.drain(one.before(math.inf) + more * (one is newcomer)) for one in self.batchers)
-        return self.free_in(work)
 
 
 class Place(Generic[T, R]):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from app.decoding.read_times import rest
+
 NEW = 0.2  # share of a size's last call in its average
 SPARE = 1.25  # times what a batch takes that its photos must have left
 GOOD = 0.9  # of the best photos a second: a larger batch is worth that
@@ -19,26 +21,6 @@ LEAST = 0.75  # of the best photos a second: what would need a smaller batch is 
 DOUBTED = 10.0  # seconds without a call after which a size that was avoided is tried again
 SAME = 0.01  # share by which an average may move before all is reckoned anew
 NOTHING = 1e-9  # seconds that each photo counts for while nothing is known: padding costs, and nothing else
-
-
-def rest(expected: float, so_far: float) -> float:
-    """Seconds that something which takes so long still takes. If it is late, it may be as late again."""
-    return abs(expected - so_far)
-
-
-def shared(work: float, rests: list[float]) -> float:
-    """Seconds until so many of work are done by some that are free after `rests`, and then share it; the soonest first.
-
-    One that takes long holds up nobody else.
-    """
-    rests.sort()
-    done = work
-    for count, free in enumerate(rests, 1):
-        if count > 1 and free >= done:
-            break
-        work += free
-        done = work / count
-    return done
 
 
 @dataclass

@@ -17,16 +17,16 @@ from typing import Any, TypeVar
 
 from app.decoding.line import is_quick
 from app.decoding.pool import DecodePool
-from app.engine.check import SelfCheckReport
+from app.engine.check import SelfCheckReport, ready_engine
 from app.engine.engine import Engine, EngineError
 from app.engine.pool import EnginePool
-from app.engine.ready import ready_engine
 from app.faults import ServiceError, overloaded
 from app.heap import trim
 from app.serving.answers import Ranked, caption, prediction, ranked
-from app.serving.batcher import Batcher, Done, Expired, Failed, Place, QueueFull, Refused, Slots
+from app.serving.batcher import Batcher, Done, Expired, Failed, Place, QueueFull, Refused
 from app.serving.schemas import Caption, Model, Prediction
 from app.serving.several import Several
+from app.serving.slots import Slots
 from app.settings import Settings
 from contract.bundle import Bundle
 from contract.pixels import Pixels
@@ -134,11 +134,15 @@ class ServedModel:
 
     def _load(self, number: int) -> Engine:
         """Engine `number` of the pool, warm and checked. Runs in its thread."""
-        started = time.perf_counter()
-        engine, self.self_check = ready_engine(self.bundle, self._settings, self._progress)
+        started, wanted = time.perf_counter(), self._settings
+        engine, self.self_check = ready_engine(
+            self.bundle, provider=wanted.provider, threads=wanted.threads, max_batch=wanted.max_batch,
+            cuda_graphs=wanted.cuda_graphs, engine_cache=wanted.engine_cache, device=wanted.device,
+            progress=self._progress,
+        )  # fmt: skip
         log.info(
             "model %s ready on %s in %.1f s, engine %d of %d, batches of up to %d",
-            self._name.version, engine.provider, time.perf_counter() - started, number + 1, self._settings.engines,
+            self._name.version, engine.provider, time.perf_counter() - started, number + 1, wanted.engines,
             engine.max_batch,
         )  # fmt: skip
         return engine
@@ -261,8 +265,8 @@ class ServedModel:
             raise _too_late() from None
         quick, waiting = sum(kinds), self._several.waiting
         slow = len(kinds) - quick
-        made = self._decoder.all_read_in(quick, slow, waiting, self._several)
-        alone = self._decoder.alone(quick, slow)
+        made = self._decoder.times.all_read_in(quick, slow, waiting, self._several)
+        alone = self._decoder.times.alone(quick, slow)
         try:
             self._scores.check_all(len(kinds), waiting.total(), _left(deadline), made, alone)
         except Refused as refused:

@@ -23,9 +23,9 @@ class Several:
         self._free = asyncio.Semaphore(most)
 
     @contextmanager
-    def request(self, quick: Iterable[bool]) -> Iterator[Turns]:
+    def request(self, quick: Iterable[bool]) -> Iterator[RequestTurns]:
         """Let in a request with these photos, until it is answered."""
-        mine = Turns(self, Counter(quick))
+        mine = RequestTurns(self, Counter(quick))
         self.waiting += mine.left
         try:
             yield mine
@@ -41,8 +41,8 @@ class Several:
         self._free.release()
 
 
-class Turns:
-    """Those of one request; `left` are not begun."""
+class RequestTurns:
+    """The turns of one request; `left` are not begun."""
 
     def __init__(self, several: Several, left: Counter[bool]) -> None:
         self._several, self.left = several, left

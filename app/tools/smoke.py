@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app.web.keys import read_keys
+from app.key_file import read_keys
 from contract.bundle import read_bundle
 from contract.cli import run
 from contract.errors import ContractError

@@ -26,8 +26,9 @@ from app.decoding.line import Job
 from app.decoding.pool import DecodePool
 from app.decoding.worker import ANSWER, PIXELS, REFUSED
 from app.faults import ServiceError
-from app.serving.batcher import Batcher, Slots
+from app.serving.batcher import Batcher
 from app.serving.model import ServedModel
+from app.serving.slots import Slots
 from benchmarks.capacity.clock import simulate
 from benchmarks.capacity.replica import Replica
 from benchmarks.known_engine import Device

@@ -22,7 +22,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from app.serving.batcher import Batcher, Expired, QueueFull, Refused, Slots
+from app.serving.batcher import Batcher, Expired, QueueFull, Refused
+from app.serving.slots import Slots
 from benchmarks.capacity.clock import simulate
 from benchmarks.capacity.replica import COLD_AFTER, PLACES, Replica
 from benchmarks.capacity.shared import Processors, Thread

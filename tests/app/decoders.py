@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -22,6 +22,9 @@ from tests.conftest import drawn_png
 PHOTO = drawn_png(0, size=64)
 SLOW_KIND = b"RIFF----WEBP"  # no more is known of it than that it may be slow
 QUICK = encoded(Image.new("RGB", (40, 40), "red"), "JPEG")  # may lie ready at a process
+
+
+LONG = 1000  # seconds, of a time that does not pass by itself
 
 
 def decoders(parent: int | None = None) -> list[psutil.Process]:
@@ -90,3 +93,16 @@ def with_pool(work: Callable[[DecodePool], Awaitable[Any]], processes: int = 1, 
     found = asyncio.run(whole())
     assert decoders() == [], "none stays behind"
     return found
+
+
+Story = Callable[[DecodePool, list[StandIn]], Coroutine[Any, Any, None]]
+Told = Callable[..., None]  # the fixture `told`: a story, the number of its processes, options of the pool
+asked: list[asyncio.Task[Any]] = []  # by the story that is being told
+
+
+async def ask(pool: DecodePool, photo: bytes, owner: object, timeout: float = LONG) -> asyncio.Task[Any]:
+    """Ask for its pixels."""
+    task = asyncio.create_task(pool.decode(photo, timeout, owner))
+    asked.append(task)
+    await settle()
+    return task

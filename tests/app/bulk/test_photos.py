@@ -15,7 +15,7 @@ pytest.importorskip("ray", reason="needs the extra bulk")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.bulk import decoding, photos
+from app.bulk import photos
 from app.bulk.listing import list_inputs
 from app.bulk.photos import Limits, ahead, decode
 from app.decoding.pool import DEADLY as DEADLY_SENTENCE
@@ -87,7 +87,7 @@ def test_a_photo_that_its_process_does_not_survive_is_one_bad_row(
 
 def test_a_photo_that_hangs_is_one_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.decoding.pool.PROGRAM", STRANGE)
-    monkeypatch.setattr(decoding, "LONGEST", 1.0)
+    monkeypatch.setattr(photos, "LONGEST", 1.0)
     (tmp_path / "a.png").write_bytes(HANGING)
     assert [row["error_type"] for row in decoded(tmp_path)] == ["bad_image"]
 

@@ -12,8 +12,9 @@ import pytest
 from app.engine.engine import Engine
 from app.engine.pool import EnginePool
 from app.providers.sessions import ProviderError
-from app.serving.batcher import Batcher, Slots
+from app.serving.batcher import Batcher
 from app.serving.service import Service
+from app.serving.slots import Slots
 from app.settings import load_settings
 from contract.bundle import read_bundle
 from tests.conftest import drawn_png

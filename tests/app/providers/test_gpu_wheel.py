@@ -19,7 +19,7 @@ from app.providers import gpu, tensorrt
 from app.providers.gpu import Gpu
 from app.providers.options import cuda_options, tensorrt_options
 from tests.app import stand_ins
-from tests.app.providers.test_engine_cache import product
+from tests.app.providers.test_cache import product
 from tests.app.stand_in_sessions import PROFILE
 from tests.conftest import ROOT, run_module
 

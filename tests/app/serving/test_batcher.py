@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.serving.batcher import Batcher, Done, Expired, Failed, QueueFull, Slots
+from app.serving.batcher import Batcher, Done, Expired, Failed, QueueFull
+from app.serving.slots import Slots
 from tests.app.fake_time import play
 
 Run = Callable[[list[int]], Awaitable[list[int]]]

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from app.serving.batcher import Failed, Slots
+from app.serving.batcher import Failed
+from app.serving.slots import Slots
 from tests.app.fake_time import play
 from tests.app.serving.test_batcher import Engine, batcher_of, settle, submitted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.serving.call_times import DOUBTED, LEAST, SPARE, CallTimes, shared
+from app.serving.call_times import DOUBTED, LEAST, SPARE, CallTimes
 
 SIZES = (1, 2, 4, 8, 16)
 LONG = 1e6  # seconds
@@ -88,16 +88,6 @@ def test_the_rest_of_running_calls() -> None:
     assert sorted(found.rests()) == [1, 3]
     clock.now = began + 9  # five seconds late, and the other seven
     assert sorted(found.rests()) == [5, 7]
-
-
-@pytest.mark.parametrize(
-    ("work", "rests", "seconds"),
-    [
-        (0, [3], 3), (2, [3], 5), (0, [2, 0], 0), (4, [1, 1], 3), (4, [20, 0], 4), (4, [1, 20, 2], 3.5), (9, [2, 0, 1], 4),
-    ],
-)  # fmt: skip
-def test_work_goes_to_those_who_are_free_first(work: float, rests: list[float], seconds: float) -> None:
-    assert shared(work, rests) == seconds
 
 
 def test_what_a_queue_takes() -> None:

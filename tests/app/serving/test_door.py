@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from app.serving.batcher import CAUTIOUS, Batcher, Done, Expired, QueueFull, Slots, TooLate
+from app.serving.batcher import CAUTIOUS, Batcher, Done, Expired, QueueFull, TooLate
+from app.serving.slots import Slots
 from tests.app.fake_time import play
 from tests.app.serving.test_batcher import batcher_of, settle, submitted
 

@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
+from app.engine import check as engine_check
 from app.engine import engine as engine_module
-from app.engine import ready
 from app.engine.engine import Engine, EngineError
 from app.providers import sessions as providers
 from app.providers.sessions import ProviderError
@@ -140,7 +140,7 @@ async def computes_wrongly(opened: Opened, live: Path, monkeypatch: pytest.Monke
     def check(*_: object) -> None:
         raise EngineError("scorer.onnx differs from PyTorch")
 
-    monkeypatch.setattr(ready, "run_self_check", check)
+    monkeypatch.setattr(engine_check, "run_self_check", check)
     return "computes wrongly"
 
 

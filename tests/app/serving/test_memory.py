@@ -18,8 +18,9 @@ import pytest
 
 from app.engine.engine import EngineError
 from app.faults import ServiceError
-from app.serving.batcher import Batcher, Expired, Failed, Slots
+from app.serving.batcher import Batcher, Expired, Failed
 from app.serving.service import Service
+from app.serving.slots import Slots
 from app.settings import load_settings
 from contract.bundle import read_bundle
 from contract.errors import PhotoError

@@ -19,10 +19,11 @@ from app.decoding.line import Job
 from app.decoding.pool import DecodePool
 from app.faults import ServiceError
 from app.serving.answers import ranked
-from app.serving.batcher import Batcher, Slots
+from app.serving.batcher import Batcher
 from app.serving.model import _Scored
 from app.serving.schemas import Prediction
 from app.serving.service import Service
+from app.serving.slots import Slots
 from app.settings import load_settings
 from contract.bundle import read_bundle
 from contract.pixels import Pixels

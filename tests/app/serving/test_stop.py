@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.engine.ready import ready_engine
+from app.engine.check import ready_engine
 from app.protocols.json_photos import LARGE
 from app.serving.service import Service
 from app.settings import load_settings
@@ -31,11 +31,11 @@ class Loading:
         self.error: ContractError | None = None
         real = ready_engine
 
-        def held(*given: Any) -> Any:
+        def held(*given: Any, **options: Any) -> Any:
             assert self.go.wait(60)
             if self.error is not None:
                 raise self.error
-            return real(*given)
+            return real(*given, **options)
 
         monkeypatch.setattr("app.serving.model.ready_engine", held)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from app.tools import remote
 from app.tools.fetch import main
 from contract.bundle import MANIFEST_FILE, read_bundle
 from contract.files import sha256_file
@@ -20,7 +19,7 @@ WEIGHTS = "/models/tiny/text.weights"
 @pytest.fixture
 def web(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A server with the bundle below /models/tiny; also Cloud Storage and the metadata server, where one is asked."""
-    monkeypatch.setattr(remote, "PAUSE", 0.001)
+    monkeypatch.setattr("app.tools.fetch.PAUSE", 0.001)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with file_server() as server:

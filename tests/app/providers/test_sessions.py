@@ -21,7 +21,7 @@ from app.providers.sessions import ProviderError, open_session
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, read_bundle
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
-from tests.app.providers.test_engine_cache import product
+from tests.app.providers.test_cache import product
 from tests.app.stand_in_sessions import CPU, CUDA, GRAPH, PROFILE, TRT, Part, Session, stand_in
 from tests.conftest import ROOT
 

@@ -5,57 +5,11 @@ answer when told to.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
 from app.decoding.pool import START_SECONDS, DecodePool
-from tests.app.decoders import QUICK, SLOW_KIND, StandIn, settle, stand_ins
-from tests.app.fake_time import play
-
-LONG = 1000  # seconds, of a time that does not pass by itself
-Story = Callable[[DecodePool, list[StandIn]], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Tells a story of a pool and its decoders."""
-
-    def tell(story: Story, processes: int, **options: Any) -> None:
-        async def whole() -> None:
-            pool, decoders = stand_ins(processes, monkeypatch, **options)
-            pool._spawn(pool._guard())
-            await story(pool, decoders)
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-            pool._decoders.clear()
-            await pool.close()
-
-        asked.clear()
-        play(whole())
-
-    return tell
-
-
-asked: list[asyncio.Task[Any]] = []
-
-
-async def ask(pool: DecodePool, photo: bytes, owner: object, timeout: float = LONG) -> asyncio.Task[Any]:
-    """Ask for its pixels."""
-    task = asyncio.create_task(pool.decode(photo, timeout, owner))
-    asked.append(task)
-    await settle()
-    return task
-
-
-def wait(pool: DecodePool, quick: bool = True) -> float:
-    """Seconds until a photo of a new request would be begun."""
-    return pool.expected(quick, "newcomer")[0]
-
-
-Told = Callable[..., None]
+from tests.app.decoders import LONG, QUICK, SLOW_KIND, StandIn, Told, ask, settle
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
@@ -172,13 +126,13 @@ def test_a_process_that_never_gets_ready_is_ended(told: Told) -> None:
 
 def test_a_photo_whose_process_was_ended_takes_no_less_than_others(told: Told) -> None:
     async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        pool._seconds[False] = 2.0
+        pool.times.seconds[False] = 2.0
         task = await ask(pool, SLOW_KIND, "a", timeout=0.1)
         await asyncio.wait([task])
         await asyncio.sleep(0.3)
         assert decoders[0].killed == "forgotten"
         pool._judge(decoders[0], -9)
-        assert pool._seconds[False] == 2.0
+        assert pool.times.seconds[False] == 2.0
 
     told(story, 1)
 
@@ -202,7 +156,7 @@ def test_what_nobody_waits_for_leaves_the_line_at_once(told: Told) -> None:
 
 def test_what_can_no_longer_be_read_in_time_is_left_out(told: Told) -> None:
     async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        pool._seconds[False] = 2.0
+        pool.times.seconds[False] = 2.0
         first = await ask(pool, SLOW_KIND, "a")
         late = await ask(pool, SLOW_KIND + b"late", "b", timeout=10)
         hasty = await ask(pool, SLOW_KIND + b"hasty", "c", timeout=8.2)
@@ -213,7 +167,7 @@ def test_what_can_no_longer_be_read_in_time_is_left_out(told: Told) -> None:
         assert isinstance(late.exception(), TimeoutError)
         assert isinstance(hasty.exception(), TimeoutError)
         assert decoders[0].photos == [SLOW_KIND + b"live"]
-        pool._seconds[False] = 100.0
+        pool.times.seconds[False] = 100.0
         other = await ask(pool, SLOW_KIND + b"other", "e", timeout=16)
         await asyncio.sleep(7)
         decoders[0].answer()
@@ -256,76 +210,3 @@ def test_a_photo_that_lies_ready_at_a_process_that_is_ended_is_not_to_blame(told
         assert (list(pool._lines[True]), job.deaths, second.done()) == ([job], 0, False)
 
     told(story, 1)
-
-
-def test_how_long_a_photo_would_wait(told: Told) -> None:
-    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        assert wait(pool) == 0
-        task = await ask(pool, QUICK, "a")
-        assert wait(pool) == 0, "nothing is known"
-        await asyncio.sleep(0.5)
-        assert wait(pool) == pytest.approx(0.5), "as long again"
-        decoders[0].answer()
-        await task
-        assert wait(pool) == 0, "it is idle"
-        for owner in range(5):
-            await ask(pool, QUICK, owner)
-        assert wait(pool) == pytest.approx(2.5)
-        await asyncio.sleep(0.1)
-        assert wait(pool) == pytest.approx(2.4)
-
-    told(story, 1)
-
-
-def test_the_average_follows_what_photos_take(told: Told) -> None:
-    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        for seconds in (1.0, 2.0):
-            task = await ask(pool, SLOW_KIND, "a")
-            await asyncio.sleep(seconds)
-            decoders[0].answer()
-            await task
-        assert pool._seconds == {True: 0.0, False: pytest.approx(1.2)}
-
-    told(story, 1)
-
-
-def test_slow_photos_wait_for_each_other_and_a_request_for_its_own(told: Told) -> None:
-    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        pool._seconds = {True: 0.01, False: 2.0}
-        assert pool.expected(False, "newcomer") == (0.0, 2.0)
-        for owner in range(4):
-            await ask(pool, SLOW_KIND, owner)
-        assert pool.expected(False, "newcomer") == (8.0, 2.0)
-        assert pool.expected(True, "newcomer") == (0.0, 0.01), "another process is idle"
-        for _ in range(20):
-            await ask(pool, SLOW_KIND, "many")
-        assert wait(pool, quick=False) == 20, "four of others, and as many of the many in between"
-        assert pool.expected(False, "many") == (48.0, 2.0)
-
-    told(story, 2)
-
-
-def test_slow_photos_are_expected_to_get_all_processes_but_one(told: Told) -> None:
-    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        pool._seconds = {True: 0.1, False: 3.0}
-        await ask(pool, SLOW_KIND, "a")
-        for _ in range(3):
-            await ask(pool, QUICK, "b")
-        assert wait(pool, quick=False) == pytest.approx(0.1), "as soon as a quick one is done"
-        for owner in range(3):
-            await ask(pool, SLOW_KIND, owner)
-        # three seconds of one, and of two that begin in 0.1 s, have nine more to do
-        assert wait(pool, quick=False) == pytest.approx((3 + 0.1 + 0.1 + 9) / 3)
-
-    told(story, 4)
-
-
-def test_a_process_that_is_idle_takes_a_photo_however_long_the_last_ones_took(told: Told) -> None:
-    async def story(pool: DecodePool, decoders: list[StandIn]) -> None:
-        pool._seconds = {True: 100.0, False: 100.0}
-        await ask(pool, QUICK, "a", timeout=0.05)
-        assert wait(pool) == 0
-        await ask(pool, QUICK, "b", timeout=0.05)
-        assert [one.photos for one in decoders] == [[QUICK], [QUICK]]
-
-    told(story, 2)
