@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp
 
 from app.protocols.huggingface import router as hf_router
@@ -22,15 +21,15 @@ from app.protocols.vertex import install_vertex
 from app.serving.service import Service
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
-from app.telemetry.metrics import router as metrics_router
 from app.telemetry.observe import Observe
 from app.telemetry.tracing import make_tracer
 from app.web.body import BodyLimit, Budget
 from app.web.cors import Cors
 from app.web.errors import install_handlers
-from app.web.keys import ApiKeys, KeyFile
+from app.web.keys import OPEN_PATHS, ApiKeys, KeyFile
 from app.web.openapi import complete, operation_id
 from app.web.page import install_pages
+from app.web.paths import RouteTable, paths_of
 from app.web.prefix import Prefix, below
 from app.web.recorded import ObservedService
 from app.web.routes import photo_router, router
@@ -72,9 +71,10 @@ class _App(FastAPI):
         if self.state.origins:
             inner = Cors(inner, self.state.origins)
         tracer = make_tracer(self.title, self.version)
-        observed = Observe(inner, lambda: self.routes, self.state.metrics, tracer, self.state.probed)
+        template, quiet = RouteTable(self.routes).template, OPEN_PATHS | self.state.probed
+        observed = Observe(inner, template, self.state.metrics, tracer, quiet)
         root_path, trusted = self.state.prefix
-        return Prefix(observed, root_path, trusted, _paths(self)) if root_path or trusted else observed
+        return Prefix(observed, root_path, trusted, paths_of(self.routes)) if root_path or trusted else observed
 
 
 def create_app(
@@ -123,7 +123,6 @@ def create_app(
     service.on_batch, service.on_decoder_lost = app.state.metrics.batch, app.state.metrics.decoders_lost.inc
     app.include_router(photo_router)
     app.include_router(router)
-    app.include_router(metrics_router)
     app.include_router(hf_router)
     app.state.oip_statistics = Statistics()
     app.include_router(oip_router)
@@ -148,11 +147,7 @@ def create_app(
     return app
 
 
-def _paths(app: FastAPI) -> list[str]:
-    return [route.path or "" for route in iter_route_contexts(app.routes)]
-
-
 def _check_root_path(prefix: str, app: FastAPI) -> None:
     """A route below the prefix could not be told from a prefix that the proxy has not taken off."""
-    if (taken := below(prefix, _paths(app))) is not None:
+    if (taken := below(prefix, paths_of(app.routes))) is not None:
         raise ContractError(f"The setting root_path cannot be {prefix}: the service's own path {taken} begins so.")

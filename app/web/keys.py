@@ -12,12 +12,14 @@ from typing import Literal, TypeAlias
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.telemetry.observe import OPEN_PATHS
 from app.web.errors import error_response
 from contract.errors import ContractError
 
 log = logging.getLogger("food_vision")
 
+# Answered without a key, left out of the requests in flight, and logged at level debug.
+HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = HEALTH_PATHS | {"/metrics", "/docs", "/openapi.json"}
 # The page too (its files are below /static); posting to `/` needs a key.
 OPEN_TO_READ = OPEN_PATHS | {"/"}
 SETTLED = 2.0  # seconds: the coarsest clock of a file system

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from app.faults import ErrorBody, ServiceError, body_of
 from app.serving.schemas import BatchAnswer, Caption, Health, Labels, Prediction
 from app.serving.service import Service
+from app.telemetry.metrics import Metrics
 from app.web.disconnect import unless_gone
 from app.web.errors import log, responses
 from app.web.lean_route import LeanRoute
@@ -152,3 +153,12 @@ async def ready(request: Request) -> Health:
     """200 once the model is loaded and warm; 503 with the reason before, and while stopping."""
     _service(request).check_ready()
     return Health(status="ok")
+
+
+@router.head("/metrics", include_in_schema=False)
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """All metrics, in the text format of Prometheus, or of OpenMetrics if the client accepts that."""
+    found: Metrics = request.app.state.metrics
+    text, content_type = found.written(request.headers.get("accept", ""))
+    return Response(text, headers={"Content-Type": content_type})
