@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from app.faults import ServiceError
+from app.faults import ServiceError, shown
 from app.protocols.json_photos import (
     EXAMPLE_PHOTO,
     PARAMETERS,
@@ -24,18 +24,15 @@ from app.protocols.json_photos import (
     parameters_of,
     parsed,
     photo_of,
-    shown,
     top_k_of,
 )
 from app.serving.schemas import Abstention, Prediction
 from app.serving.service import Service
 from app.web.body import read_body
-from app.web.disconnect import unless_gone
 from app.web.errors import responses
-from app.web.media_type import is_json
-from app.web.multipart import is_multipart
+from app.web.leaving import unless_gone
 from app.web.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK
-from app.web.upload import not_empty, read_photo
+from app.web.upload import is_json, is_multipart, not_empty, read_photo
 
 router = APIRouter(tags=["Hugging Face InferenceClient"])
 

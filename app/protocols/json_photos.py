@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import binascii
 import json
-import reprlib
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from app.faults import ServiceError
-from app.web.joined import Joined
+from app.faults import ServiceError, shown
+from app.web.body import Joined
 
 R = TypeVar("R")
 LARGE = 256 << 10  # bytes; what is larger is read in a thread
@@ -33,11 +32,6 @@ PARAMETERS: dict[str, Any] = {
         "min_confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
     },
 }
-
-
-_short = reprlib.Repr()
-_short.maxlist = _short.maxdict = 4
-_short.maxlevel = 3
 
 
 def json_reader() -> Executor:
@@ -156,12 +150,3 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def shown(value: object) -> str:
-    """A client's value for a sentence: short, in ASCII, and cut before it is written out."""
-    if isinstance(value, str | bytes):
-        text = ascii(value[:60])
-    else:
-        text = _short.repr(value).encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= 60 else f"{text[:60]}…"

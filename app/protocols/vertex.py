@@ -22,7 +22,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.faults import ErrorBody, ServiceError
+from app.faults import ErrorBody, ServiceError, shown
 from app.protocols.json_photos import (
     EXAMPLE_PHOTO,
     PARAMETERS,
@@ -31,16 +31,15 @@ from app.protocols.json_photos import (
     parameters_of,
     parsed,
     photo_of,
-    shown,
     top_k_of,
 )
 from app.serving.schemas import Health, Prediction
 from app.serving.service import Service
 from app.web.body import read_body
-from app.web.disconnect import unless_gone
 from app.web.errors import responses
-from app.web.media_type import is_json
+from app.web.leaving import unless_gone
 from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, answers, ready
+from app.web.upload import is_json
 from contract.errors import ContractError
 
 HEALTH, PREDICT = "AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"

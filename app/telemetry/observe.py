@@ -28,11 +28,11 @@ class Tracer(Protocol):
 
 
 class Observe:
-    """ASGI application around another. `template` gives the route of a path, such as `/v2/models/{name}`.
+    """ASGI application around another. `template` gives the route of a path: `/v2/models/{name}`.
 
-    GET and HEAD of the `quiet` paths are left out of the requests in flight, and logged at level debug.
-
-    It is not installed with `add_middleware`: it must stand outside of the handler of unforeseen faults to see its answer.
+    GET and HEAD of the `quiet` paths are left out of the requests in flight, and logged at level
+    debug. It is not installed with `add_middleware`: it must stand outside of the handler of
+    unforeseen faults to see its answer.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""What is remembered of one request, its id among it: for its log line, the metrics, `Server-Timing` and a trace.
+"""What is remembered of one request, its id too: for its log line, metrics, `Server-Timing`, a trace.
 
-The record is a context variable: tasks that a request starts share it, so that whoever knows something can note it
-without being handed the request. Outside a request every `note_…` does nothing.
+The record is a context variable: tasks that a request starts share it, so that whoever knows
+something can note it without being handed the request. Outside a request every `note_…` does
+nothing.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ current: ContextVar[Record | None] = ContextVar("request", default=None)
 
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id that a client or a load balancer gave a request, if it is sane, else a new one:
+    """The id that a client or a load balancer gave a request, if it is sane, else a new one.
 
-    `X-Request-Id`, else the root of `X-Amzn-Trace-Id`, else the trace id of `traceparent`, else 32 random hex digits.
+    `X-Request-Id`, else the root of `X-Amzn-Trace-Id`, else the trace id of `traceparent`, else 32
+    random hex digits.
     """
     found: dict[bytes, str] = {}
     for name, value in headers:

@@ -32,11 +32,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.faults import ERRORS, ErrorBody, ServiceError
 from app.web.body import LARGEST_HEAD
-from app.web.head import body_length, origin_form
-from app.web.one_write import OneWrite
-from app.web.places import Doing, Places
-from app.web.turns import Turns
-from app.web.upgrade import read_on
+from app.web.head import body_length, origin_form, read_on
+from app.web.places import Doing, Places, Turns
+from app.web.transport import OneWrite
 
 MOST_FIELDS = 256  # headers of a request: each costs 200 bytes, however short
 BODY_TO_OVERHEAD = 16  # bytes of a body that allow one more byte of chunk heads; chunks of 100 bytes pass

@@ -1,4 +1,4 @@
-"""The paths that an application answers: under which name each is counted, and which methods it has.
+"""The paths that are answered: under which name each is counted, and which methods it has.
 
 Tables of our own rather than what the router found: a request may be refused before it is routed.
 """
@@ -20,7 +20,9 @@ def paths_of(routes: Iterable[BaseRoute]) -> list[str]:
 
 
 def allowed_methods(routes: Iterable[BaseRoute], path: str) -> str:
-    """The methods that are answered at a path, for `Allow`: Starlette names those of the first of several routes only."""
+    """The methods that are answered at a path, for `Allow`: Starlette names those of the first of
+    several routes only.
+    """
     found: set[str] = set()
     for route in iter_route_contexts(list(routes)):
         if route.path is not None and compile_path(route.path)[0].match(path):
@@ -29,7 +31,9 @@ def allowed_methods(routes: Iterable[BaseRoute], path: str) -> str:
 
 
 class RouteTable:
-    """Which route's template a path belongs to; unknown paths are all `other`, so that nobody can invent label values."""
+    """Which route's template a path belongs to; unknown paths are all `other`, so that nobody can
+    invent label values.
+    """
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
         self._fixed: set[str] = set()

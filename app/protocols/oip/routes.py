@@ -22,17 +22,25 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.faults import ServiceError
 from app.protocols.json_photos import parsed
-from app.protocols.oip.codec import HEAD_LENGTH, pack_bytes, pack_floats
 from app.protocols.oip.examples import CONFIG, INFER_BODY, METADATA, SERVER, STATS, example, infer_example
-from app.protocols.oip.request import IMAGE, OUTPUTS, InferRequest, Wanted, parse_request
+from app.protocols.oip.request import (
+    HEAD_LENGTH,
+    IMAGE,
+    OUTPUTS,
+    InferRequest,
+    Wanted,
+    pack_bytes,
+    pack_floats,
+    parse_request,
+)
 from app.protocols.oip.stats import ModelStats, Statistics
 from app.serving.model import ServedModel
 from app.serving.schemas import Prediction
 from app.serving.service import Service
 from app.telemetry.record import forget_refused
 from app.web.body import read_body
-from app.web.disconnect import unless_gone
 from app.web.errors import responses
+from app.web.leaving import unless_gone
 from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs
 from contract.bundle import Manifest
 from contract.errors import PhotoError

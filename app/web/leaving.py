@@ -1,14 +1,16 @@
-"""Work that ends when its client goes away."""
+"""Either side leaves before the answer: the client, or the service."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.faults import ServiceError
+from app.web.errors import error_response
 
 R = TypeVar("R")
 UNWATCHED = 0.05  # seconds; most work is done sooner, and to watch for its client would take a task for nothing
@@ -46,3 +48,33 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
         soon.cancel()
         if watching is not None:
             watching.cancel()
+
+
+class Goodbye:
+    """ASGI middleware: a request that is cut off because draining took too long still gets an
+    answer of the one shape.
+
+    While the service is `leaving`, each answer ends its connection: who keeps it would come back
+    until the port closes, and might ask just then.
+    """
+
+    def __init__(self, app: ASGIApp, leaving: Callable[[], bool] = lambda: False) -> None:
+        self.app, self.leaving = app, leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            if message["type"] == "http.response.start" and self.leaving():
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or begun:
+                raise
+            sentence = "The service is stopping and could not finish this request in time. Send it again."
+            await error_response("not_ready", sentence)(scope, receive, send)
