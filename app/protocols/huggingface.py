@@ -27,11 +27,10 @@ from app.protocols.json_photos import (
     top_k_of,
 )
 from app.serving.schemas import Abstention, Prediction
-from app.serving.service import Service
 from app.web.body import read_body
 from app.web.errors import responses
 from app.web.leaving import unless_gone
-from app.web.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK
+from app.web.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, service_of
 from app.web.upload import is_json, is_multipart, not_empty, read_photo
 
 router = APIRouter(tags=["Hugging Face InferenceClient"])
@@ -72,7 +71,7 @@ async def infer(
     request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> list[HFCandidate]:
     """The best labels of one photo, best first: its bytes as the body, or JSON `inputs` (base64) and `parameters`."""
-    service: Service = request.app.state.service
+    service = service_of(request)
     photo, parameters = await _read(request)
     top_k = top_k_of(parameters, top_k or service.settings.top_k)
     min_confidence = min_confidence_of(parameters, min_confidence)

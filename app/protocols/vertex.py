@@ -34,11 +34,10 @@ from app.protocols.json_photos import (
     top_k_of,
 )
 from app.serving.schemas import Health, Prediction
-from app.serving.service import Service
 from app.web.body import read_body
 from app.web.errors import responses
 from app.web.leaving import unless_gone
-from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, answers, ready
+from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, answers, ready, service_of
 from app.web.upload import is_json
 from contract.errors import ContractError
 
@@ -125,7 +124,7 @@ async def predict(
     request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> VertexAnswer:
     """Name the food on the photos of JSON `instances`: an answer or an error for each, in order."""
-    service: Service = request.app.state.service
+    service = service_of(request)
     read = partial(_from_json, max_images=service.settings.max_images)
     photos, parameters = await parsed(await read_body(request), read, request.app.state.json_reader)
     top_k = top_k_of(parameters, top_k or service.settings.top_k)

@@ -104,7 +104,8 @@ SEVERAL_PHOTOS = {
 }
 
 
-def _service(request: Request) -> Service:
+def service_of(request: Request) -> Service:
+    """The service that answers the request."""
     service: Service = request.app.state.service
     return service
 
@@ -114,7 +115,7 @@ async def predict(
     request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> Prediction:
     """Name the food on one photo: multipart field `image`, or the photo's bytes as the body."""
-    service = _service(request)
+    service = service_of(request)
     photo = await read_photo(request)
     top_k = top_k or service.settings.top_k
     return await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence))
@@ -127,7 +128,7 @@ async def predict_batch(
     request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> BatchAnswer:
     """Name the food on several photos: an answer or an error for each, in order. One bad photo fails alone."""
-    service = _service(request)
+    service = service_of(request)
     photos = await read_photos(request, service.settings.max_images)
     service.check_serving()  # what concerns every photo is no matter of one entry
     top_k = top_k or service.settings.top_k
@@ -152,13 +153,13 @@ def _logged(error: BaseException) -> Exception:
 async def caption(request: Request, timeout_ms: TimeoutMs = None) -> Caption:
     """Describe one photo freely with the model's own words."""
     photo = await read_photo(request)
-    return await unless_gone(request, _service(request).caption(photo, timeout_ms))
+    return await unless_gone(request, service_of(request).caption(photo, timeout_ms))
 
 
 @router.get("/labels", response_model=Labels, responses=responses("unauthorized", "not_a_classifier"))
 async def labels(request: Request) -> Labels:
     """All labels in id order."""
-    found = _service(request).bundle.labels
+    found = service_of(request).bundle.labels
     if found is None:
         raise ServiceError("not_a_classifier", "This model has no labels: it can caption, not classify.")
     return Labels(labels=[label.model_dump() for label in found])
@@ -167,14 +168,14 @@ async def labels(request: Request) -> Labels:
 @router.get("/info", responses=responses("unauthorized"))
 async def info(request: Request) -> dict[str, Any]:
     """The model, the provider that runs it, limits and parity figures."""
-    return _service(request).info()
+    return service_of(request).info()
 
 
 @router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=Health, responses=responses("engine_stuck"))
 async def live(request: Request) -> Health:
     """The process answers and its engine gets on with its work; 503 when it needs a restart."""
-    _service(request).check_live()
+    service_of(request).check_live()
     return Health(status="ok")
 
 
@@ -184,7 +185,7 @@ async def live(request: Request) -> Health:
 @router.get("/health/ready", response_model=Health, responses=responses("not_ready", "engine_stuck"))
 async def ready(request: Request) -> Health:
     """200 once the model is loaded and warm; 503 with the reason before, and while stopping."""
-    _service(request).check_ready()
+    service_of(request).check_ready()
     return Health(status="ok")
 
 
