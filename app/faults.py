@@ -1,4 +1,5 @@
-"""One table of faults: slug, HTTP status and meaning. Handlers (`app.web.errors`), metrics and docs are made from it.
+"""One table of faults: slug, HTTP status and meaning. Handlers (`app.web.errors`), metrics and docs
+are made from it.
 
 Every answer that is not 2xx has the body `{"error": "<sentence>", "error_type": "<slug>"}`.
 """

@@ -119,7 +119,7 @@ class _App(FastAPI):
         return complete(super().openapi(), keys=self.state.keys, probed=self.state.probed)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Starlette's layers, and around them those that must see the answer to an unforeseen fault too."""
+        """Starlette's layers, and around them those that must see answers to unforeseen faults."""
         settings: Settings = self.state.settings
         inner = super().build_middleware_stack()
         if settings.origins:
@@ -187,7 +187,7 @@ def _check_root_path(prefix: str, app: FastAPI) -> None:
 
 @contextmanager
 def _reload_on_hangup(service: Service) -> Iterator[None]:
-    """SIGHUP reloads the bundle, where this is the main thread (elsewhere signals cannot be handled).
+    """SIGHUP reloads the bundle, where this is the main thread: elsewhere no signal can be handled.
 
     One that came earlier has waited, and counts now.
     """

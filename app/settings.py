@@ -1,4 +1,4 @@
-"""Every setting of the service: an environment variable `FOOD_VISION_<NAME>`, and a flag of `python -m app`."""
+"""Every setting: an environment variable `FOOD_VISION_<NAME>`, and a flag of `python -m app`."""
 
 from __future__ import annotations
 
@@ -216,7 +216,8 @@ def _split(text: str) -> list[str]:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment and `overrides`. Raises `ContractError` naming the setting and what is allowed.
+    """Settings from the environment and `overrides`. Raises `ContractError` naming the setting and
+    what is allowed.
 
     Vertex AI's AIP_HTTP_PORT is the default of `port`.
     """

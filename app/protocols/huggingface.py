@@ -1,11 +1,13 @@
-"""What `huggingface_hub.InferenceClient(model=url)` speaks: `POST /`, for `image_classification` and `image_to_text`.
+"""What `huggingface_hub.InferenceClient(model=url)` speaks: `POST /`, for `image_classification`
+and `image_to_text`.
 
     InferenceClient(model="http://127.0.0.1:8000").image_classification("dinner.jpg", top_k=3)
 
-The client posts to the URL exactly as given, and does not say which task it means. So each entry of the answer holds
-the keys of both tasks; the client keeps what it does not know. It can send no threshold in a body either, but in the
-URL: `InferenceClient(model="http://127.0.0.1:8000/?min_confidence=0.6")`. Its `health_check` and `get_endpoint_info` are
-`GET /health` and `GET /info`.
+The client posts to the URL exactly as given, and does not say which task it means. So each entry of
+the answer holds the keys of both tasks; the client keeps what it does not know. It can send no
+threshold in a body either, but in the URL:
+`InferenceClient(model="http://127.0.0.1:8000/?min_confidence=0.6")`. Its `health_check` and
+`get_endpoint_info` are `GET /health` and `GET /info`.
 """
 
 from __future__ import annotations
@@ -82,13 +84,17 @@ async def infer(
 
 
 def _candidates(found: Prediction) -> list[HFCandidate]:
-    """A ranking, not a decision: it stays whole where the service abstains, and says so in each entry."""
+    """A ranking, not a decision: it stays whole where the service abstains, and says so in each
+    entry.
+    """
     same: dict[str, Any] = {"generated_text": found.raw_output, "abstained": found.abstained}
     return [HFCandidate(label=one.label, score=one.confidence, **same) for one in found.top]
 
 
 async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
-    """The photo and the parameters. A body that begins with a brace is JSON whatever its type says: no photo does."""
+    """The photo and the parameters. A body that begins with a brace is JSON whatever its type says:
+    no photo does.
+    """
     if is_multipart(request):
         return await read_photo(request), {}
     body = await read_body(request)

@@ -75,7 +75,9 @@ def json_object(body: bytes, whole: str, photos: int) -> dict[str, Any]:
 
 
 def parameters_of(body: dict[str, Any], where: str = "parameters") -> dict[str, Any]:
-    """The object `parameters`, empty where it is absent or null. Raises `ServiceError` with slug `bad_request`."""
+    """The object `parameters`, empty where it is absent or null. Raises `ServiceError` with slug
+    `bad_request`.
+    """
     found = body.get("parameters")
     if found is None:
         return {}
@@ -134,7 +136,9 @@ def top_k_of(parameters: dict[str, Any], default: int) -> int:
 
 
 def min_confidence_of(parameters: dict[str, Any], default: float | None) -> float | None:
-    """`min_confidence` of the parameters, 0 to 1. Raises `ServiceError` with slug `invalid_parameter`."""
+    """`min_confidence` of the parameters, 0 to 1. Raises `ServiceError` with slug
+    `invalid_parameter`.
+    """
     found = parameters.get("min_confidence")
     if found is None:
         return default

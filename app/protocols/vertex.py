@@ -1,11 +1,12 @@
-"""What Vertex AI asks of a container: health and prediction on the paths, and at the port, that its environment names.
+"""What Vertex AI asks of a container: health and prediction on the paths, and at the port, that its
+environment names.
 
     AIP_HTTP_PORT=8080 AIP_HEALTH_ROUTE=/health AIP_PREDICT_ROUTE=/predict FOOD_VISION_HOST=0.0.0.0 python -m app …
     curl -H 'Content-Type: application/json' -d '{"instances": [{"b64": "/9j/4AAQSkZJRg…"}]}' …/predict
 
-Source: Vertex AI, "Custom container requirements for inference". The port is the default of the setting `port`
-(`app.settings`). A path may be one that the service has already: its health routes mean the same, and on others JSON
-goes to Vertex and anything else where it always went.
+Source: Vertex AI, "Custom container requirements for inference". The port is the default of the
+setting `port` (`app.settings`). A path may be one that the service has already: its health routes
+mean the same, and on others JSON goes to Vertex and anything else where it always went.
 """
 
 from __future__ import annotations
@@ -87,10 +88,11 @@ class _JsonRoute(APIRoute):
 
 
 def install_vertex(app: FastAPI, environ: Mapping[str, str]) -> frozenset[str]:
-    """Add the routes that Vertex names in `environ`, after all others are there; without its variables, none.
+    """Add the routes that Vertex names in `environ`, after all others are there; without its
+    variables, none.
 
-    Gives the path of health if it is a new one: Vertex probes it without a key. Raises `ContractError` for a route that
-    is no path.
+    Gives the path of health if it is a new one: Vertex probes it without a key. Raises
+    `ContractError` for a route that is no path.
     """
     own = {route.path for route in iter_route_contexts(app.routes)}
     health, path = _path(environ, HEALTH), _path(environ, PREDICT)

@@ -1,4 +1,6 @@
-"""Prometheus metrics: one table makes the metrics and the docs. Each application has a registry of its own."""
+"""Prometheus metrics: one table makes the metrics and the docs. Each application has a registry of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +142,9 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def ended(self, record: Record) -> None:
-        """A request was answered or given up. A refusal counts once: for its photos, or for the whole request."""
+        """A request was answered or given up. A refusal counts once: for its photos, or for the
+        whole request.
+        """
         outcome = record.outcome
         self._requests.labels(record.route, outcome).inc()
         self._seconds.labels(record.route).observe(time.perf_counter() - record.started)
@@ -159,7 +163,9 @@ class Metrics:
         self._batch.labels(queue).observe(size)
 
     def written(self, accept: str) -> tuple[bytes, str]:
-        """All metrics and their media type: in the text format of Prometheus, or of OpenMetrics if `accept` names it."""
+        """All metrics and their media type: in the text format of Prometheus, or of OpenMetrics if
+        `accept` names it.
+        """
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # it asks for a version that is no number

@@ -1,4 +1,4 @@
-"""The outermost layer: gives each request an id, and when it ends, logs it, counts it, and traces it."""
+"""The outermost layer: each request gets an id, and when it ends, it is logged, counted, traced."""
 
 from __future__ import annotations
 
@@ -100,7 +100,8 @@ def refused_unread(metrics: Metrics, slug: str, began: float, bytes_in: int) -> 
 
 
 def _headers(record: Record) -> list[tuple[bytes, bytes]]:
-    """`X-Request-Id`, and `Server-Timing` where one photo was answered (several have their timings in the body).
+    """`X-Request-Id`, and `Server-Timing` where one photo was answered (several have their timings
+    in the body).
 
     https://www.w3.org/TR/server-timing/: durations in milliseconds.
     """

@@ -1,4 +1,4 @@
-"""What is remembered of one request, its id too: for its log line, metrics, `Server-Timing`, a trace.
+"""What is remembered of one request, its id too: for its log line, metrics, header and trace.
 
 The record is a context variable: tasks that a request starts share it, so that whoever knows
 something can note it without being handed the request. Outside a request every `note_…` does
@@ -23,7 +23,9 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[
 
 @dataclass(slots=True)
 class Record:
-    """One request: `route` is a template (`/v2/models/{name}`), never a path, and `error` a slug of `ERRORS`."""
+    """One request: `route` is a template (`/v2/models/{name}`), never a path, and `error` a slug of
+    `ERRORS`.
+    """
 
     id: str
     method: str
@@ -96,6 +98,8 @@ def note_refused(slug: str) -> None:
 
 
 def forget_refused() -> None:
-    """The request as a whole fails with the error of one of its photos: none of them is counted by itself."""
+    """The request as a whole fails with the error of one of its photos: none of them is counted by
+    itself.
+    """
     if (record := current.get()) is not None:
         record.refused.clear()

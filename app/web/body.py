@@ -207,8 +207,8 @@ class _Body:
 
 
 class Joined:
-    """What was added, in order, without a second copy of the whole. Of many small pieces too: a list
-    of single bytes would take 40 times their room.
+    """What was added, in order, without a second copy of the whole. Of many small pieces too: a
+    list of single bytes would take 40 times their room.
     """
 
     def __init__(self) -> None:

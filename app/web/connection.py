@@ -1,4 +1,4 @@
-"""One connection: uvicorn's HTTP protocol, with an end to all that it would wait for or keep for ever.
+"""One connection: uvicorn's HTTP protocol, with an end to all that it would wait for or keep.
 
 - A timer runs whenever no request does, and whenever the client does not read its answer.
 - What is no body is counted: heads, chunk heads, trailers. Trailers are not kept.
@@ -122,7 +122,9 @@ class Connection(HttpToolsProtocol):
         self._feed()
 
     def _step(self) -> int:
-        """Bytes to parse where none are known to be of a body: to the end of a head, so that the body comes whole."""
+        """Bytes to parse where none are known to be of a body: to the end of a head, so that the
+        body comes whole.
+        """
         end = -1
         if not self._unanswered:
             end = self._waiting.find(b"\r\n\r\n", self._at + SHORTEST, self._at + STEP)

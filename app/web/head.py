@@ -1,4 +1,4 @@
-"""Heads of requests: what must hold beyond what the parser looks at, and how it reads on behind them.
+"""Heads of requests: what must hold beyond what the parser looks at, and reading on behind them.
 
 RFC 9112, read strictly. Whatever a proxy before us could understand in another way ends the
 connection: else one of the two takes for a request what the other takes for a body.
@@ -109,7 +109,7 @@ class _BehindHead:
 
 
 def _is_host(found: re.Match[bytes] | None) -> TypeGuard[re.Match[bytes]]:
-    """Whether it is one, its IPv6 address too: what Python's `urlsplit` takes for none it raises for."""
+    """Whether it is one, its IPv6 address too: for what is none, Python's `urlsplit` raises."""
     if found is None or found[1] is None:
         return found is not None
     try:

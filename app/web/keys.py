@@ -1,4 +1,4 @@
-"""API keys: who may ask. Off unless the setting `api_keys_file` names a file with one key on each line."""
+"""API keys: who may ask. Off unless the setting `api_keys_file` names a file, one key on a line."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ Stamp: TypeAlias = tuple[int, ...] | None  # of a file
 
 
 def read_keys(path: Path) -> list[bytes]:
-    """SHA-256 digests of the keys in a file; blank lines and lines that begin with `#` are left out.
+    """SHA-256 digests of the keys in a file; blank lines and lines that begin with `#` are left
+    out.
 
-    Raises `ContractError` for a file that cannot be read, holds no key, or a key that no header can carry. No message
-    holds a key.
+    Raises `ContractError` for a file that cannot be read, holds no key, or a key that no header can
+    carry. No message holds a key.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -53,7 +54,8 @@ def read_keys(path: Path) -> list[bytes]:
 
 
 class KeyFile:
-    """The keys of a file, read again when it changes. A change that cannot be read leaves the keys as they were.
+    """The keys of a file, read again when it changes. A change that cannot be read leaves the keys
+    as they were.
 
     A file that has just changed is read for each request: a second change may follow within one
     tick of the file system's clock, and shows in nothing else.
@@ -90,7 +92,9 @@ class KeyFile:
         self._digests, self._complaint = digests, ""
 
     def accepts(self, key: str) -> bool:
-        """Whether it is one of the keys. Takes as long for a wrong key as for a right one, wherever they differ."""
+        """Whether it is one of the keys. Takes as long for a wrong key as for a right one, wherever
+        they differ.
+        """
         stamp = self._stamp()
         if stamp != self._seen:
             self._seen = self._settled(stamp)
@@ -103,8 +107,8 @@ class KeyFile:
 class ApiKeys:
     """ASGI middleware: a request without a known key is answered 401 before anything of it is read.
 
-    A key comes as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Health, metrics and the pages stay open, and
-    `probed`: further paths of health.
+    A key comes as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Health, metrics and the pages
+    stay open, and `probed`: further paths of health.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyFile, probed: Collection[str] = ()) -> None:
@@ -123,7 +127,9 @@ class ApiKeys:
 
 
 def is_open(method: str, path: str, probed: Collection[str] = ()) -> bool:
-    """Whether a request is answered without a key; `probed` are paths of health beyond the service's own."""
+    """Whether a request is answered without a key; `probed` are paths of health beyond the
+    service's own.
+    """
     return method in ("GET", "HEAD") and (path in OPEN_TO_READ or path in probed or path.startswith("/static/"))
 
 

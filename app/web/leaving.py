@@ -17,10 +17,12 @@ UNWATCHED = 0.05  # seconds; most work is done sooner, and to watch for its clie
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, R]) -> R:
-    """Await `work`, but cancel it when the client goes away, so that its place in the batch is freed.
+    """Await `work`, but cancel it when the client goes away, so that its place in the batch is
+    freed.
 
-    That is noticed at once, but not before the work has lasted for `UNWATCHED` seconds.
-    The body of the request must have been read. Raises what `work` raises, and `ServiceError` for a client that left.
+    That is noticed at once, but not before the work has lasted for `UNWATCHED` seconds. The body of
+    the request must have been read. Raises what `work` raises, and `ServiceError` for a client that
+    left.
     """
     mine, gone, watching = asyncio.current_task(), False, None
     assert mine is not None

@@ -1,4 +1,6 @@
-"""The API description (`/openapi.json`): readable operation ids, examples, and no answer that is never given."""
+"""The API description (`/openapi.json`): readable operation ids, examples, and no answer that is
+never given.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ SCHEMES: dict[str, dict[str, str]] = {
 
 
 def operation_id(route: APIRoute) -> str:
-    """A name for generated clients: the path's fixed words, so that renaming a function changes no client.
+    """A name for generated clients: the path's fixed words, so that renaming a function changes no
+    client.
 
-    `/predict/batch` → `predict_batch`, `/v2/models/{name}/infer` → `v2_models_infer`; for `/` it is `root`, with the
-    method before it unless that is GET.
+    `/predict/batch` → `predict_batch`, `/v2/models/{name}/infer` → `v2_models_infer`; for `/` it is
+    `root`, with the method before it unless that is GET.
     """
     words = [word for word in route.path.split("/") if word and not word.startswith("{")]
     if words:
@@ -37,9 +40,11 @@ def operation_id(route: APIRoute) -> str:
 
 
 def complete(document: dict[str, Any], *, keys: bool = False, probed: Collection[str] = ()) -> dict[str, Any]:
-    """FastAPI's document with our examples, without what is not so: 422 (`app.web.errors` answers 400), null parameters.
+    """FastAPI's document with our examples, without what is not so: 422 (`app.web.errors` answers
+    400), null parameters.
 
-    With `keys` it says which operations need one (`probed`: as in `app.web.keys`), and `/docs` asks for it.
+    With `keys` it says which operations need one (`probed`: as in `app.web.keys`), and `/docs` asks
+    for it.
     """
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -59,7 +64,9 @@ def complete(document: dict[str, Any], *, keys: bool = False, probed: Collection
 
 
 def behind(document: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The document as it is behind a proxy with such a prefix; the one that is given stays as it was."""
+    """The document as it is behind a proxy with such a prefix; the one that is given stays as it
+    was.
+    """
     if not prefix:
         return document
     found: dict[str, Any] = json.loads(json.dumps(document).replace(ADDRESS, ADDRESS + prefix))

@@ -85,7 +85,8 @@ async def read_photos(request: Request, max_images: int) -> list[bytes]:
 async def photos_of(request: Request, max_files: int) -> list[bytes]:
     """The contents of the files of the fields `FIELDS`, in order, at least one.
 
-    Raises `ServiceError` with slug `missing_image`, `bad_request` or `too_many_images` (more than `max_files` files).
+    Raises `ServiceError` with slug `missing_image`, `bad_request` or `too_many_images` (more than
+    `max_files` files).
     """
     kind = request.headers["content-type"]
     if len(kind) > LARGEST_HEADER:
@@ -214,8 +215,8 @@ class _Collected:
 
 
 def _has_extended_filename(disposition: bytes) -> bool:
-    """Whether it names a file by `filename*`: RFC 7578 forbids that, some clients send it alone, and
-    `parse_options_header` leaves it out.
+    """Whether it names a file by `filename*`: RFC 7578 forbids that, some clients send it alone,
+    and `parse_options_header` leaves it out.
     """
     return EXTENDED.search(QUOTED.sub(b"", disposition)) is not None
 

@@ -1,12 +1,14 @@
-"""The Open Inference Protocol, version 2, over REST: what `tritonclient.http` and other clients of Triton speak.
+"""The Open Inference Protocol, version 2, over REST: what `tritonclient.http` and other clients of
+Triton speak.
 
     client = tritonclient.http.InferenceServerClient("127.0.0.1:8000")
     client.infer("food101", [image])        # IMAGE: BYTES [n, 1] → LABEL: BYTES [n, 1], SCORE: FP32 [n, 1]
     curl --data-binary @dinner.jpg -H 'Inference-Header-Content-Length: 0' -H 'Accept: application/json' …/infer
 
-The model's name and version are those of the bundle. Sources: `kserve/open-inference-protocol`, and the protocol
-extensions binary data, classification, model configuration and statistics of Triton. The protocol has no error for one
-photo of several: those that are bad fail the request, which names them all.
+The model's name and version are those of the bundle. Sources: `kserve/open-inference-protocol`, and
+the protocol extensions binary data, classification, model configuration and statistics of Triton.
+The protocol has no error for one photo of several: those that are bad fail the request, which names
+them all.
 """
 
 from __future__ import annotations
@@ -78,7 +80,9 @@ async def _known(request: Request, name: str) -> Manifest:
 
 
 async def _met(request: Request, name: str) -> AsyncIterator[ServedModel]:
-    """The model that the path names, kept until it has answered: another may take over while the body comes in."""
+    """The model that the path names, kept until it has answered: another may take over while the
+    body comes in.
+    """
     model = service_of(request).model
     _check(request, name, model.bundle.manifest)
     with model.held():
@@ -227,7 +231,9 @@ async def _read(request: Request) -> InferRequest:
 
 
 def _good(found: list[Prediction | BaseException]) -> list[Prediction]:
-    """The predictions, if all are. Raises the first error; bad photos come first, and all of them are named."""
+    """The predictions, if all are. Raises the first error; bad photos come first, and all of them
+    are named.
+    """
     bad = {index: one for index, one in enumerate(found) if isinstance(one, PhotoError)}
     if bad:
         index, first = next(iter(bad.items()))

@@ -1,5 +1,5 @@
-"""Uploads: the media type alone says what a body is; a photo arrives whole however its form is cut, and what is wrong
-with a form is said.
+"""Uploads: the media type alone says what a body is; a photo arrives whole however its form is cut,
+and what is wrong with a form is said.
 """
 
 from __future__ import annotations
