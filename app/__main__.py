@@ -33,8 +33,9 @@ from app.server import create_app
 from app.serving.service import LAST_WAIT
 from app.settings import ENV_PREFIX, Settings, load_settings
 from app.telemetry.logs import configure_logs
-from app.telemetry.observe import HEALTH_PATHS, refused_unread
+from app.telemetry.observe import refused_unread
 from app.web.connection import connection_class
+from app.web.keys import HEALTH_PATHS
 from app.web.places import Places, connections_allowed
 from contract.bundle import read_bundle
 from contract.cli import run

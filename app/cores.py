@@ -10,7 +10,8 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available(quota: Path = QUOTA) -> int:
-    """Processors by affinity and by the container's quota, at least 1; `os.cpu_count()` is of the whole machine.
+    """Processors by affinity and by the container's quota, at least 1; `os.cpu_count()` is of the
+    whole machine.
 
     `quota`: "MAX PERIOD" in microseconds, or "max PERIOD"
     (https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files).

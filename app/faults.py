@@ -1,4 +1,5 @@
-"""One table of faults: slug, HTTP status and meaning. Handlers (`app.web.errors`), metrics and docs are made from it.
+"""One table of faults: slug, HTTP status and meaning. Handlers (`app.web.errors`), metrics and docs
+are made from it.
 
 Every answer that is not 2xx has the body `{"error": "<sentence>", "error_type": "<slug>"}`.
 """
@@ -6,6 +7,7 @@ Every answer that is not 2xx has the body `{"error": "<sentence>", "error_type":
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import NamedTuple
 
 from pydantic import BaseModel, Field
@@ -13,6 +15,10 @@ from pydantic import BaseModel, Field
 from contract.errors import PhotoError
 
 LONGEST_RETRY = 60  # seconds
+
+_short = reprlib.Repr()
+_short.maxlist = _short.maxdict = 4
+_short.maxlevel = 3
 
 
 class Kind(NamedTuple):
@@ -103,3 +109,12 @@ def overloaded(why: str, seconds: float) -> ServiceError:
     """With the whole seconds until there is room, 1 to `LONGEST_RETRY`."""
     wait = min(LONGEST_RETRY, max(1, math.ceil(seconds)))
     return ServiceError("overloaded", f"{why} Try again in {wait} s.", retry_after=wait)
+
+
+def shown(value: object) -> str:
+    """A client's value for a sentence: short, in ASCII, and cut before it is written out."""
+    if isinstance(value, str | bytes):
+        text = ascii(value[:60])
+    else:
+        text = _short.repr(value).encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,7 +1,7 @@
 """Freed memory, given back to the system.
 
 The C library keeps what is freed below something that is still in use: parsed JSON, pieces of
-bodies, and what bodies of up to `joined.LARGE` bytes were. After many large bodies that is some ten
+bodies, and what bodies of up to `body.IN_HEAP` bytes were. After many large bodies that is some ten
 MB. (A lower limit for what it takes from the system directly, M_MMAP_THRESHOLD, would cost each
 batch a millisecond.)
 """

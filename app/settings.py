@@ -1,9 +1,11 @@
-"""Every setting of the service: an environment variable `FOOD_VISION_<NAME>`, and a flag of `python -m app`."""
+"""Every setting: an environment variable `FOOD_VISION_<NAME>`, and a flag of `python -m app`."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +14,15 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.cores import available
-from app.web.prefix import LONGEST, Network, networks, prefix_from
 from contract.errors import ContractError
 from contract.pixels import DECODE_BYTES, MAX_PIXELS
 from contract.structure import MOST_PIXELS
 
 ENV_PREFIX = "FOOD_VISION_"
 VERTEX_PORT = "AIP_HTTP_PORT"  # set by Vertex AI in its containers
+LONGEST_PREFIX = 256  # characters
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")  # no `//`, no dots alone, nothing to decode
+Network = IPv4Network | IPv6Network
 
 
 class Settings(BaseSettings):
@@ -148,7 +152,7 @@ class Settings(BaseSettings):
         prefix = prefix_from(text)
         if prefix is None:
             what = "It must be like /food, at most {most} letters, digits and ._~- between single slashes"
-            raise PydanticCustomError("prefix", what, {"most": LONGEST})
+            raise PydanticCustomError("prefix", what, {"most": LONGEST_PREFIX})
         return prefix
 
     @field_validator("trusted_proxies")
@@ -195,12 +199,25 @@ class Settings(BaseSettings):
         return self.decode_processes or available()
 
 
+def prefix_from(text: str) -> str | None:
+    """A prefix without its last slash, "" if there is none in the text; None for what is no prefix."""
+    prefix = text.strip().removesuffix("/")
+    return prefix if not prefix or (len(prefix) <= LONGEST_PREFIX and _PREFIX.fullmatch(prefix)) else None
+
+
+def networks(addresses: Iterable[str]) -> list[Network]:
+    """Of addresses, networks, or `*` for all. Raises `ValueError` that names what is neither."""
+    everywhere = [ip_network("0.0.0.0/0"), ip_network("::/0")]
+    return [network for one in addresses for network in (everywhere if one == "*" else [ip_network(one)])]
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment and `overrides`. Raises `ContractError` naming the setting and what is allowed.
+    """Settings from the environment and `overrides`. Raises `ContractError` naming the setting and
+    what is allowed.
 
     Vertex AI's AIP_HTTP_PORT is the default of `port`.
     """

@@ -12,7 +12,6 @@ import pytest
 
 from scripts import architecture
 from scripts.architecture import PAGE, drawn, expected, files, house, main, picture, place_of
-from scripts.imports import ROOT
 from tests.app.inside import running, until
 from tests.app.photos import drawn as picture_of
 from tests.app.photos import encoded
@@ -93,5 +92,3 @@ def test_a_photo_walks_as_the_page_says(bundle: Path, tmp_path: Path, monkeypatc
     assert [one for one in firsts if one in trace.entered] == sorted(
         (one for one in firsts if one in trace.entered), key=trace.entered.index
     )
-
-

@@ -1,11 +1,13 @@
-"""What `huggingface_hub.InferenceClient(model=url)` speaks: `POST /`, for `image_classification` and `image_to_text`.
+"""What `huggingface_hub.InferenceClient(model=url)` speaks: `POST /`, for `image_classification`
+and `image_to_text`.
 
     InferenceClient(model="http://127.0.0.1:8000").image_classification("dinner.jpg", top_k=3)
 
-The client posts to the URL exactly as given, and does not say which task it means. So each entry of the answer holds
-the keys of both tasks; the client keeps what it does not know. It can send no threshold in a body either, but in the
-URL: `InferenceClient(model="http://127.0.0.1:8000/?min_confidence=0.6")`. Its `health_check` and `get_endpoint_info` are
-`GET /health` and `GET /info`.
+The client posts to the URL exactly as given, and does not say which task it means. So each entry of
+the answer holds the keys of both tasks; the client keeps what it does not know. It can send no
+threshold in a body either, but in the URL:
+`InferenceClient(model="http://127.0.0.1:8000/?min_confidence=0.6")`. Its `health_check` and
+`get_endpoint_info` are `GET /health` and `GET /info`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from app.faults import ServiceError
+from app.faults import ServiceError, shown
 from app.protocols.json_photos import (
     EXAMPLE_PHOTO,
     PARAMETERS,
@@ -24,18 +26,14 @@ from app.protocols.json_photos import (
     parameters_of,
     parsed,
     photo_of,
-    shown,
     top_k_of,
 )
 from app.serving.schemas import Abstention, Prediction
-from app.serving.service import Service
 from app.web.body import read_body
-from app.web.disconnect import unless_gone
 from app.web.errors import responses
-from app.web.media_type import is_json
-from app.web.multipart import is_multipart
-from app.web.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK
-from app.web.upload import not_empty, read_photo
+from app.web.leaving import unless_gone
+from app.web.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, service_of
+from app.web.upload import is_json, is_multipart, not_empty, read_photo
 
 router = APIRouter(tags=["Hugging Face InferenceClient"])
 
@@ -75,7 +73,7 @@ async def infer(
     request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> list[HFCandidate]:
     """The best labels of one photo, best first: its bytes as the body, or JSON `inputs` (base64) and `parameters`."""
-    service: Service = request.app.state.service
+    service = service_of(request)
     photo, parameters = await _read(request)
     top_k = top_k_of(parameters, top_k or service.settings.top_k)
     min_confidence = min_confidence_of(parameters, min_confidence)
@@ -86,13 +84,17 @@ async def infer(
 
 
 def _candidates(found: Prediction) -> list[HFCandidate]:
-    """A ranking, not a decision: it stays whole where the service abstains, and says so in each entry."""
+    """A ranking, not a decision: it stays whole where the service abstains, and says so in each
+    entry.
+    """
     same: dict[str, Any] = {"generated_text": found.raw_output, "abstained": found.abstained}
     return [HFCandidate(label=one.label, score=one.confidence, **same) for one in found.top]
 
 
 async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
-    """The photo and the parameters. A body that begins with a brace is JSON whatever its type says: no photo does."""
+    """The photo and the parameters. A body that begins with a brace is JSON whatever its type says:
+    no photo does.
+    """
     if is_multipart(request):
         return await read_photo(request), {}
     body = await read_body(request)

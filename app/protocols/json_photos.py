@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import binascii
 import json
-import reprlib
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from app.faults import ServiceError
-from app.web.joined import Joined
+from app.faults import ServiceError, shown
+from app.web.body import Joined
 
 R = TypeVar("R")
 LARGE = 256 << 10  # bytes; what is larger is read in a thread
@@ -33,11 +32,6 @@ PARAMETERS: dict[str, Any] = {
         "min_confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
     },
 }
-
-
-_short = reprlib.Repr()
-_short.maxlist = _short.maxdict = 4
-_short.maxlevel = 3
 
 
 def json_reader() -> Executor:
@@ -81,7 +75,9 @@ def json_object(body: bytes, whole: str, photos: int) -> dict[str, Any]:
 
 
 def parameters_of(body: dict[str, Any], where: str = "parameters") -> dict[str, Any]:
-    """The object `parameters`, empty where it is absent or null. Raises `ServiceError` with slug `bad_request`."""
+    """The object `parameters`, empty where it is absent or null. Raises `ServiceError` with slug
+    `bad_request`.
+    """
     found = body.get("parameters")
     if found is None:
         return {}
@@ -140,7 +136,9 @@ def top_k_of(parameters: dict[str, Any], default: int) -> int:
 
 
 def min_confidence_of(parameters: dict[str, Any], default: float | None) -> float | None:
-    """`min_confidence` of the parameters, 0 to 1. Raises `ServiceError` with slug `invalid_parameter`."""
+    """`min_confidence` of the parameters, 0 to 1. Raises `ServiceError` with slug
+    `invalid_parameter`.
+    """
     found = parameters.get("min_confidence")
     if found is None:
         return default
@@ -156,12 +154,3 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def shown(value: object) -> str:
-    """A client's value for a sentence: short, in ASCII, and cut before it is written out."""
-    if isinstance(value, str | bytes):
-        text = ascii(value[:60])
-    else:
-        text = _short.repr(value).encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,11 +1,12 @@
-"""What Vertex AI asks of a container: health and prediction on the paths, and at the port, that its environment names.
+"""What Vertex AI asks of a container: health and prediction on the paths, and at the port, that its
+environment names.
 
     AIP_HTTP_PORT=8080 AIP_HEALTH_ROUTE=/health AIP_PREDICT_ROUTE=/predict FOOD_VISION_HOST=0.0.0.0 python -m app …
     curl -H 'Content-Type: application/json' -d '{"instances": [{"b64": "/9j/4AAQSkZJRg…"}]}' …/predict
 
-Source: Vertex AI, "Custom container requirements for inference". The port is the default of the setting `port`
-(`app.settings`). A path may be one that the service has already: its health routes mean the same, and on others JSON
-goes to Vertex and anything else where it always went.
+Source: Vertex AI, "Custom container requirements for inference". The port is the default of the
+setting `port` (`app.settings`). A path may be one that the service has already: its health routes
+mean the same, and on others JSON goes to Vertex and anything else where it always went.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.faults import ErrorBody, ServiceError
+from app.faults import ErrorBody, ServiceError, shown
 from app.protocols.json_photos import (
     EXAMPLE_PHOTO,
     PARAMETERS,
@@ -31,16 +32,14 @@ from app.protocols.json_photos import (
     parameters_of,
     parsed,
     photo_of,
-    shown,
     top_k_of,
 )
 from app.serving.schemas import Health, Prediction
-from app.serving.service import Service
 from app.web.body import read_body
-from app.web.disconnect import unless_gone
 from app.web.errors import responses
-from app.web.media_type import is_json
-from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, answers, ready
+from app.web.leaving import unless_gone
+from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, answers, ready, service_of
+from app.web.upload import is_json
 from contract.errors import ContractError
 
 HEALTH, PREDICT = "AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"
@@ -89,10 +88,11 @@ class _JsonRoute(APIRoute):
 
 
 def install_vertex(app: FastAPI, environ: Mapping[str, str]) -> frozenset[str]:
-    """Add the routes that Vertex names in `environ`, after all others are there; without its variables, none.
+    """Add the routes that Vertex names in `environ`, after all others are there; without its
+    variables, none.
 
-    Gives the path of health if it is a new one: Vertex probes it without a key. Raises `ContractError` for a route that
-    is no path.
+    Gives the path of health if it is a new one: Vertex probes it without a key. Raises
+    `ContractError` for a route that is no path.
     """
     own = {route.path for route in iter_route_contexts(app.routes)}
     health, path = _path(environ, HEALTH), _path(environ, PREDICT)
@@ -126,7 +126,7 @@ async def predict(
     request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
 ) -> VertexAnswer:
     """Name the food on the photos of JSON `instances`: an answer or an error for each, in order."""
-    service: Service = request.app.state.service
+    service = service_of(request)
     read = partial(_from_json, max_images=service.settings.max_images)
     photos, parameters = await parsed(await read_body(request), read, request.app.state.json_reader)
     top_k = top_k_of(parameters, top_k or service.settings.top_k)

@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from app.faults import ServiceError, forget_frames
+from app.faults import ServiceError, body_of, forget_frames
 from app.serving.model import ServedModel
 from app.serving.schemas import Caption, Prediction
 from app.settings import Settings
+from app.telemetry.record import note_abstained, note_refused, note_timings
 from contract.bundle import Bundle, read_bundle
 from contract.errors import ContractError, PhotoError
 
@@ -239,7 +240,9 @@ class Service:
         """
         self.check_serving()
         least, deadline = self._least(min_confidence), self._deadline(timeout_ms)
-        return await self._model.predict(photo, top_k, least, deadline)
+        found = await self._model.predict(photo, top_k, least, deadline)
+        _note(found)
+        return found
 
     async def predict_all(
         self,
@@ -261,12 +264,18 @@ class Service:
         for one in found:
             if isinstance(one, ServiceError | PhotoError):  # of any other the log will want to know where it was
                 forget_frames(one)
+            if isinstance(one, Prediction):
+                _note(one)
+            elif isinstance(one, Exception):
+                note_refused(body_of(one).error_type)
         return found
 
     async def caption(self, photo: bytes, timeout_ms: int | None = None) -> Caption:
         """A free caption of one photo, within `timeout_ms` as in `predict`. Raises `PhotoError` or `ServiceError`."""
         self.check_serving()
-        return await self._model.caption(photo, self._deadline(timeout_ms))
+        found = await self._model.caption(photo, self._deadline(timeout_ms))
+        note_timings(found.timings_ms)
+        return found
 
     def _least(self, min_confidence: float | None) -> float:
         return self.settings.abstain_below if min_confidence is None else min_confidence
@@ -275,6 +284,13 @@ class Service:
         """When a request that begins now is too late, by the clock of `time.perf_counter`; a client may only shorten it."""
         most = self.settings.request_timeout_ms
         return time.perf_counter() + (most if timeout_ms is None else min(timeout_ms, most)) / 1000
+
+
+def _note(found: Prediction) -> None:
+    """Leave the timings of an answer in the record of the request, if there is one."""
+    note_timings(found.timings_ms)
+    if found.abstained is not None:
+        note_abstained()
 
 
 async def _read(path: Path) -> Bundle:

@@ -1,1 +1,8 @@
-"""What is told of requests: log lines, metrics and traces. Knows no service."""
+"""What is told of requests: log lines, metrics and traces. Knows no service and no web framework.
+
+record.py   what is remembered of one request, as a context variable that anybody may note in
+observe.py  the outermost layer: opens the record, and hands it on when the request has ended
+logs.py     its log line; the form of all lines
+metrics.py  Prometheus; gauges are asked for at each scrape
+tracing.py  OpenTelemetry
+"""

@@ -1,4 +1,6 @@
-"""Log lines as text or as JSON, one object a line; a line written during a request carries the request's id."""
+"""Log lines as text or as JSON, one object a line; a line written during a request carries the
+request's id.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,8 @@ def request_line(record: Record, *, quiet: bool) -> None:
 
 
 class TextLines(logging.Formatter):
-    """`LEVEL logger: message`, and the request's id where there is one; the lines of a traceback are
-    indented.
+    """`LEVEL logger: message`, and the request's id where there is one; the lines of a traceback
+    are indented.
 
     What is not printable is escaped: what an error says may come from a photo or a client.
     """
@@ -59,7 +61,9 @@ def _printable(line: str) -> str:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, id; a request's line has its fields in place of text."""
+    """One JSON object a line: time (UTC), level, logger, message, id; a request's line has its
+    fields in place of text.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

@@ -1,4 +1,6 @@
-"""Prometheus metrics: one table makes the metrics and the docs. Each application has a registry of its own."""
+"""Prometheus metrics: one table makes the metrics and the docs. Each application has a registry of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from fastapi import APIRouter, Request, Response
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -141,7 +142,9 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def ended(self, record: Record) -> None:
-        """A request was answered or given up. A refusal counts once: for its photos, or for the whole request."""
+        """A request was answered or given up. A refusal counts once: for its photos, or for the
+        whole request.
+        """
         outcome = record.outcome
         self._requests.labels(record.route, outcome).inc()
         self._seconds.labels(record.route).observe(time.perf_counter() - record.started)
@@ -159,22 +162,17 @@ class Metrics:
         """An engine call of `size` photos begins."""
         self._batch.labels(queue).observe(size)
 
+    def written(self, accept: str) -> tuple[bytes, str]:
+        """All metrics and their media type: in the text format of Prometheus, or of OpenMetrics if
+        `accept` names it.
+        """
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it asks for a version that is no number
+            encode, content_type = choose_encoder("")
+        return encode(self.registry), content_type
+
 
 def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
     kind = METRICS[name]
     return PREFIX + name, kind.meaning, kind.labels
-
-
-router = APIRouter()
-
-
-@router.head("/metrics", include_in_schema=False)
-@router.get("/metrics", include_in_schema=False)
-async def metrics(request: Request) -> Response:
-    """All metrics, in the text format of Prometheus, or of OpenMetrics if the client accepts that."""
-    try:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    except (TypeError, ValueError):  # it asks for a version that is no number
-        encode, content_type = choose_encoder("")
-    found: Metrics = request.app.state.metrics
-    return Response(encode(found.registry), headers={"Content-Type": content_type})

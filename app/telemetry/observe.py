@@ -1,26 +1,24 @@
-"""The outermost layer: gives each request an id, and when it ends, logs it, counts it, and traces it."""
+"""The outermost layer: each request gets an id, and when it ends, it is logged, counted, traced."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Iterable
-from typing import Protocol
-
-from fastapi.routing import iter_route_contexts
-from starlette.routing import BaseRoute, Mount, compile_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Protocol, TypeAlias
 
 from app.faults import ERRORS
 from app.telemetry.logs import request_line
 from app.telemetry.metrics import Metrics
-from app.telemetry.record import Record, current
-from app.telemetry.request_id import request_id
+from app.telemetry.record import Record, current, request_id
 
-OTHER = "other"
-# Answered without a key, left out of the requests in flight, and logged at level debug.
-HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
-OPEN_PATHS = HEALTH_PATHS | {"/metrics", "/docs", "/openapi.json"}
+OTHER = "other"  # the route of a path that has none
+
+# ASGI's kinds, as `starlette.types` names them: this wing knows no web framework.
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Tracer(Protocol):
@@ -29,54 +27,25 @@ class Tracer(Protocol):
     def ended(self, record: Record, headers: Iterable[tuple[bytes, bytes]]) -> None: ...
 
 
-class RouteTable:
-    """Which route's template a path belongs to; unknown paths are all `other`, so that nobody can invent label values.
-
-    A table of its own rather than what the router found: a request may be refused before it is routed.
-    """
-
-    def __init__(self, routes: Iterable[BaseRoute]) -> None:
-        self._fixed: set[str] = set()
-        self._patterns: list[tuple[re.Pattern[str], str]] = []
-        for route in iter_route_contexts(list(routes)):
-            path = route.path
-            if path is None:
-                continue
-            if isinstance(route.original_route, Mount):
-                path = path.rstrip("/") + "/{path:path}"
-            if "{" in path:
-                pattern, template, _ = compile_path(path)
-                self._patterns.append((pattern, template))
-            else:
-                self._fixed.add(path)
-
-    def template(self, path: str) -> str:
-        """`/v2/models/{name}` for `/v2/models/food`; `other` where there is no such route."""
-        if path in self._fixed:
-            return path
-        return next((template for pattern, template in self._patterns if pattern.match(path)), OTHER)
-
-
 class Observe:
-    """ASGI application around another. `routes` is called at the first request, when all routes are there.
+    """ASGI application around another. `template` gives the route of a path: `/v2/models/{name}`.
 
-    `probed` are paths of health beyond `OPEN_PATHS`, as quiet as these.
-
-    It is not installed with `add_middleware`: it must stand outside of the handler of unforeseen faults to see its answer.
+    GET and HEAD of the `quiet` paths are left out of the requests in flight, and logged at level
+    debug. It is not installed with `add_middleware`: it must stand outside of the handler of
+    unforeseen faults to see its answer.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        routes: Callable[[], Iterable[BaseRoute]],
+        template: Callable[[str], str],
         metrics: Metrics,
         tracer: Tracer | None = None,
-        probed: frozenset[str] = frozenset(),
+        quiet: frozenset[str] = frozenset(),
     ) -> None:
         self.app = app
-        self._quiet = OPEN_PATHS | probed
-        self._routes = routes
-        self._table: RouteTable | None = None
+        self._quiet = quiet
+        self._template = template
         self._metrics = metrics
         self._tracer = tracer
 
@@ -84,9 +53,7 @@ class Observe:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if self._table is None:
-            self._table = RouteTable(self._routes())
-        record = Record(request_id(scope["headers"]), scope["method"], self._table.template(scope["path"]))
+        record = Record(request_id(scope["headers"]), scope["method"], self._template(scope["path"]))
 
         async def counted() -> Message:
             message = await receive()
@@ -133,7 +100,8 @@ def refused_unread(metrics: Metrics, slug: str, began: float, bytes_in: int) -> 
 
 
 def _headers(record: Record) -> list[tuple[bytes, bytes]]:
-    """`X-Request-Id`, and `Server-Timing` where one photo was answered (several have their timings in the body).
+    """`X-Request-Id`, and `Server-Timing` where one photo was answered (several have their timings
+    in the body).
 
     https://www.w3.org/TR/server-timing/: durations in milliseconds.
     """

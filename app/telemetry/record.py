@@ -1,20 +1,31 @@
-"""What is remembered of one request, for its log line, the metrics, `Server-Timing` and a trace.
+"""What is remembered of one request, its id too: for its log line, metrics, header and trace.
 
-The record is a context variable: tasks that a request starts share it, so that whoever knows something can note it
-without being handed the request. Outside a request every `note_…` does nothing.
+The record is a context variable: tasks that a request starts share it, so that whoever knows
+something can note it without being handed the request. Outside a request every `note_…` does
+nothing.
 """
 
 from __future__ import annotations
 
+import random
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+
+# What is echoed in a header and written to logs is never more than this.
+_SANE = re.compile(r"[A-Za-z0-9._:=+/@-]{1,128}")
+_AMAZON = re.compile(r"(?:^|;)\s*Root=([A-Za-z0-9-]{1,128})\s*(?:;|$)")
+# https://www.w3.org/TR/trace-context/#traceparent-header: version, trace id, parent id, flags
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(slots=True)
 class Record:
-    """One request: `route` is a template (`/v2/models/{name}`), never a path, and `error` a slug of `ERRORS`."""
+    """One request: `route` is a template (`/v2/models/{name}`), never a path, and `error` a slug of
+    `ERRORS`.
+    """
 
     id: str
     method: str
@@ -39,6 +50,27 @@ class Record:
 
 
 current: ContextVar[Record | None] = ContextVar("request", default=None)
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that a client or a load balancer gave a request, if it is sane, else a new one.
+
+    `X-Request-Id`, else the root of `X-Amzn-Trace-Id`, else the trace id of `traceparent`, else 32
+    random hex digits.
+    """
+    found: dict[bytes, str] = {}
+    for name, value in headers:
+        if name in (b"x-request-id", b"x-amzn-trace-id", b"traceparent"):
+            found.setdefault(name, value.decode("latin-1").strip())
+    given = found.get(b"x-request-id", "")
+    if _SANE.fullmatch(given):
+        return given
+    if root := _AMAZON.search(found.get(b"x-amzn-trace-id", "")):
+        return root[1]
+    if trace := _TRACEPARENT.fullmatch(found.get(b"traceparent", "")):
+        return trace[1]
+    # An id is no secret; `os.urandom` would let go of the interpreter's lock, and the event loop wait to get it back.
+    return f"{random.getrandbits(128):032x}"
 
 
 def note_error(slug: str) -> None:
@@ -66,6 +98,8 @@ def note_refused(slug: str) -> None:
 
 
 def forget_refused() -> None:
-    """The request as a whole fails with the error of one of its photos: none of them is counted by itself."""
+    """The request as a whole fails with the error of one of its photos: none of them is counted by
+    itself.
+    """
     if (record := current.get()) is not None:
         record.refused.clear()

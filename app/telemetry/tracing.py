@@ -1,7 +1,8 @@
-"""OpenTelemetry traces, sent where the standard variable OTEL_EXPORTER_OTLP_ENDPOINT says; otherwise nothing is imported.
+"""OpenTelemetry traces, sent where the standard variable OTEL_EXPORTER_OTLP_ENDPOINT says;
+otherwise nothing is imported.
 
-The packages come with `pip install food-vision[otel]`. Spans are made when a request has ended, from its record: a span
-for the request, and one below it for each stage of each photo.
+The packages come with `pip install food-vision[otel]`. Spans are made when a request has ended,
+from its record: a span for the request, and one below it for each stage of each photo.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ class RequestTracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def ended(self, record: Record, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """A span for the request, below the one that `traceparent` names, and spans for the stages of its photos.
+        """A span for the request, below the one that `traceparent` names, and spans for the stages
+        of its photos.
 
-        Stages are laid end to end before the request's end: their lengths are measured, their places are not.
+        Stages are laid end to end before the request's end: their lengths are measured, their
+        places are not.
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 

@@ -1,4 +1,4 @@
-"""One connection: uvicorn's HTTP protocol, with an end to all that it would wait for or keep for ever.
+"""One connection: uvicorn's HTTP protocol, with an end to all that it would wait for or keep.
 
 - A timer runs whenever no request does, and whenever the client does not read its answer.
 - What is no body is counted: heads, chunk heads, trailers. Trailers are not kept.
@@ -32,11 +32,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.faults import ERRORS, ErrorBody, ServiceError
 from app.web.body import LARGEST_HEAD
-from app.web.head import body_length, origin_form
-from app.web.one_write import OneWrite
-from app.web.places import Doing, Places
-from app.web.turns import Turns
-from app.web.upgrade import read_on
+from app.web.head import body_length, origin_form, read_on
+from app.web.places import Doing, Places, Turns
+from app.web.transport import OneWrite
 
 MOST_FIELDS = 256  # headers of a request: each costs 200 bytes, however short
 BODY_TO_OVERHEAD = 16  # bytes of a body that allow one more byte of chunk heads; chunks of 100 bytes pass
@@ -124,7 +122,9 @@ class Connection(HttpToolsProtocol):
         self._feed()
 
     def _step(self) -> int:
-        """Bytes to parse where none are known to be of a body: to the end of a head, so that the body comes whole."""
+        """Bytes to parse where none are known to be of a body: to the end of a head, so that the
+        body comes whole.
+        """
         end = -1
         if not self._unanswered:
             end = self._waiting.find(b"\r\n\r\n", self._at + SHORTEST, self._at + STEP)

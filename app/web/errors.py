@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import BaseRoute, compile_path
 
 from app.faults import ERRORS, ErrorBody, ServiceError, body_of, forget_frames
 from app.telemetry.record import note_error
+from app.web.paths import allowed_methods
 from app.web.prefix import prefix_of
 from contract.errors import PhotoError
 
@@ -73,15 +71,6 @@ def install_handlers(app: FastAPI) -> None:
         log.error("request failed", exc_info=error)  # the line of the request has its route
         body = body_of(error)
         return error_response(body.error_type, body.error)
-
-
-def allowed_methods(routes: Iterable[BaseRoute], path: str) -> str:
-    """The methods that are answered at a path, for `Allow`: Starlette names those of the first of several routes only."""
-    found: set[str] = set()
-    for route in iter_route_contexts(list(routes)):
-        if route.path is not None and compile_path(route.path)[0].match(path):
-            found |= set(route.methods or ())
-    return ", ".join(sorted(found))
 
 
 def responses(*slugs: str) -> dict[int | str, dict[str, object]]:

@@ -1,7 +1,7 @@
-"""What must hold for a head beyond what the parser looks at: RFC 9112, read strictly.
+"""Heads of requests: what must hold beyond what the parser looks at, and reading on behind them.
 
-Whatever a proxy before us could understand in another way ends the connection: else one of the two
-takes for a request what the other takes for a body.
+RFC 9112, read strictly. Whatever a proxy before us could understand in another way ends the
+connection: else one of the two takes for a request what the other takes for a body.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from collections.abc import Iterable
 from ipaddress import IPv6Address
 from typing import TypeGuard
 
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
 from app.faults import ServiceError
 
 MOST_DIGITS = 19  # of a Content-Length; Python reads no more than 4300, and at a price
 VERSIONS = ("1.1", "1.0")
+BODY_FIELDS = (b"content-length", b"transfer-encoding")
 
 # RFC 3986, 3.2.2 and 3.2.3: a name or an IPv4 address, or an IPv6 address in brackets; a port
 _HOST = rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|(?:[\w\-.~!$&'()*+,;=]++|%[0-9A-Fa-f]{2})*+)(?::[0-9]*)?"
@@ -63,8 +67,49 @@ def origin_form(target: bytes) -> bytes:
     return path if path.startswith(b"/") else b"/" + path
 
 
+def read_on(connection: HttpToolsProtocol, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Give the connection a parser that expects what comes after a head with these `headers`.
+
+    A wish for another protocol (`Upgrade: h2c`, as curl and Java's HttpClient send it) is ignored.
+    The parser takes what comes after such a head for the other protocol. Another takes over there:
+    it is told of the body that was announced, and reads on as if nothing had been wished for.
+    """
+    heard = _BehindHead(connection)
+    connection.parser = httptools.HttpRequestParser(heard)
+    connection.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+    fields = b"".join(b"%b: %b\r\n" % field for field in headers if field[0] in BODY_FIELDS)
+    connection.parser.feed_data(b"POST / HTTP/1.1\r\n" + fields + b"\r\n")
+    heard.head = True
+
+
+class _BehindHead:
+    """A connection's callbacks, but for those of the first head."""
+
+    def __init__(self, connection: HttpToolsProtocol) -> None:
+        self._connection = connection
+        self.head = False  # whether the connection hears of heads
+        self.on_body, self.on_message_complete = connection.on_body, connection.on_message_complete
+
+    def on_message_begin(self) -> None:
+        """See `httptools.HttpRequestParser`, as the others."""
+        if self.head:
+            self._connection.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self.head:
+            self._connection.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head:
+            self._connection.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.head:
+            self._connection.on_headers_complete()
+
+
 def _is_host(found: re.Match[bytes] | None) -> TypeGuard[re.Match[bytes]]:
-    """Whether it is one, its IPv6 address too: what Python's `urlsplit` takes for none it raises for."""
+    """Whether it is one, its IPv6 address too: for what is none, Python's `urlsplit` raises."""
     if found is None or found[1] is None:
         return found is not None
     try:

@@ -1,4 +1,4 @@
-"""API keys: who may ask. Off unless the setting `api_keys_file` names a file with one key on each line."""
+"""API keys: who may ask. Off unless the setting `api_keys_file` names a file, one key on a line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.key_file import KeyFile
-from app.telemetry.observe import OPEN_PATHS
 from app.web.errors import error_response
 
+# Answered without a key, left out of the requests in flight, and logged at level debug.
+HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = HEALTH_PATHS | {"/metrics", "/docs", "/openapi.json"}
 # The page too (its files are below /static); posting to `/` needs a key.
 OPEN_TO_READ = OPEN_PATHS | {"/"}
 
@@ -17,8 +19,8 @@ OPEN_TO_READ = OPEN_PATHS | {"/"}
 class ApiKeys:
     """ASGI middleware: a request without a known key is answered 401 before anything of it is read.
 
-    A key comes as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Health, metrics and the pages stay open, and
-    `probed`: further paths of health.
+    A key comes as `Authorization: Bearer KEY` or `X-Api-Key: KEY`. Health, metrics and the pages
+    stay open, and `probed`: further paths of health.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyFile, probed: Collection[str] = ()) -> None:
@@ -37,7 +39,9 @@ class ApiKeys:
 
 
 def is_open(method: str, path: str, probed: Collection[str] = ()) -> bool:
-    """Whether a request is answered without a key; `probed` are paths of health beyond the service's own."""
+    """Whether a request is answered without a key; `probed` are paths of health beyond the
+    service's own.
+    """
     return method in ("GET", "HEAD") and (path in OPEN_TO_READ or path in probed or path.startswith("/static/"))
 
 

@@ -1,4 +1,6 @@
-"""The API description (`/openapi.json`): readable operation ids, examples, and no answer that is never given."""
+"""The API description (`/openapi.json`): readable operation ids, examples, and no answer that is
+never given.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,12 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 
-from app.web.examples import ANSWERS, CURL, MODEL
+from app.faults import ErrorBody
+from app.serving.schemas import Abstention, BatchAnswer, Candidate, Caption, Health, Labels, Links, Model, Prediction
 from app.web.keys import is_open
 
 ADDRESS = "http://127.0.0.1:8000"
-IN_PATHS = {"{name}": MODEL.name, "{version}": MODEL.version}  # what stands for a parameter of the path in examples
 GROUPS = {"predict": "Photos", "caption": "Photos", "health": "Operation", "metrics": "Operation"}
-
 
 # Either will do; Swagger UI has an Authorize button where there are such schemes.
 SCHEMES: dict[str, dict[str, str]] = {
@@ -25,10 +26,11 @@ SCHEMES: dict[str, dict[str, str]] = {
 
 
 def operation_id(route: APIRoute) -> str:
-    """A name for generated clients: the path's fixed words, so that renaming a function changes no client.
+    """A name for generated clients: the path's fixed words, so that renaming a function changes no
+    client.
 
-    `/predict/batch` → `predict_batch`, `/v2/models/{name}/infer` → `v2_models_infer`; for `/` it is `root`, with the
-    method before it unless that is GET.
+    `/predict/batch` → `predict_batch`, `/v2/models/{name}/infer` → `v2_models_infer`; for `/` it is
+    `root`, with the method before it unless that is GET.
     """
     words = [word for word in route.path.split("/") if word and not word.startswith("{")]
     if words:
@@ -38,9 +40,11 @@ def operation_id(route: APIRoute) -> str:
 
 
 def complete(document: dict[str, Any], *, keys: bool = False, probed: Collection[str] = ()) -> dict[str, Any]:
-    """FastAPI's document with our examples, without what is not so: 422 (`app.web.errors` answers 400), null parameters.
+    """FastAPI's document with our examples, without what is not so: 422 (`app.web.errors` answers
+    400), null parameters.
 
-    With `keys` it says which operations need one (`probed`: as in `app.web.keys`), and `/docs` asks for it.
+    With `keys` it says which operations need one (`probed`: as in `app.web.keys`), and `/docs` asks
+    for it.
     """
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -60,7 +64,9 @@ def complete(document: dict[str, Any], *, keys: bool = False, probed: Collection
 
 
 def behind(document: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The document as it is behind a proxy with such a prefix; the one that is given stays as it was."""
+    """The document as it is behind a proxy with such a prefix; the one that is given stays as it
+    was.
+    """
     if not prefix:
         return document
     found: dict[str, Any] = json.loads(json.dumps(document).replace(ADDRESS, ADDRESS + prefix))
@@ -87,3 +93,88 @@ def _add_examples(operation: dict[str, Any], method: str, path: str) -> None:
     answer = operation["responses"].get("200", {}).get("content", {}).get("application/json", {})
     if name in ANSWERS and answer and "examples" not in answer:
         answer.setdefault("example", ANSWERS[name])
+
+
+# -- examples ---------------------------------------------------------------------------------------------------------
+# One answer for each operation, built from the answers' own classes: a test holds that none lacks one.
+# The figures are those of a small model trained on drawn pictures.
+
+MODEL = Model(name="food101", version="ad197e481c04")
+IN_PATHS = {"{name}": MODEL.name, "{version}": MODEL.version}  # what stands for a parameter of the path in examples
+PREDICTION = Prediction(
+    prediction="Beignets",
+    raw_output="a photo of delicious 6",
+    class_id=6,
+    label="beignets",
+    confidence=0.941,
+    abstained=None,
+    top=[
+        Candidate(class_id=6, label="beignets", prediction="Beignets", confidence=0.941),
+        Candidate(class_id=31, label="donuts", prediction="Donuts", confidence=0.032),
+    ],
+    model=MODEL,
+    timings_ms={"decode": 2.4, "queue": 0.1, "encode": 8.0, "score": 0.9, "total": 11.6},
+)
+UNSURE = PREDICTION.model_copy(
+    update={
+        "prediction": None,
+        "class_id": None,
+        "label": None,
+        "confidence": 0.412,
+        "abstained": Abstention(
+            reason="low_confidence",
+            message="The best label has a probability of 0.412, below 0.6.",
+            min_confidence=0.6,
+        ),
+        "top": [
+            Candidate(class_id=6, label="beignets", prediction="Beignets", confidence=0.412),
+            Candidate(class_id=31, label="donuts", prediction="Donuts", confidence=0.388),
+        ],
+    }
+)
+CAPTION = Caption(
+    caption="a photo of delicious 6",
+    prediction="Beignets",
+    model=MODEL,
+    timings_ms={"decode": 2.4, "queue": 0.1, "encode": 8.0, "generate": 14.2, "total": 24.9},
+)
+BROKEN = ErrorBody(error="The image is damaged or truncated.", error_type="bad_image")
+INFO = {
+    "model": MODEL.model_dump(),
+    "state": "ready",
+    "provider": "cpu",
+    "engines": 1,
+    "max_batch": 16,
+    "labels": 101,
+    "image_size": 384,
+    "precision": "fp32",
+    "caption": "a photo of delicious {target}",
+    "abstain_below": 0.0,
+    "limits": {"max_batch": 16, "max_queue": 256, "max_body_bytes": 33554432, "max_pixels": 67108864},
+    "queued": {"predict": 0, "caption": 0},
+}
+
+# operation id → the body of its 200 answer
+ANSWERS: dict[str, Any] = {
+    "root": Links().model_dump(),
+    "post_root": [{"label": "beignets", "score": 0.941, "generated_text": "a photo of delicious 6"}],
+    "predict": PREDICTION.model_dump(),
+    "predict_batch": BatchAnswer(results=[PREDICTION, UNSURE, BROKEN]).model_dump(),
+    "caption": CAPTION.model_dump(),
+    "labels": Labels(labels=[{"id": 6, "name": "beignets", "display": "Beignets"}]).model_dump(),
+    "info": INFO,
+    "health": Health(status="ok").model_dump(),
+    "health_live": Health(status="ok").model_dump(),
+    "health_ready": Health(status="ok").model_dump(),
+}
+
+# operation id → what stands between `curl` and the address; a test runs every command as it is shown
+CURL: dict[str, str] = {
+    "predict": "-F image=@photo.jpg",
+    "predict_batch": "-F images=@one.jpg -F images=@two.jpg",
+    "caption": "-F image=@photo.jpg",
+    "root": "-H 'Accept: application/json'",
+    "post_root": "--data-binary @photo.jpg",
+    "v2_models_infer": "-d @request.json",
+    "v2_models_versions_infer": "-d @request.json",
+}

@@ -1,8 +1,9 @@
-"""The pages for people: `/` to drop a photo on, and `/docs`. Every script and style comes from this server.
+"""The pages for people: `/` to drop a photo on, and `/docs`. All their files are this server's.
 
-Swagger UI's files are those that the package fastapi-offline carries; FastAPI's own pages would load them from a CDN.
-The pages name their files relative to themselves, so they work behind a proxy that adds a prefix.
-A file is always sent whole (RFC 9110, 14.2: a server may ignore `Range`): Starlette's errors of ranges are plain text.
+Swagger UI's files are those that the package fastapi-offline carries; FastAPI's own pages would
+load them from a CDN. The pages name their files relative to themselves, so they work behind a proxy
+that adds a prefix. A file is always sent whole (RFC 9110, 14.2: a server may ignore `Range`):
+Starlette's errors of ranges are plain text.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ router = APIRouter()
 
 
 def _whole(scope: Scope) -> Scope:
-    """Without `Range`: files are small, and Starlette's refusals of it are not in the one error shape."""
+    """Without `Range`: files are small, and Starlette's refusals of it are not in the one error
+    shape.
+    """
     return {**scope, "headers": [field for field in scope["headers"] if field[0] != b"range"]}
 
 
@@ -47,7 +50,9 @@ class _Page(FileResponse):
 
 
 class _Files(StaticFiles):
-    """Static files that a browser asks for again after each update of the service, and never guesses the type of."""
+    """Static files that a browser asks for again after each update of the service, and never
+    guesses the type of.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(_whole(scope), receive, send)

@@ -1,4 +1,4 @@
-"""Places for connections: a limited number, and a newcomer finds one while anybody waits.
+"""Places for connections and turns for requests: however many come, a newcomer finds its way.
 
 What waits for its client can be closed: a newcomer may be a health probe, and whoever opens many
 connections must not keep it out. First goes whoever has waited longest for a request, or for its
@@ -8,8 +8,11 @@ given up for a newcomer.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
+from collections import deque
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
@@ -17,6 +20,7 @@ log = logging.getLogger("food_vision")
 
 KEPT_FREE = 16  # one of so many places is no place for requests at work: it is for heads, probes among them
 OTHER_FILES = 256  # of a busy service, beside its connections: libraries, pipes to the decode processes, the bundle
+AT_ONCE = 16  # requests that begin in one turn of the event loop
 
 
 class Holder(Protocol):
@@ -69,6 +73,38 @@ class Places:
     def full(self) -> bool:
         """Whether no further request may be taken on."""
         return len(self._held[Doing.WORKING]) >= self.most - self.most // KEPT_FREE
+
+
+class Turns:
+    """Begins requests in the order in which they come, `AT_ONCE` in each turn of the loop: a
+    thousand that came at once must not hold it up.
+
+    All that is ready runs in one turn of the loop, and only then does it accept, read, and look at
+    the clock again. A thousand requests of some milliseconds each, and a health probe would wait
+    for several turns of seconds.
+    """
+
+    def __init__(self) -> None:
+        self._begun = 0  # in this turn
+        self._next: deque[Callable[[], None]] = deque()
+
+    def begin(self, start: Callable[[], None]) -> None:
+        """Call `start` now, or when its turn has come."""
+        if self._next or self._begun == AT_ONCE:
+            self._next.append(start)
+        else:
+            self._begin(start)
+
+    def _begin(self, start: Callable[[], None]) -> None:
+        if not self._begun:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._begun += 1
+        start()
+
+    def _turn(self) -> None:
+        self._begun = 0
+        while self._next and self._begun < AT_ONCE:
+            self._begin(self._next.popleft())
 
 
 def connections_allowed(wanted: int) -> int:

@@ -11,34 +11,16 @@ the prefix off, and each layer would have to know of it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
+from ipaddress import ip_address
 
-if TYPE_CHECKING:  # settings are read where no web framework is needed
-    from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.settings import Network, prefix_from
 
 HEADER = "X-Forwarded-Prefix"
-LONGEST = 256  # characters of a prefix
-ANY = "*"
-
-Network = IPv4Network | IPv6Network
 _HEADER = HEADER.lower().encode()
-_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")  # no `//`, no dots alone, nothing to decode
 _SCOPE, _BARE = "food_vision.prefix", "food_vision.bare"
-
-
-def prefix_from(text: str) -> str | None:
-    """A prefix without its last slash, "" if there is none in the text; None for what is no prefix."""
-    prefix = text.strip().removesuffix("/")
-    return prefix if not prefix or (len(prefix) <= LONGEST and _PREFIX.fullmatch(prefix)) else None
-
-
-def networks(addresses: Iterable[str]) -> list[Network]:
-    """Of addresses, networks, or `*` for all. Raises `ValueError` that names what is neither."""
-    everywhere = [ip_network("0.0.0.0/0"), ip_network("::/0")]
-    return [network for one in addresses for network in (everywhere if one == ANY else [ip_network(one)])]
 
 
 def below(prefix: str, paths: Iterable[str]) -> str | None:

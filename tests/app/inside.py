@@ -19,8 +19,9 @@ from app.engine.engine import Engine, Scores
 from app.server import create_app
 from app.serving.model import ServedModel
 from app.settings import load_settings
-from app.telemetry.observe import HEALTH_PATHS, refused_unread
+from app.telemetry.observe import refused_unread
 from app.web.connection import connection_class
+from app.web.keys import HEALTH_PATHS
 from app.web.places import Places
 from contract.bundle import read_bundle
 from contract.pixels import Pixels

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.serving.service import LAST_WAIT
-from app.telemetry.observe import OPEN_PATHS
+from app.web.keys import OPEN_PATHS
 from tests.conftest import ROOT
 from tests.helm.engine import (
     CASES,

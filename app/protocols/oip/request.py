@@ -1,14 +1,21 @@
-"""An inference request of the Open Inference Protocol: from its body to photos and the outputs that are wanted."""
+"""A request of the Open Inference Protocol: from its body to photos and the wanted outputs.
+
+A body is a JSON head before the bytes of binary tensors. A BYTES tensor is its elements one after
+the other, each as its length in bytes (4 bytes, little-endian) and its bytes. Source: Triton's
+`protocol/extension_binary_data.md`.
+"""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from app.faults import ServiceError
-from app.protocols.json_photos import json_object, min_confidence_of, parameters_of, photo_of, shown, whole_number
-from app.protocols.oip.codec import split_body, unpack_bytes
+from app.faults import ServiceError, shown
+from app.protocols.json_photos import json_object, min_confidence_of, parameters_of, photo_of, whole_number
 
+HEAD_LENGTH = "Inference-Header-Content-Length"
 IMAGE = "IMAGE"
 OUTPUTS = {"LABEL": "BYTES", "SCORE": "FP32"}  # name → datatype
 LONGEST_TIMEOUT_US = 1 << 53
@@ -17,7 +24,9 @@ LONGEST_ID = 1000  # characters
 
 @dataclass(frozen=True)
 class Wanted:
-    """One output: as strings `score:index:label` of the best `classes` labels if that is not 0; binary or JSON."""
+    """One output: as strings `score:index:label` of the best `classes` labels if that is not 0;
+    binary or JSON.
+    """
 
     name: str
     classes: int
@@ -26,7 +35,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class InferRequest:
-    """Photos [n], the outputs in the order asked for, the caller's id, its deadline in milliseconds, its threshold."""
+    """Photos [n], the outputs in the order asked for, the caller's id, its deadline in
+    milliseconds, its threshold.
+    """
 
     photos: list[bytes]
     wanted: list[Wanted]
@@ -40,8 +51,9 @@ def parse_request(
 ) -> InferRequest:
     """The request in a decompressed body, by the header `Inference-Header-Content-Length`.
 
-    A raw binary request cannot say how it wants its outputs: binary, as Triton gives them, or by `raw_answer_binary`.
-    Raises `ServiceError` with slug `bad_request`, `invalid_parameter`, `missing_image` or `too_many_images`.
+    A raw binary request cannot say how it wants its outputs: binary, as Triton gives them, or by
+    `raw_answer_binary`. Raises `ServiceError` with slug `bad_request`, `invalid_parameter`,
+    `missing_image` or `too_many_images`.
     """
     head, rest = split_body(body, head_length)
     if head_length is not None and not head:  # a raw binary request: one photo without its length before it
@@ -116,7 +128,9 @@ def _from_text(data: object, count: int) -> list[bytes]:
 
 
 def _wanted(found: dict[str, Any], parameters: dict[str, Any]) -> list[Wanted]:
-    """Whether an output is binary is said by its `binary_data`, else by the request's `binary_data_output`."""
+    """Whether an output is binary is said by its `binary_data`, else by the request's
+    `binary_data_output`.
+    """
     usual = _flag(parameters, "binary_data_output", False)
     given = [] if found.get("outputs") is None else _objects(found, "outputs")
     asked = given or [{"name": name} for name in OUTPUTS]
@@ -174,3 +188,52 @@ def _objects(found: dict[str, Any], field: str) -> list[dict[str, Any]]:
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise ServiceError("bad_request", f"The field {field} must be a list of objects, not {shown(listed)}.")
     return listed
+
+
+def split_body(body: bytes, header: str | None) -> tuple[bytes, memoryview]:
+    """The JSON head and the binary rest, by the header that gives the length of the head in bytes.
+
+    No header: all is JSON. A length of 0: all is the raw bytes of one element. Raises
+    `ServiceError` (`bad_request`).
+    """
+    if header is None:
+        return body, memoryview(b"")
+    if not (header.isascii() and header.isdigit() and len(header) < 12 and int(header) <= len(body)):
+        raise ServiceError(
+            "bad_request",
+            f"The header {HEAD_LENGTH} must be the length of the JSON, 0 to {len(body)} bytes, not {shown(header)}.",
+        )
+    return body[: int(header)], memoryview(body)[int(header) :]
+
+
+def unpack_bytes(data: bytes | memoryview, count: int, name: str) -> list[bytes]:
+    """The `count` elements of a BYTES tensor. Raises `ServiceError` (`bad_request`) for short or
+    trailing bytes.
+    """
+    found, at = [], 0
+    for index in range(count):
+        end = at + 4
+        if end <= len(data):
+            end += struct.unpack_from("<I", data, at)[0]
+        if end > len(data):
+            raise ServiceError(
+                "bad_request",
+                f"The binary data of {name} ends within element {index} of {count}: {len(data)} bytes are too few.",
+            )
+        found.append(bytes(data[at + 4 : end]))
+        at = end
+    if at < len(data):
+        raise ServiceError(
+            "bad_request", f"The binary data of {name} has {len(data) - at} bytes after its {count} elements."
+        )
+    return found
+
+
+def pack_bytes(elements: Iterable[bytes]) -> bytes:
+    """A BYTES tensor of these elements."""
+    return b"".join(struct.pack("<I", len(one)) + one for one in elements)
+
+
+def pack_floats(values: Iterable[float]) -> bytes:
+    """An FP32 tensor of these values."""
+    return b"".join(struct.pack("<f", value) for value in values)

@@ -1,12 +1,14 @@
-"""The Open Inference Protocol, version 2, over REST: what `tritonclient.http` and other clients of Triton speak.
+"""The Open Inference Protocol, version 2, over REST: what `tritonclient.http` and other clients of
+Triton speak.
 
     client = tritonclient.http.InferenceServerClient("127.0.0.1:8000")
     client.infer("food101", [image])        # IMAGE: BYTES [n, 1] → LABEL: BYTES [n, 1], SCORE: FP32 [n, 1]
     curl --data-binary @dinner.jpg -H 'Inference-Header-Content-Length: 0' -H 'Accept: application/json' …/infer
 
-The model's name and version are those of the bundle. Sources: `kserve/open-inference-protocol`, and the protocol
-extensions binary data, classification, model configuration and statistics of Triton. The protocol has no error for one
-photo of several: those that are bad fail the request, which names them all.
+The model's name and version are those of the bundle. Sources: `kserve/open-inference-protocol`, and
+the protocol extensions binary data, classification, model configuration and statistics of Triton.
+The protocol has no error for one photo of several: those that are bad fail the request, which names
+them all.
 """
 
 from __future__ import annotations
@@ -22,18 +24,25 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.faults import ServiceError
 from app.protocols.json_photos import parsed
-from app.protocols.oip.codec import HEAD_LENGTH, pack_bytes, pack_floats
 from app.protocols.oip.examples import CONFIG, INFER_BODY, METADATA, SERVER, STATS, example, infer_example
-from app.protocols.oip.request import IMAGE, OUTPUTS, InferRequest, Wanted, parse_request
+from app.protocols.oip.request import (
+    HEAD_LENGTH,
+    IMAGE,
+    OUTPUTS,
+    InferRequest,
+    Wanted,
+    pack_bytes,
+    pack_floats,
+    parse_request,
+)
 from app.protocols.oip.stats import ModelStats, Statistics
 from app.serving.model import ServedModel
 from app.serving.schemas import Prediction
-from app.serving.service import Service
 from app.telemetry.record import forget_refused
 from app.web.body import read_body
-from app.web.disconnect import unless_gone
 from app.web.errors import responses
-from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs
+from app.web.leaving import unless_gone
+from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, service_of
 from contract.bundle import Manifest
 from contract.errors import PhotoError
 
@@ -45,11 +54,6 @@ UNKNOWN = responses("unauthorized", "unknown_model")
 OF_SERVER_READY = example({"ready": True}) | responses(*UNREADY)
 OF_READY = example({"name": "food101", "ready": True}) | responses("unauthorized", "unknown_model", *UNREADY)
 OF_INFER = infer_example() | responses("unknown_model", *PHOTO_ERRORS)
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
 
 
 async def _version(version: str) -> None:
@@ -70,14 +74,16 @@ def _check(request: Request, name: str, manifest: Manifest) -> None:
 
 async def _known(request: Request, name: str) -> Manifest:
     """The manifest of the model that the path names."""
-    manifest = _service(request).bundle.manifest
+    manifest = service_of(request).bundle.manifest
     _check(request, name, manifest)
     return manifest
 
 
 async def _met(request: Request, name: str) -> AsyncIterator[ServedModel]:
-    """The model that the path names, kept until it has answered: another may take over while the body comes in."""
-    model = _service(request).model
+    """The model that the path names, kept until it has answered: another may take over while the
+    body comes in.
+    """
+    model = service_of(request).model
     _check(request, name, model.bundle.manifest)
     with model.held():
         yield model
@@ -98,7 +104,7 @@ async def server_metadata() -> dict[str, Any]:
 @router.get("/health/live", responses=example({"live": True}) | responses("engine_stuck"))
 async def server_live(request: Request) -> dict[str, bool]:
     """The process answers."""
-    _service(request).check_live()
+    service_of(request).check_live()
     return {"live": True}
 
 
@@ -106,14 +112,14 @@ async def server_live(request: Request) -> dict[str, bool]:
 @router.get("/health/ready", responses=OF_SERVER_READY)
 async def server_ready(request: Request) -> dict[str, bool]:
     """The model is loaded and warm."""
-    _service(request).check_ready()
+    service_of(request).check_ready()
     return {"ready": True}
 
 
 @router.get("/models/stats", operation_id="v2_all_stats", responses=example(STATS) | responses("unauthorized"))
 async def all_statistics(request: Request) -> dict[str, object]:
     """The statistics of the model that is served."""
-    manifest = _service(request).bundle.manifest
+    manifest = service_of(request).bundle.manifest
     return _answered(request, manifest)
 
 
@@ -134,7 +140,7 @@ async def model_metadata(manifest: Known) -> dict[str, Any]:
 @router.get(VERSION + "/ready", responses=OF_READY, dependencies=OF_VERSION)
 async def model_ready(request: Request, manifest: Known) -> dict[str, Any]:
     """The model is loaded and warm."""
-    _service(request).check_ready()
+    service_of(request).check_ready()
     return {"name": manifest.name, "ready": True}
 
 
@@ -147,7 +153,7 @@ async def model_config(request: Request, manifest: Known) -> dict[str, Any]:
         "name": manifest.name,
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
-        "max_batch_size": _service(request).settings.max_images,
+        "max_batch_size": service_of(request).settings.max_images,
         "input": [{"name": IMAGE, "data_type": "TYPE_STRING", "dims": [1]}],
         "output": [{"name": output, "data_type": types[kind], "dims": [1]} for output, kind in OUTPUTS.items()],
         # a batch is formed as soon as an engine is free; nobody waits for it to fill
@@ -199,7 +205,7 @@ async def _infer(
     timeout_ms: int | None,
     min_confidence: float | None,
 ) -> Response:
-    service = _service(request)
+    service = service_of(request)
     asked = await _read(request)
     top_k = max(1, *(one.classes for one in asked.wanted))
     limits = [one for one in (asked.timeout_ms, timeout_ms) if one is not None]
@@ -218,14 +224,16 @@ async def _read(request: Request) -> InferRequest:
     read = partial(
         parse_request,
         head_length=request.headers.get(HEAD_LENGTH),
-        max_images=_service(request).settings.max_images,
+        max_images=service_of(request).settings.max_images,
         raw_answer_binary=binary,
     )
     return await parsed(await read_body(request), read, request.app.state.json_reader)
 
 
 def _good(found: list[Prediction | BaseException]) -> list[Prediction]:
-    """The predictions, if all are. Raises the first error; bad photos come first, and all of them are named."""
+    """The predictions, if all are. Raises the first error; bad photos come first, and all of them
+    are named.
+    """
     bad = {index: one for index, one in enumerate(found) if isinstance(one, PhotoError)}
     if bad:
         index, first = next(iter(bad.items()))

@@ -1,4 +1,4 @@
-"""What a model's requests took, as the statistics extension of the Open Inference Protocol wants it."""
+"""What a model's requests took, as the statistics extension of the protocol wants it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Duration:
 
 @dataclass
 class InferenceStats:
-    """Durations of requests by stage. A request of several photos counts once, with the slowest of them."""
+    """Durations of requests by stage. A request of several photos counts once, by its slowest."""
 
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
@@ -40,8 +40,9 @@ class InferenceStats:
 class ModelStats:
     """Requests of one version of one model over this protocol since the service started.
 
-    `inference_count` counts photos. `execution_count` counts the engine's calls as each request sees them: a call that
-    two requests shared counts for both, since a request does not learn with whom it ran.
+    `inference_count` counts photos. `execution_count` counts the engine's calls as each request
+    sees them: a call that two requests shared counts for both, since a request does not learn with
+    whom it ran.
     """
 
     name: str
@@ -53,7 +54,9 @@ class ModelStats:
     batch_stats: list[object] = field(default_factory=list)
 
     def succeeded(self, found: Sequence[Prediction], total_ns: int, output_ns: int) -> None:
-        """One request was answered: its predictions, nanoseconds in all, and those of writing the answer."""
+        """One request was answered: its predictions, nanoseconds in all, and those of writing the
+        answer.
+        """
         timings, stats = [one.timings_ms for one in found], self.inference_stats
         self.last_inference = time.time_ns() // 1_000_000
         self.inference_count += len(found)

@@ -17,7 +17,7 @@ from tests.app.decoders import PHOTO, decoders
 from tests.app.inside import running, until
 from tests.app.photos import answer, assert_error
 from tests.app.strange_decoder import BURNING
-from tests.app.web.test_disconnect import posted
+from tests.app.web.test_leaving import posted
 from tests.conftest import ROOT
 
 

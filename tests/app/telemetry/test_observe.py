@@ -10,13 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
-from starlette.staticfiles import StaticFiles
 
 from app.decoding.pool import DecodePool
 from app.telemetry.logs import JsonLines, TextLines, request_line
 from app.telemetry.metrics import Metrics, State
-from app.telemetry.observe import RouteTable, refused_unread
+from app.telemetry.observe import refused_unread
 from app.telemetry.record import Record, current
 from tests.app.inside import running, until
 from tests.app.logged import logged
@@ -104,21 +102,6 @@ def test_a_fault_has_an_id_too_and_the_log_finds_it(
     assert lines.of("/predict")[0]["outcome"] == "internal_error"
     faults = [line for line in map(json.loads, lines.texts) if "a fault" in line.get("exception", "")]
     assert [line["id"] for line in faults] == [answer.headers["X-Request-Id"]]
-
-
-def test_a_route_is_its_template_and_nothing_else() -> None:
-    app, router = FastAPI(), APIRouter()
-    router.add_api_route("/models/{name}", lambda name: name)
-    app.include_router(router, prefix="/v2")
-    app.mount("/static", StaticFiles(directory="."))
-    table = RouteTable(app.routes)
-    found = {
-        path: table.template(path) for path in ("/v2/models/food", "/models/food", "/static/a/b.js", "/docs", "/x")
-    }
-    assert found == {
-        "/v2/models/food": "/v2/models/{name}", "/models/food": "other", "/static/a/b.js": "/static/{path}",
-        "/docs": "/docs", "/x": "other",
-    }  # fmt: skip
 
 
 def test_what_was_refused_unread_has_a_line_and_an_id(

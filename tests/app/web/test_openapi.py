@@ -16,8 +16,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from app.faults import ERRORS, Kind
-from app.web.examples import MODEL
-from app.web.openapi import ADDRESS, complete, operation_id
+from app.web.openapi import ADDRESS, MODEL, complete, operation_id
 from scripts import openapi
 from tests.app.inside import running
 from tests.app.photos import assert_error
@@ -117,9 +116,7 @@ def test_an_operation_is_complete(name: str) -> None:
     assert ("requestBody" in operation) == (method == "post")
     assert "422" not in operation["responses"]
     kinds = operation["responses"]["200"]["content"]
-    assert any("example" in kind or "examples" in kind for kind in kinds.values()), (
-        "app/web/examples.py lacks an answer"
-    )
+    assert any("example" in kind or "examples" in kind for kind in kinds.values()), "app/web/openapi.py lacks an answer"
     for status, answer in operation["responses"].items():
         if status == "200":
             continue

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from app.web.places import OTHER_FILES, Doing, Places, connections_allowed
+from app.web.places import AT_ONCE, OTHER_FILES, Doing, Places, Turns, connections_allowed
 from tests.app.fake_time import play
 from tests.app.inside import running
 from tests.app.wire import POST, REQUEST, Wire, answer, reader, turns
@@ -163,3 +164,49 @@ def test_the_limit_of_open_files_is_raised_or_obeyed(
     assert connections_allowed(1000) == allowed
     assert found == ([asked] if asked else [])
     assert (f"Only {allowed} connections" in caplog.text) == (allowed < 1000)
+
+
+def test_a_few_begin_in_each_turn() -> None:
+    begun: list[int] = []
+
+    async def story() -> None:
+        turns = Turns()
+        for number in range(2 * AT_ONCE + 1):
+            turns.begin(partial(begun.append, number))
+        assert begun == list(range(AT_ONCE))
+        await asyncio.sleep(0)
+        assert begun == list(range(2 * AT_ONCE))
+        turns.begin(partial(begun.append, 2 * AT_ONCE + 1))
+        await asyncio.sleep(0)
+        assert begun == list(range(2 * AT_ONCE + 2))
+        await asyncio.sleep(0)
+        turns.begin(partial(begun.append, 0))
+        assert begun[-1] == 0, "who comes alone does not wait"
+
+    play(story())
+
+
+def test_health_does_not_wait_and_who_left_is_not_begun() -> None:
+    begun: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.append(scope["path"])
+        await answer(send, b"hi")
+
+    async def story() -> None:
+        async with Wire(app, always=frozenset({"/health"})) as wire:
+            clients = [await wire.client() for _ in range(5 * AT_ONCE)]
+            clients[-1].served.data_received(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
+            for client in clients[:-1]:
+                client.served.data_received(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            clients[-1].served.data_received(b"")
+            probe = await wire.client()
+            probe.served.data_received(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n")
+            clients[4 * AT_ONCE].served.connection_lost(None)
+            for client in (*clients[: 4 * AT_ONCE], *clients[4 * AT_ONCE + 1 :], probe):
+                assert (await client.read(b"hi")).startswith(b"HTTP/1.1 200 ")
+            assert begun.count("/health") == 2
+            assert begun.index("/health") == 0
+            assert len(begun) == 5 * AT_ONCE
+
+    play(story())

@@ -11,8 +11,9 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from app.settings import LONGEST_PREFIX, networks, prefix_from
 from app.web.openapi import ADDRESS
-from app.web.prefix import LONGEST, Prefix, is_bare, networks, prefix_from, prefix_of
+from app.web.prefix import Prefix, is_bare, prefix_of
 from contract.errors import ContractError
 from tests.app.inside import running
 from tests.app.photos import assert_error
@@ -137,9 +138,9 @@ def test_what_is_a_prefix() -> None:
     assert {text: prefix_from(text) for text in good} == good
     for text in ("food", "//food", "/a//b", "/food//", "//evil.example", "https://evil.example", "/a b", "/a\nb", "/é",
                  "/%2e%2e", "/..", "/a/../b", "/a/.", "/a?b", "/a#b", "/a\\b", '/"', "/<b>", "/a:b", "/a,b",
-                 "/" + "a" * LONGEST):  # fmt: skip
+                 "/" + "a" * LONGEST_PREFIX):  # fmt: skip
         assert prefix_from(text) is None, text
-    assert prefix_from("/" + "a" * (LONGEST - 1)) is not None
+    assert prefix_from("/" + "a" * (LONGEST_PREFIX - 1)) is not None
 
 
 @pytest.mark.parametrize("name", ["/predict", "/v2", "/static/", "/health"])

@@ -7,16 +7,16 @@ import sys
 import psutil
 import pytest
 
-from app.web import joined
-from app.web.joined import LARGE, ROOM, Joined
+from app.web import body
+from app.web.body import IN_HEAP, ROOM, Joined
 
 
 @pytest.mark.parametrize(
     "sizes",
-    [[], [0], [0, 0, 5], [5], [5, 0, 7], [LARGE], [LARGE, 1], [1, LARGE, 1], [LARGE + 7, 1, LARGE], [3] * 50],
+    [[], [0], [0, 0, 5], [5], [5, 0, 7], [IN_HEAP], [IN_HEAP, 1], [1, IN_HEAP, 1], [IN_HEAP + 7, 1, IN_HEAP], [3] * 50],
 )
 def test_the_pieces_are_whole_and_in_order(sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joined, "ROOM", LARGE + 9)  # so that it is outgrown too
+    monkeypatch.setattr(body, "ROOM", IN_HEAP + 9)  # so that it is outgrown too
     pieces = [bytes([1 + number]) * size for number, size in enumerate(sizes)]
     found = Joined()
     for piece in pieces:
@@ -32,7 +32,7 @@ def test_one_piece_is_not_copied() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where zeros that nobody wrote take no memory")
 def test_what_is_set_aside_is_not_in_memory() -> None:
-    process, piece, many = psutil.Process(), bytes(LARGE // 4), 64
+    process, piece, many = psutil.Process(), bytes(IN_HEAP // 4), 64
     before, held = process.memory_info().rss, []
     for _ in range(many):
         held.append(Joined())

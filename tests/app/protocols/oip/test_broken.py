@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol that are broken, too large or too late, and the codec alone."""
+"""Requests of the Open Inference Protocol that are broken, too large or too late, and its bytes alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import pytest
 
 from app.engine.engine import Engine
 from app.faults import ServiceError
-from app.protocols.oip.codec import pack_bytes, unpack_bytes
-from app.protocols.oip.request import parse_request
+from app.protocols.oip.request import pack_bytes, parse_request, unpack_bytes
 from app.serving.service import Service
 from tests.app.inside import Gate, running
 from tests.app.photos import assert_error

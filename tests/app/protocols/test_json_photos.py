@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from app.faults import ServiceError
+from app.faults import ServiceError, shown
 from app.protocols import json_photos
-from app.protocols.json_photos import LARGE, json_object, json_reader, parsed, photo_of, shown
+from app.protocols.json_photos import LARGE, json_object, json_reader, parsed, photo_of
 
 PHOTOS = 32
 BOMBS = {

@@ -1,20 +1,24 @@
-"""Forms: the photo arrives whole however it is cut, and what is wrong with a form is said."""
+"""Uploads: the media type alone says what a body is; a photo arrives whole however its form is cut,
+and what is wrong with a form is said.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import Request
 from starlette.types import Message
 
-from app.web.body import read_body
-from app.web.joined import ROOM
-from app.web.multipart import LARGEST_HEADER, photos_of
-from tests.app.photos import assert_error, drawn, encoded, predict, scores
+from app.web.body import ROOM, read_body
+from app.web.upload import LARGEST_HEADER, is_json, media_type, photos_of
+from tests.app.inside import running
+from tests.app.photos import answer, assert_error, drawn, encoded, predict, scores
 
 GOOD = encoded(drawn(3), "PNG")
 HEADERS = {"content-type": "multipart/form-data; boundary=cut"}
@@ -23,6 +27,20 @@ IMAGE = (
 )
 TEXT = b'--cut\r\nContent-Disposition: form-data; name="t"\r\n\r\n'
 END = b"\r\n--cut--\r\n"
+BASE64 = base64.b64encode(GOOD).decode()
+JSON_TYPES = [
+    "application/json",
+    "APPLICATION/JSON",
+    " application/json ; charset=utf-8",
+    "application/vnd.api+json",
+]
+OTHER_TYPES = [
+    "multipart/form-data; boundary=json",
+    "text/plain; a=application/json",
+    "application/jsonl",
+    "image/json",
+    "",
+]
 
 
 def post(server: str, body: bytes | Iterator[bytes], **headers: str) -> httpx.Response:
@@ -121,3 +139,39 @@ def test_a_large_body_is_in_memory_once(whole: bool) -> None:
     found, times = in_pieces(body, whole, 64 << 10)
     assert found == photo
     assert times < 1.2
+
+
+@pytest.mark.parametrize("header", [*JSON_TYPES, *OTHER_TYPES])
+def test_json_by_its_type(header: str) -> None:
+    assert is_json(header) == (header in JSON_TYPES)
+
+
+def test_a_type_without_its_parameters() -> None:
+    assert media_type(" Multipart/Form-Data\t; boundary=a") == "multipart/form-data"
+    assert media_type(None) == ""
+
+
+def form(boundary: str) -> bytes:
+    """A photo in a form."""
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    return head.encode() + GOOD + f"\r\n--{boundary}--\r\n".encode()
+
+
+@pytest.mark.parametrize("boundary", ["json", "application/json", "----json----"])
+def test_a_boundary_may_hold_the_word(bundle: Path, monkeypatch: pytest.MonkeyPatch, boundary: str) -> None:
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", "/predict")
+    with running(bundle) as (url, _):
+        kind = {"content-type": f'multipart/form-data; boundary="{boundary}"'}
+        for path in ("/predict", "/"):
+            found = answer(httpx.post(url + path, content=form(boundary), headers=kind))
+            label = found["label"] if path == "/predict" else found[0]["label"]  # type: ignore[index]
+            assert label
+        for kind in ({"content-type": header.strip()} for header in JSON_TYPES):
+            found = answer(httpx.post(f"{url}/predict", json={"instances": [{"b64": BASE64}]}, headers=kind))
+            assert found["predictions"][0]["label"] == label, kind
+            assert answer(httpx.post(url, json={"inputs": BASE64}, headers=kind))[0]["label"] == label  # type: ignore[index]
+
+
+def test_what_is_no_form_is_read_as_a_photo(server: str) -> None:
+    kind = {"content-type": "multipart/form-database; boundary=cut"}
+    assert_error(httpx.post(f"{server}/predict", content=form("cut"), headers=kind), "unsupported_format")

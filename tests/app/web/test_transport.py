@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 from urllib.parse import urlsplit
 
-from app.web.one_write import OneWrite
+from app.web.transport import OneWrite
 from tests.conftest import drawn_png
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.app.inside import running, until
 from tests.app.other_bundles import changed, hotter
-from tests.app.protocols.test_oip_broken import PLAIN
+from tests.app.protocols.oip.test_broken import PLAIN
 from tests.app.serving.test_lifecycle import in_loop, names_of, point
 
 

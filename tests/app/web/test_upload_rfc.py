@@ -11,7 +11,7 @@ from fastapi import Request
 from starlette.types import Message
 
 from app.faults import ServiceError
-from app.web.multipart import LONGEST_PREAMBLE, photos_of
+from app.web.upload import LONGEST_PREAMBLE, photos_of
 
 KIND = "multipart/form-data; boundary=cut"
 PHOTO = b"\xff\xd8 photo \r\n--cu\r\n--\r\n--cuttings\r\n--cut-\r\r\n--cut\r-\n--cut\n \xff\xd9"

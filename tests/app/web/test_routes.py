@@ -7,7 +7,7 @@ import pytest
 from fastapi import APIRouter, Depends, Request
 
 from app.serving.schemas import Health
-from app.web.lean_route import LeanRoute
+from app.web.routes import LeanRoute
 from tests.app.photos import assert_error, drawn, encoded, scores
 
 GOOD = encoded(drawn(3), "PNG")
