@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from training.drawn.foods import PAINTERS
+from training.drawn.savoury import PAINTERS
 from training.drawn.pen import Pen, hue
 
 FOODS: tuple[str, ...] = tuple(name for name, *_ in PAINTERS)

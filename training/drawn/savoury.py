@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from training.drawn.more_foods import (
+from training.drawn.sweet import (
     avocado_half,
     banana,
     carrot,
