@@ -1,4 +1,4 @@
-"""Foods one to eight of training.drawn, one function each, and the table of all sixteen.
+"""The savoury foods, and what goes into them, one function each, in the pen's unit square.
 
 See them all with: python -m training.drawn --sheet --out sheet.png
 """
@@ -6,24 +6,14 @@ See them all with: python -m training.drawn --sheet --out sheet.png
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
-from training.drawn.sweet import (
-    avocado_half,
-    banana,
-    carrot,
-    chocolate_chip_cookie,
-    cupcake,
-    hot_dog,
-    pancakes,
-    taco,
-)
-from training.drawn.pen import BROWN, CLEAR, GREEN, WHITE, Pen, curve, hue, outline, sector, shade
+from training.drawn.pen import CLEAR, GREEN, WHITE, Pen, curve, hue, outline, sector, shade
 
 
-def _pizza(p: Pen) -> None:
+def pizza(p: Pen) -> None:
+    """Draw the food of this name."""
     whole = p.rng.random() < 0.6
     if not whole:
         p = p.at(0, 1.0, 1.95)
@@ -56,31 +46,8 @@ def _pizza(p: Pen) -> None:
         p.poly(sector(0, 0, 2.2, -90 + half, 270 - half), CLEAR)
 
 
-def _donut(p: Pen) -> None:
-    dough = p.tone((214, 158, 92) if p.rng.random() < 0.75 else BROWN)
-    icing = hue(p.u(0, 1), p.u(0.1, 0.75), p.u(0.45, 1.0))
-    p.blob(0, 0, 0.98, 0.98, dough, 0.02)
-    p.oval(0, 0, 0.93, 0.93, shade(dough, 1.1))
-    p.blob(0, 0, 0.85, 0.85, shade(icing, 0.85), 0.07)
-    p.blob(0, 0, 0.81, 0.81, icing, 0.06)
-    hole = p.u(0.24, 0.34)
-    p.blob(0, 0, hole + 0.13, hole + 0.13, shade(icing, 0.82), 0.08)
-    p.oval(0, 0, hole + 0.08, hole + 0.08, shade(dough, 0.85))
-    kind = p.n(0, 3)
-    ring = [(x, y) for x, y in p.scatter(50, 0.76, 0.76, 0.13) if math.hypot(x, y) > hole + 0.18]
-    if kind < 2:
-        p.sprinkles(ring, 0.055)
-    elif kind == 2:
-        stripe = shade(icing, 0.5 if sum(icing) > 600 else 1.7)
-        xs = np.linspace(-0.75, 0.75, 14)
-        reach = np.sqrt(np.maximum(0.0, 0.76**2 - xs**2)) * np.where(np.arange(14) % 2, 1, -1)
-        p.stroke(np.stack([xs, reach], axis=1), 0.05, stripe)
-    else:
-        p.stroke(sector(0, 0, 0.68, 190, 260, apex=False), 0.07, shade(icing, 1.3))
-    p.oval(0, 0, hole, hole, CLEAR)
-
-
-def _fried_egg(p: Pen) -> None:
+def fried_egg(p: Pen) -> None:
+    """Draw the food of this name."""
     white = p.wobble(0.98, p.u(0.78, 0.95), p.u(0.06, 0.13))
     p.poly(white, p.tone((222, 184, 124), 22))
     p.poly(white * 0.95, p.tone((246, 236, 212), 6))
@@ -96,7 +63,8 @@ def _fried_egg(p: Pen) -> None:
         p.oval(x, y, 0.018, 0.018, (60, 50, 45, 255))
 
 
-def _sushi_roll(p: Pen) -> None:
+def sushi_roll(p: Pen) -> None:
+    """Draw the food of this name."""
     inside_out = p.rng.random() < 0.3
     nori, rice = p.tone((32, 44, 38), 8), p.tone((244, 242, 232), 6)
     fill = [hue(p.u(0, 1), p.u(0.6, 0.9), p.u(0.6, 0.98)), p.tone((240, 130, 80)), p.tone((130, 180, 80))]
@@ -123,7 +91,8 @@ def _sushi_roll(p: Pen) -> None:
             q.blob(0.17 * math.cos(a), top + 0.11 * math.sin(a), 0.21, 0.14, fill[i], 0.12)
 
 
-def _hamburger(p: Pen) -> None:
+def hamburger(p: Pen) -> None:
+    """Draw the food of this name."""
     bun = p.tone((212, 146, 72), 22)
     y, wide = 0.62, p.u(0.84, 0.94)
     p.stroke([(0.2 - wide, 0.74), (wide - 0.2, 0.74)], 0.36, shade(bun, 0.92))
@@ -161,102 +130,98 @@ def _hamburger(p: Pen) -> None:
         p.oval(x, y - 0.58 * tall + dy, 0.045, 0.028, (250, 235, 195, 255))
 
 
-def _ice_cream_cone(p: Pen) -> None:
-    cone, count = p.tone((214, 158, 88), 20), p.n(1, 3)
-    r, y0 = (0.6, 0.42, 0.34)[count - 1], (-0.2, 0.1, 0.25)[count - 1]
-    w, low = r * 0.92, 1.05 - y0
-    p.poly(np.array([(-w, y0), (w, y0), (0.04, 1.05), (-0.04, 1.05)]), cone)
-    for t in np.linspace(0.15, 0.85, 5).tolist():
-        for side in (-1, 1):
-            a = (side * w * (1 - 2 * t), y0)
-            p.stroke([a, (a[0] - side * w * (1 - t), y0 + low * (1 - t))], 0.03, shade(cone, 0.7))
-    first, sat = p.u(0, 1), p.u(0.1, 0.7)
-    for i in range(count):
-        ice, y = hue(first + 0.23 * i * p.n(0, 2), sat, p.u(0.5, 1.0) if i else 0.95), y0 - 0.1 - 1.15 * r * i
-        for x in np.linspace(-0.85, 0.85, 6).tolist():
-            p.oval(x * r, y + 0.2 * r, 0.24 * r, p.u(0.2, 0.36) * r, shade(ice, 0.85))
-        p.blob(0, y - 0.25 * r, r, 0.92 * r, shade(ice, 0.93), 0.02)
-        p.blob(-0.08 * r, y - 0.33 * r, 0.84 * r, 0.76 * r, ice, 0.03)
-        p.blob(-0.35 * r, y - 0.6 * r, 0.24 * r, 0.14 * r, shade(ice, 1.2), 0.1)
-    top = y0 - 0.1 - 1.15 * r * (count - 1) - 0.4 * r
-    kind = p.n(0, 3)
-    if kind == 0:
-        p.cherry(0, top - 0.7 * r, 0.13)
-    elif kind == 1:
-        p.sprinkles([(x, top + y) for x, y in p.scatter(14, 0.75 * r, 0.5 * r, 0.1)], 0.045)
-    elif kind == 2:
-        sauce = np.concatenate(
-            [sector(0, top + 0.15 * r, r, 195, 345, False), [(0.6 * r, top), (0.4 * r, top + 0.4 * r)]]
-        )
-        p.poly(
-            np.concatenate([sauce, [(0.1 * r, top), (-0.3 * r, top + 0.3 * r), (-0.6 * r, top)]]), p.tone((80, 44, 28))
-        )
+def carrot(p: Pen) -> None:
+    """Draw the food of this name."""
+    root = (
+        hue(p.u(0.05, 0.085), p.u(0.75, 0.92), p.u(0.85, 0.98)) if p.rng.random() < 0.8 else p.tone((120, 60, 100), 40)
+    )
+    green, bend = p.tone((74, 140, 52), 26), p.u(-0.15, 0.15)
+    for a in np.linspace(-0.5, 0.5, p.n(3, 6)).tolist():
+        tip = (a * p.u(0.9, 1.3), -p.u(0.85, 1.05))
+        stem = curve((0, -0.42), (a * 0.3, -0.7), tip)
+        p.stroke(stem, 0.05, shade(green, 0.85))
+        for i in range(5, 16, 2):
+            x, y = stem[i].tolist()
+            for side in (-1, 1):
+                p.stroke([(x, y), (x + side * 0.11, y - 0.06)], 0.05, shade(green, p.u(0.9, 1.3)))
+    u = np.linspace(0, 1, 24)
+    y, half = -0.5 + 1.5 * u, p.u(0.26, 0.36) * (1 - u) ** 0.75 * np.minimum(1, u * 9 + 0.12) ** 0.5 + 0.012
+    shift = np.tile(0.0, (48, 2))
+    shift[:, 0] = bend * np.concatenate([u, u[::-1]]) ** 2
+    p.poly(outline(y, half) + shift, shade(root, 0.84))
+    p.poly(outline(y, half * 0.8) + shift - (0.03, 0), root)
+    p.poly(
+        outline(y, half * 0.22) + shift * 1.0 - (0.1, 0) * np.concatenate([1 - u, 1 - u[::-1]])[:, None],
+        shade(root, 1.14),
+    )
+    for i in range(2, 21, 2):
+        x, w, side = bend * u[i] ** 2, half[i], p.n(0, 1) * 2 - 1
+        a, b = x + side * w, x + side * w * p.u(-0.1, 0.5)
+        p.stroke(curve((a, y[i]), ((a + b) / 2, y[i] + 0.05), (b, y[i] + 0.01)), 0.025, shade(root, 0.66))
 
 
-def _strawberry(p: Pen) -> None:
-    red, places = hue(p.u(-0.03, 0.025), p.u(0.7, 0.92), p.u(0.72, 0.95)), [(0.0, 0.0, 1.0, 0.0)]
-    if p.rng.random() < 0.35:
-        places = [(-0.42, -0.2, 0.66, p.u(5, 30)), (0.42, 0.15, 0.66, p.u(-40, -5))]
-    u = np.linspace(0, 1, 30)
-    half = p.u(1.3, 1.55) * u**0.36 * (1 - u) ** p.u(0.55, 0.68)
-    for x, y, size, turn in places:
-        q = p.at(x, y, size, turn)
-        q.poly(outline(-0.62 + 1.6 * u, half), shade(red, 0.85))
-        q.poly(outline(-0.58 + 1.48 * u, half * 0.93) - (0.03, 0), red)
-        q.blob(-0.32, -0.2, 0.16, 0.24, shade(red, 1.15), 0.05)
-        for row in range(6):
-            b = -0.36 + 0.21 * row
-            wide = 0.86 * float(np.interp((b + 0.62) / 1.6, u, half))
-            for a in np.arange(-0.62 + 0.13 * (row % 2), 0.66, 0.26).tolist():
-                if abs(a) < wide:
-                    q.oval(a, b + 0.012, 0.035, 0.052, shade(red, 0.6))
-                    q.oval(a, b, 0.025, 0.042, (248, 214, 120, 255))
-        q.stroke(curve((0, -0.6), (0.02, -0.85), (q.u(-0.2, 0.2), -1.0)), 0.07, q.tone((110, 150, 60)))
-        for a in np.linspace(-0.25, math.pi + 0.25, q.n(6, 8)).tolist():
-            tip = (0.56 * math.cos(a), -0.62 + 0.36 * math.sin(a) * q.u(0.7, 1.1))
-            side = (-0.13 * math.sin(a), 0.13 * math.cos(a))
-            mid = (0.25 * math.cos(a), -0.62 + 0.14 * math.sin(a))
-            leaf = [(0, -0.7), (mid[0] + side[0], mid[1] + side[1]), tip, (mid[0] - side[0], mid[1] - side[1])]
-            q.poly(np.array(leaf), q.tone((78, 142, 56), 22))
+def avocado_half(p: Pen) -> None:
+    """Draw the food of this name."""
+    neck, skin = p.u(0.15, 0.26), p.tone((62, 78, 40) if p.rng.random() < 0.7 else (58, 46, 44), 18)
+    t = np.linspace(0, 2 * math.pi, 48)
+    pear = np.stack([np.sin(t) * (0.56 - neck * np.cos(t)), -0.98 * np.cos(t)], axis=1)
+    flesh = hue(p.u(0.15, 0.2), p.u(0.4, 0.55), p.u(0.86, 0.96))
+    p.poly(pear * 1.02, skin)
+    p.poly(pear * 0.93, p.tone((142, 178, 72)))
+    p.poly(pear * 0.87, shade(flesh, 0.97))
+    p.poly(pear * 0.68 + (0, 0.06), shade(flesh, 1.07))
+    r, y = p.u(0.3, 0.37), 0.3
+    p.oval(0.02, y + 0.02, r * 1.1, r * 1.1, shade(flesh, 0.78))
+    if p.rng.random() < 0.75:
+        pit = p.tone((122, 74, 40), 22)
+        p.oval(0, y, r, r, shade(pit, 0.8))
+        p.blob(-0.03, y - 0.03, r * 0.86, r * 0.86, pit, 0.02)
+        p.blob(-0.38 * r, y - 0.4 * r, 0.25 * r, 0.16 * r, shade(pit, 1.6), 0.08)
+    else:
+        p.oval(0.04, y + 0.05, r * 0.9, r * 0.88, shade(flesh, 0.9))
 
 
-def _watermelon_slice(p: Pen) -> None:
-    flesh = hue(p.u(-0.02, 0.02), p.u(0.62, 0.8), p.u(0.85, 0.98)) if p.rng.random() < 0.85 else p.tone((245, 205, 80))
-    rind, wedge = p.tone((48, 112, 52), 22), p.rng.random() < 0.5
-    y, r, span = (-0.95, 1.85, p.u(22, 32)) if wedge else (-0.48, 1.0, p.u(78, 90))
-    a, b = 90 - span, 90 + span
-    p.poly(sector(0, y, r, a, b), rind)
-    for k in np.linspace(a + 3, b - 3, 9 if wedge else 13).tolist():
-        p.stroke(sector(0, y, r - 0.03, k - 1.5, k + 1.5, False), 0.06, shade(rind, 0.6))
-    p.poly(sector(0, y, r - 0.08, a, b), p.tone((205, 226, 160)))
-    p.poly(sector(0, y, r - 0.13, a, b), p.tone((242, 244, 214), 8))
-    p.poly(sector(0, y, r - 0.19, a, b), flesh)
-    for i in range(p.n(9, 18)):
-        t, d = math.radians(a + (b - a) * (0.12 + 0.76 * ((i * 0.618) % 1))), (r - 0.19) * p.u(0.4, 0.9)
-        q = p.at(d * math.cos(t), y + d * math.sin(t), 1.0, math.degrees(t) + 90)
-        q.oval(0, 0, 0.035, 0.06, p.tone((38, 26, 24), 6))
-        q.oval(-0.01, -0.02, 0.01, 0.018, (120, 105, 100, 255))
-    if p.rng.random() < 0.35:
-        x = p.u(-0.2, 0.2) if not wedge else 0.0
-        for k in (-1, 0, 1):
-            p.oval(x + 0.19 * k, y + 0.02 * (k == 0), 0.15, 0.19, CLEAR)
+def hot_dog(p: Pen) -> None:
+    """Draw the food of this name."""
+    bun, sag = p.tone((216, 156, 84), 22), p.u(-0.14, 0.14)
+    for y, light in ((-0.2, 0.9), (0.2, 1.0)):
+        p.stroke(curve((-0.62, y), (0, y + sag), (0.62, y)), 0.5, shade(bun, light * 0.85))
+        p.stroke(curve((-0.6, y * 1.05), (0, y * 1.05 + sag), (0.6, y * 1.05)), 0.4, shade(bun, light * 1.08))
+    p.stroke(curve((-0.66, 0), (0, sag), (0.66, 0)), 0.38, shade(bun, 1.25))
+    meat = p.tone((172, 72, 46), 22)
+    p.stroke(curve((-0.86, 0), (0, sag), (0.86, 0)), 0.29, shade(meat, 0.75))
+    p.stroke(curve((-0.86, -0.02), (0, sag - 0.02), (0.86, -0.02)), 0.22, meat)
+    p.stroke(curve((-0.84, -0.07), (0, sag - 0.07), (0.84, -0.07)), 0.04, shade(meat, 1.35))
+    xs = np.linspace(-0.72, 0.72, 36)
+    wave = np.sin(xs * p.u(14, 24) + p.u(0, 6)) * p.u(0.07, 0.12) + sag * (1 - (xs / 0.86) ** 2) / 2
+    sauce = p.n(0, 3)
+    if sauce < 3:
+        colour = p.tone((242, 196, 40) if sauce < 2 else (176, 30, 26))
+        p.stroke(np.stack([xs, wave], axis=1), 0.075, colour)
+    if sauce in (1, 3):
+        for x, y in p.scatter(26, 0.7, 0.13, 0.07):
+            p.oval(x, y + sag * 0.4, p.u(0.03, 0.06), 0.035, p.tone((120, 165, 60) if sauce == 3 else (240, 232, 215)))
 
 
-PAINTERS: tuple[tuple[str, Callable[[Pen], None], float, bool], ...] = (
-    ("pizza", _pizza, 60, True),
-    ("donut", _donut, 60, True),
-    ("fried_egg", _fried_egg, 60, True),
-    ("sushi_roll", _sushi_roll, 15, True),
-    ("hamburger", _hamburger, 14, False),
-    ("ice_cream_cone", _ice_cream_cone, 40, False),
-    ("strawberry", _strawberry, 60, True),
-    ("watermelon_slice", _watermelon_slice, 60, True),
-    ("pancakes", pancakes, 8, False),
-    ("chocolate_chip_cookie", chocolate_chip_cookie, 60, True),
-    ("banana", banana, 60, True),
-    ("carrot", carrot, 60, True),
-    ("avocado_half", avocado_half, 60, True),
-    ("hot_dog", hot_dog, 60, True),
-    ("taco", taco, 25, False),
-    ("cupcake", cupcake, 12, False),
-)  # name, function, largest rotation either way (degrees), seen from above (a round plate) or from the side
+def taco(p: Pen) -> None:
+    """Draw the food of this name."""
+    shell, tall = p.tone((232, 184, 92), 22), p.u(0.98, 1.12)
+    back = sector(0, 0, 1, 180, 360, False) * (0.95, tall) + (0.06, 0.4)
+    p.poly(back, shade(shell, 0.72))
+    for i, a in enumerate(np.linspace(188, 352, 24).tolist()):
+        c, s, out = math.cos(math.radians(a)), math.sin(math.radians(a)), p.u(0.9, 1.0)
+        x, y, kind = 0.93 * c * out + 0.03, 0.42 + tall * s * out, (i * 5 + p.n(0, 2)) % 5
+        if kind in (0, 3):
+            p.blob(x, y, 0.16, 0.12, p.tone((112, 172, 62), 26), 0.25)
+        elif kind == 1:
+            p.at(x, y, 0.1, p.u(0, 90)).poly(np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]), p.tone((214, 56, 44)))
+        elif kind == 2:
+            p.blob(x, y, 0.13, 0.1, p.tone((112, 66, 40), 18), 0.2)
+        else:
+            p.stroke([(x - 0.1, y + p.u(-0.08, 0.08)), (x + 0.1, y + p.u(-0.08, 0.08))], 0.05, p.tone((252, 200, 70)))
+    front = sector(0, 0, 1, 180, 360, False)
+    p.poly(front * (0.94, tall * 0.84) + (-0.03, 0.52), shade(shell, 0.82))
+    p.poly(front * (0.91, tall * 0.8) + (-0.03, 0.51), shell)
+    p.stroke([(-0.85, 0.5), (0.78, 0.5)], 0.1, shade(shell, 0.92))
+    for x, y in p.scatter(p.n(10, 24), 0.75, 0.3, 0.1):
+        p.oval(x, y + 0.12, p.u(0.02, 0.06), p.u(0.015, 0.04), shade(shell, p.u(0.75, 0.9)))
