@@ -39,8 +39,8 @@ from modeling.load import Blip, initial_blip, load_blip
 from modeling.scoring import free_captions, label_logprobs
 from training.data.loading import BadPhotos
 from training.data.sources import open_source
-from training.evaluate.abstention import advice, threshold_for_risk
 from training.evaluate.ask import measure
+from training.evaluate.confidence import advice, threshold_for_risk
 from training.evaluate.metrics import Difference
 from training.evaluate.report import MARKER, gain, headline_rows, write_report
 from training.recipe import Recipe, apply_overrides, parse_recipe

@@ -19,8 +19,8 @@ from modeling.load import Blip
 from modeling.scoring import constrained_labels, free_captions, label_logprobs
 from training.data.loading import BadPhotos, batches
 from training.data.sources import Item
-from training.evaluate.abstention import risk_at_threshold
 from training.evaluate.calibration import at_temperature
+from training.evaluate.confidence import risk_at_threshold
 from training.evaluate.metrics import (
     Bools,
     Floats,

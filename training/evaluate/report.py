@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.files import new_folder, write_text_atomic
-from training.evaluate.abstention import advice
 from training.evaluate.ask import Report
+from training.evaluate.confidence import advice
 from training.evaluate.html_parts import STYLE, html_figure, html_table
 from training.evaluate.metrics import percent, risk_curve
 from training.evaluate.plots import confusion_png, reliability_png, risk_coverage_png

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binom
 
 from tests.conftest import run_module
-from training.evaluate.abstention import DOUBT, STARTS, THRESHOLDS, advice, risk_at_threshold, threshold_for_risk
+from training.evaluate.confidence import DOUBT, STARTS, THRESHOLDS, advice, risk_at_threshold, threshold_for_risk
 from training.evaluate.metrics import Bools, Floats, Share
 
 
