@@ -1,4 +1,4 @@
-"""Thresholds for abstention: the table counts, and the one that is chosen keeps its promise."""
+"""The temperature is what was put in and what the service divides by; the chosen threshold keeps its promise."""
 
 from __future__ import annotations
 
@@ -6,11 +6,126 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from scipy.stats import binom
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
 
 from tests.conftest import run_module
-from training.evaluate.confidence import DOUBT, STARTS, THRESHOLDS, advice, risk_at_threshold, threshold_for_risk
+from training.evaluate.confidence import (
+    COLDEST,
+    DOUBT,
+    HOTTEST,
+    STARTS,
+    THRESHOLDS,
+    at_temperature,
+    calibration,
+    calibration_error,
+    fit_temperature,
+    reliability,
+    risk_at_coverage,
+    risk_at_threshold,
+    risk_curve,
+    threshold_for_risk,
+)
 from training.evaluate.metrics import Bools, Floats, Share
+from training.evaluate.report import advice
+
+
+def scored(count: int, temperature: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Label log-probabilities of a model that is right exactly as often as it says at `temperature`."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = 4 * torch.randn(count, 7, generator=generator)
+    wanted = torch.multinomial(torch.softmax(scores / temperature, 1), 1, generator=generator)[:, 0]
+    return scores.log_softmax(1), wanted
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5, 8.0])
+def test_finds_the_temperature_that_was_put_in(temperature: float) -> None:
+    logprobs, wanted = scored(20_000, temperature)
+    assert fit_temperature(logprobs, wanted) == pytest.approx(temperature, rel=0.05)
+
+
+def test_is_the_best_of_a_grid_and_helps_on_other_photos() -> None:
+    logprobs, wanted = scored(2000, 3.0)
+    found = fit_temperature(logprobs, wanted)
+
+    def nll(temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logprobs / temperature, wanted))
+
+    grid = np.geomspace(COLDEST, HOTTEST, 400)
+    assert nll(found) <= min(map(nll, grid)) + 1e-4
+    others, labels = (part.numpy() for part in scored(2000, 3.0, seed=1))
+    probabilities = np.exp(others.astype(np.float64))
+    before, after = (calibration(at_temperature(probabilities, t), labels) for t in (1.0, found))
+    assert after["nll"] < before["nll"] - 0.3
+    assert after["brier"] < before["brier"]
+    assert after["ece"] < 0.04 < 0.2 < before["ece"]
+
+
+def test_few_photos_give_no_absurd_temperature() -> None:
+    sure = torch.tensor([[0.98, 0.01, 0.01]]).log()
+    assert fit_temperature(sure[:0], torch.zeros(0, dtype=torch.int64)) == 1
+    assert 0.5 < fit_temperature(sure, torch.tensor([0])) < 1, "one photo that is right"
+    assert 1 < fit_temperature(sure, torch.tensor([1])) < 6, "one photo that is wrong"
+    assert 0.25 < fit_temperature(sure.expand(1000, 3), torch.zeros(1000, dtype=torch.int64)) < 1, "all are right"
+    even = torch.full((1000, 4), 0.25).log()
+    assert fit_temperature(even, torch.zeros(1000, dtype=torch.int64)) == pytest.approx(1), "nothing to learn from"
+
+
+def test_never_leaves_its_bounds_and_bears_a_probability_of_nothing() -> None:
+    logprobs, _ = scored(5000, 1.0)
+    assert fit_temperature(logprobs, logprobs.argmax(1)) == pytest.approx(COLDEST)
+    assert fit_temperature(logprobs, logprobs.argmin(1)) == pytest.approx(HOTTEST)
+    impossible = torch.tensor([[0.0, -torch.inf], [0.0, -torch.inf]])
+    assert COLDEST <= fit_temperature(impossible, torch.tensor([0, 1])) <= HOTTEST
+
+
+def test_divides_log_probabilities_as_the_service_does() -> None:
+    logprobs = scored(50, 1.0)[0].double()
+    found = at_temperature(logprobs.exp().numpy(), 1.7)
+    assert np.allclose(found, torch.softmax(logprobs / 1.7, 1).numpy(), atol=1e-12)
+    assert np.array_equal(at_temperature(np.array([[1.0, 0.0]]), 3.0), [[1.0, 0.0]])
+    tiny = at_temperature(np.full((1, 1000), 1e-3), COLDEST)
+    assert tiny.sum() == pytest.approx(1), "no row underflows"
+
+
+def test_scores_equal_scikit_learns() -> None:
+    logprobs, labels = (part.numpy() for part in scored(3000, 2.0))
+    probabilities = np.exp(logprobs.astype(np.float64))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    found = calibration(probabilities, labels)
+    assert found["nll"] == pytest.approx(log_loss(labels, probabilities))
+    assert found["brier"] == pytest.approx(brier_score_loss(labels, probabilities, scale_by_half=False))
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    accuracy, mean = calibration_curve(right, confidence, n_bins=15)
+    rows = reliability(confidence, right)
+    assert [row["accuracy"] for row in rows] == pytest.approx(list(accuracy))
+    assert [row["confidence"] for row in rows] == pytest.approx(list(mean))
+    weights = np.array([row["photos"] for row in rows]) / 3000
+    assert calibration_error(confidence, right) == pytest.approx(float(weights @ np.abs(accuracy - mean)))
+
+
+def test_calibration_error_is_the_gap_between_saying_and_being_right() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0, 1, 200_000)
+    assert calibration_error(confidence, rng.uniform(size=200_000) < confidence) < 0.01
+    assert calibration_error(np.full(100, 0.9), np.arange(100) < 60) == pytest.approx(0.3)
+    assert calibration_error(np.array([1.0]), np.array([True])) == 0
+
+
+def test_risk_falls_with_coverage_when_confidence_means_something() -> None:
+    confidence, right = np.linspace(0, 1, 100), np.arange(100) >= 40
+    rows = risk_at_coverage(confidence, right)
+    assert [row["risk"] for row in rows] == sorted(row["risk"] for row in rows)
+    assert rows[0]["risk"] == 0
+    assert (rows[-1]["coverage"], rows[-1]["threshold"], rows[-1]["answered"]) == (1, 0, 100)
+    assert rows[-1]["risk"] == pytest.approx(0.4)
+    assert rows[-1]["interval_95"] == list(Share(40, 100).interval)
+    coverage, risk = risk_curve(confidence, right)
+    for row in rows:
+        assert risk[coverage == row["coverage"]] == pytest.approx(row["risk"]), "the curve holds the table"
 
 
 def drawn(rng: np.random.Generator, photos: int) -> tuple[Floats, Bools]:
