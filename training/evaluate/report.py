@@ -1,7 +1,7 @@
 """The evaluation for people: a table for the terminal, and a folder with report.json, report.html and the figures.
 
 The page is made from the JSON alone, by a template, so that the two cannot differ; it loads nothing from elsewhere.
-Figures are drawn on their own canvas: pyplot keeps every figure of a process alive.
+Figures are drawn without pyplot, which keeps every figure of a process alive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -250,7 +249,6 @@ def risk_coverage_png(curves: list[tuple[str, Floats, Floats]]) -> bytes:
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr,call-arg]  # room between "100%" and "0%"
-    FigureCanvasAgg(figure)
     return figure
 
 
