@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from modeling.checkpoint import TrainingRecord
 from modeling.load import save_checkpoint
 from training.data.sources import Source
-from training.evaluate.ask import measure
-from training.evaluate.calibration import fit_temperature
+from training.evaluate.ask import ask
+from training.evaluate.confidence import fit_temperature
 from training.journal import plot
 from training.loop import Trainer
 from training.state import discard_states
@@ -55,12 +55,12 @@ def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], 
             f"validation: {len(scores[1])} photos, best {100 * progress.best.accuracy:.1f} % after epoch "
             f"{progress.best.epoch} of {progress.epoch}; temperature {temperature:.2f}"
         )
-    report = measure(
+    answers = ask(
         blip, source.test, tree, recipe.caption, source.labels,
         bad=bad, workers=recipe.data.workers,
     )  # fmt: skip
-    print(f"held-out: {report.photos} photos, {report.scored} right by label scoring")
-    metrics = report.as_metrics(temperature) | extra
+    print(f"held-out: {answers.photos} photos, {answers.scored} right by label scoring")
+    metrics = answers.as_metrics(temperature) | extra
     record = _record(source, trainer, counts, metrics=metrics, temperature=round(temperature, 4))
     save_checkpoint(out, blip, source.labels, record, replace=replace)
     discard_states(folder)

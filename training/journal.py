@@ -9,10 +9,9 @@ tensorboard --logdir folder/tensorboard
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import ContractError
-from contract.files import write_text_atomic
+from contract.files import write_bytes_atomic, write_text_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,8 +113,7 @@ def plot(folder: Path) -> Path:
     Loss (each step's faint, smoothed, and of the validation photos), validation accuracy with the best marked, and
     the learning rate; what was never written has no panel.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # late; no pyplot, whose state is for a screen
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # late; no pyplot, whose state is for a screen
 
     entries = read_journal(folder / LOG_FILE)
     loss = _series(entries, "train", "loss")
@@ -124,7 +122,6 @@ def plot(folder: Path) -> Path:
     rate = _series(entries, "train", "learning_rate")
     heights = [2.0] + [1.2] * (len(accuracy[0]) > 0) + [0.8] * (len(rate[0]) > 0)
     figure = Figure(figsize=(9, 2.4 * sum(heights)), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     _draw_loss(panels[0], loss, validation_loss)
     if len(accuracy[0]):
@@ -138,12 +135,9 @@ def plot(folder: Path) -> Path:
     panels[-1].set_xlabel("optimiser step")
     panels[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     path = folder / PLOT_FILE
-    temporary = folder / f".{PLOT_FILE}.{uuid.uuid4().hex}"
-    try:
-        canvas.print_figure(temporary, dpi=110, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=110, format="png")
+    write_bytes_atomic(path, image.getvalue())
     return path
 
 
@@ -187,9 +181,5 @@ def _marks(steps: npt.NDArray[np.int64]) -> dict[str, Any]:
 
 def smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Mean over a window of a twentieth of the points around each; shorter at both ends, so that nothing lags."""
-    half = max(1, len(values) // 40)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    centre = np.arange(len(values))
-    low, high = np.maximum(centre - half, 0), np.minimum(centre + half + 1, len(values))
-    result: npt.NDArray[np.float64] = (sums[high] - sums[low]) / (high - low)
-    return result
+    window = np.ones(2 * max(1, len(values) // 40) + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")

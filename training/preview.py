@@ -6,9 +6,9 @@ contact_sheet(batch.pixels[:24], augmented[:24], captions[:24], out / "preview.p
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import uuid
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from contract.errors import ContractError
+from contract.files import write_bytes_atomic
 from training.data.augment import Augmenter, blend, mixup
 from training.data.loading import BadPhotos, batches
 from training.recipe import Recipe
@@ -25,9 +26,9 @@ PHOTOS = 24
 PHOTO = 200  # pixels a side of an augmented photo on the sheet
 ORIGINAL = 72  # of the original beside it
 GAP = 12
-TEXT = 15  # pixels of the font
+TEXT = 13  # pixels of the font
 LINES = 3  # of caption; what is longer ends in …
-LINE = 19
+LINE = 17
 
 
 def preview_captions(
@@ -56,6 +57,7 @@ def contact_sheet(before: torch.Tensor, after: torch.Tensor, captions: Sequence[
     columns = max(1, round(math.sqrt(1.5 * len(captions))))
     rows = math.ceil(len(captions) / columns)
     width, height = PHOTO + 6 + ORIGINAL, PHOTO + 6 + LINES * LINE
+    letters = int(width // font.getlength("m"))
     size = (GAP + columns * (width + GAP), GAP + rows * (height + GAP))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
@@ -64,40 +66,18 @@ def contact_sheet(before: torch.Tensor, after: torch.Tensor, captions: Sequence[
         x, y = GAP + i % columns * (width + GAP), GAP + i // columns * (height + GAP)
         sheet.paste(_picture(shown[i], PHOTO), (x, y))
         sheet.paste(_picture(before[i], ORIGINAL), (x + PHOTO + 6, y))
-        for number, line in enumerate(wrap(caption, font, width)):
+        for number, line in enumerate(textwrap.wrap(caption, letters, max_lines=LINES, placeholder="…")):
             pen.text((x, y + PHOTO + 6 + number * LINE), line, fill="black", font=font)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        sheet.save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """`text` in at most `LINES` lines of `width` pixels, broken between words where that is possible, then `…`."""
-    lines: list[str] = []
-    words = text.split()
-    while words:
-        if len(lines) == LINES - 1:
-            return [*lines, _cut(" ".join(words), font, width)]
-        count = next((n for n in range(len(words), 0, -1) if font.getlength(" ".join(words[:n])) <= width), 1)
-        lines.append(_cut(" ".join(words[:count]), font, width))
-        words = words[count:]
-    return lines
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    return next((cut for n in range(len(text), 0, -1) if font.getlength(cut := text[:n].rstrip() + "…") <= width), "…")
+    image = io.BytesIO()
+    sheet.save(image, format="PNG")
+    write_bytes_atomic(path, image.getvalue())
 
 
 def _font() -> ImageFont.FreeTypeFont:
     import matplotlib  # late: the rest of this module is light
 
-    # Pillow's own font has no × and no accented letters.
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", TEXT)
+    # Pillow's own font has no × and no accented letters; in this one all letters are as wide.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSansMono.ttf", TEXT)
 
 
 def _picture(pixels: torch.Tensor, size: int) -> Image.Image:

@@ -34,8 +34,8 @@ from contract.files import write_text_atomic
 from contract.precision import PRECISIONS
 
 NEEDED = (  # by one step or another
-    "accelerate", "datasets", "fastapi", "kornia", "matplotlib", "multipart", "onnx", "onnxscript", "optimum",
-    "pydantic_settings", "tensorboard", "tokenizers", "tqdm", "transformers", "uvicorn",
+    "accelerate", "datasets", "fastapi", "jinja2", "kornia", "matplotlib", "multipart", "onnx", "onnxscript", "optimum",
+    "pydantic_settings", "sklearn", "tensorboard", "tokenizers", "tqdm", "transformers", "uvicorn",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 from tests.image.container import HARDENED, TRAINING_IMAGE, image_under_test
 from tests.image.test_pipeline import OF_CUDA, locked
 
+KINDS = (".py", ".toml", ".j2")  # of files that the rooms hold
 UID = "10001"
 SITE = "/opt/venv/lib/python3*/site-packages"
 SMALL = ["data.train_count=64", "data.test_count=16", "train.epochs=1"]
@@ -58,10 +59,11 @@ def test_it_holds_training_and_export_alone(under_test: tuple[Tools, str]) -> No
     assert {"training", "export", "contract", "torch", "accelerate"} <= packages
     assert not packages & {"app", "tests", "benchmarks", "scripts", "fastapi", "uvicorn", "pip"}
     assert shell(under_test, "ls /build /run/secrets /etc/pip.conf 2>/dev/null; true") == ""
-    lines = shell(under_test, f"cd {SITE} && sha256sum training/*.py training/recipes/* export/*.py contract/*.py")
+    rooms = ("training", "export", "modeling", "contract")
+    found_by = " -o ".join(f"-name '*{kind}'" for kind in KINDS)
+    lines = shell(under_test, f"cd {SITE} && find {' '.join(rooms)} {found_by} | xargs sha256sum")
     found = {file: digest for digest, file in (line.split() for line in lines.splitlines())}
-    files = [path for room in ("training", "export", "contract") for path in (ROOT / room).glob("*.py")]
-    files += (ROOT / "training" / "recipes").glob("*.toml")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*") if path.suffix in KINDS]
     wanted = {str(path.relative_to(ROOT)): sha256_file(path) for path in files}
     assert found == wanted, "the image is not of this tree: make image TARGET=training"
 

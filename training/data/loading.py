@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from contract.errors import ContractError
-from training.data.ahead import ahead
 from training.data.dataset import Item
 from training.data.stream import Raw, Stream
 
@@ -247,8 +247,27 @@ def _from_stream(
             for future in ready:
                 yield future.result()
     finally:
-        if not sys.is_finalizing():  # then its threads are gone, and the modules it needs as well
-            pool.shutdown(cancel_futures=True)
+        _shut_down(pool)
+
+
+def ahead(source: Iterator[T], depth: int) -> Generator[T, None, None]:
+    """The values of `source` in order, at most `depth` + 1 read in advance by a thread; its errors are raised here.
+
+    The thread ends when the source does or when this generator is closed, after the value that it is reading.
+    """
+    reader, end = ThreadPoolExecutor(1, thread_name_prefix="read-ahead"), cast(T, object())
+    try:
+        ready = deque(reader.submit(next, source, end) for _ in range(depth + 1))
+        while (value := ready.popleft().result()) is not end:
+            ready.append(reader.submit(next, source, end))
+            yield value
+    finally:
+        _shut_down(reader)
+
+
+def _shut_down(pool: ThreadPoolExecutor) -> None:
+    if not sys.is_finalizing():  # then its threads are gone, and the modules it needs as well
+        pool.shutdown(cancel_futures=True)
 
 
 def _chunked(rows: Iterator[Raw], size: int) -> Iterator[list[Raw]]:
@@ -259,6 +278,6 @@ def _chunked(rows: Iterator[Raw], size: int) -> Iterator[list[Raw]]:
 def _mixed(items: Stream, chunks: Iterator[list[Raw]]) -> Iterator[list[Raw]]:
     """The same chunks, once the labels of the first ones have been found to be mixed."""
     first = list(islice(chunks, CHECKED))
-    items.check_mixing([[raw.label for raw in chunk] for chunk in first])
+    items.check_shuffle([[raw.label for raw in chunk] for chunk in first])
     yield from first
     yield from chunks

@@ -2,7 +2,8 @@
 
 Hub data is often grouped by class (Food-101: 750 rows each), so a shuffle buffer alone gives batches of a few classes.
 The files are therefore split at their row groups, `data.shuffle_shards` of these are read in turn, and the buffer of
-`data.shuffle_buffer` photos mixes what they give. The first batches are checked: see `training.data.mixing`.
+`data.shuffle_buffer` photos mixes what they give. The first batches are checked: their labels must be
+about as varied as those of a fair draw (`check_shuffle`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from torch.utils.data import IterableDataset
 
 from contract.errors import ContractError
 from training.data.columns import Columns, photo_bytes, read_columns, reason, undecoded
 from training.data.dataset import Item, Source, decoded, digest, require
-from training.data.mixing import check_mixing
 from training.data.splits import in_share
 from training.recipe import DataRecipe
 
@@ -87,9 +88,9 @@ class Stream(IterableDataset[Item]):
         """Decode one photo."""
         return decoded(raw.data, raw.label, self.size, raw.where)
 
-    def check_mixing(self, batches: Sequence[Sequence[int]]) -> None:
-        """Raise `ContractError` when these first batches of label ids are too uniform, as `training.data.mixing` says."""
-        check_mixing(
+    def check_shuffle(self, batches: Sequence[Sequence[int]]) -> None:
+        """Raise `ContractError` when these first batches of label ids are too uniform: `check_shuffle`."""
+        check_shuffle(
             batches, len(self._columns.labels), least=self._recipe.least_entropy,
             buffer=self._recipe.shuffle_buffer, shards=self._recipe.shuffle_shards, parts=self._parts,
         )  # fmt: skip
@@ -189,3 +190,63 @@ def _count(name: str, rows: Any, split: str, columns: Columns) -> int:
         labels = rows.select_columns([columns.label])
     wanted = {old for old, new in enumerate(columns.new_id) if new >= 0}
     return sum(value in wanted for batch in labels.iter(batch_size=1000) for value in batch[columns.label])
+
+
+# -- is it shuffled? ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Mean label entropy of some batches in bits, that of fair batches of the same sizes, and distinct labels seen."""
+
+    entropy: float
+    fair: float
+    seen: int
+
+
+def label_entropy(labels: Sequence[int]) -> float:
+    """Shannon entropy of the label ids of one batch, in bits: 0 for one class, at most log2 of the batch size."""
+    _, counts = np.unique(np.asarray(labels, dtype=np.int64), return_counts=True)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def fair_entropy(classes: int, size: int, *, draws: int = 400) -> float:
+    """Expected entropy of `size` labels drawn uniformly from `classes`, by simulation with a fixed generator.
+
+    A batch of 64 from 101 classes has 5.45 bits, well below log2(101) = 6.66: small batches cannot show all classes.
+    """
+    labels = np.random.default_rng(0).integers(0, classes, (draws, size))
+    return float(np.mean([label_entropy(row) for row in labels.tolist()]))
+
+
+def measure_shuffle(batches: Sequence[Sequence[int]], classes: int) -> Shuffled:
+    """Compare the label ids of `batches` with fair draws from `classes` equally common classes."""
+    fair = {size: fair_entropy(classes, size) for size in {len(batch) for batch in batches}}
+    return Shuffled(
+        entropy=float(np.mean([label_entropy(batch) for batch in batches])),
+        fair=float(np.mean([fair[len(batch)] for batch in batches])),
+        seen=len({label for batch in batches for label in batch}),
+    )
+
+
+def check_shuffle(
+    batches: Sequence[Sequence[int]], classes: int, *, least: float, buffer: int, shards: int, parts: int
+) -> None:
+    """Raise `ContractError` when the mean label entropy of `batches` is below `least` (0..1) of a fair shuffle's.
+
+    buffer, shards and parts (photos held, parts read at the same time, parts there are) are for the explanation.
+    Equally common classes are assumed; data with very unequal classes needs a lower `least`.
+    """
+    if not batches:
+        return
+    found = measure_shuffle(batches, classes)
+    if found.entropy >= least * found.fair:
+        return
+    raise ContractError(
+        f"The stream is not shuffled well: its first {len(batches)} batches have {found.entropy:.2f} bits of label "
+        f"entropy on average and {found.seen} of {classes} labels, where a fair shuffle would give {found.fair:.2f} bits "
+        f"and {least:g} of that is asked for. Training on such batches learns one class and forgets it for the next. "
+        f"Raise data.shuffle_buffer (now {buffer} photos), raise data.shuffle_shards (now {shards}, the data has "
+        f"{parts}), set data.streaming = false, or lower data.least_entropy if the classes are of very unequal size."
+    )

@@ -6,15 +6,34 @@ See them all with: python -m training.drawn --sheet --out sheet.png
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from training.drawn.foods import PAINTERS
+from training.drawn import savoury, sweet
 from training.drawn.pen import Pen, hue
 
+PAINTERS: tuple[tuple[str, Callable[[Pen], None], float, bool], ...] = (
+    ("pizza", savoury.pizza, 60, True),
+    ("donut", sweet.donut, 60, True),
+    ("fried_egg", savoury.fried_egg, 60, True),
+    ("sushi_roll", savoury.sushi_roll, 15, True),
+    ("hamburger", savoury.hamburger, 14, False),
+    ("ice_cream_cone", sweet.ice_cream_cone, 40, False),
+    ("strawberry", sweet.strawberry, 60, True),
+    ("watermelon_slice", sweet.watermelon_slice, 60, True),
+    ("pancakes", sweet.pancakes, 8, False),
+    ("chocolate_chip_cookie", sweet.chocolate_chip_cookie, 60, True),
+    ("banana", sweet.banana, 60, True),
+    ("carrot", savoury.carrot, 60, True),
+    ("avocado_half", savoury.avocado_half, 60, True),
+    ("hot_dog", savoury.hot_dog, 60, True),
+    ("taco", savoury.taco, 25, False),
+    ("cupcake", sweet.cupcake, 12, False),
+)  # name, function, largest rotation either way (degrees), seen from above (a round plate) or from the side
 FOODS: tuple[str, ...] = tuple(name for name, *_ in PAINTERS)
 MIN_SIZE, MAX_SIZE = 16, 1024
 Plane = npt.NDArray[np.float32]

@@ -39,31 +39,13 @@ from modeling.load import Blip, initial_blip, load_blip
 from modeling.scoring import free_captions, label_logprobs
 from training.data.loading import BadPhotos
 from training.data.sources import open_source
-from training.evaluate.abstention import advice, threshold_for_risk
-from training.evaluate.ask import measure
+from training.evaluate.ask import ask
+from training.evaluate.confidence import threshold_for_risk
 from training.evaluate.metrics import Difference
-from training.evaluate.report import MARKER, gain, headline_rows, write_report
+from training.evaluate.report import MARKER, side_by_side, write_report
 from training.recipe import Recipe, apply_overrides, parse_recipe
 
 CONSTRAINED = {"id": 200, "name": 20}  # photos, by what the caption's target is
-
-
-def side_by_side(report: dict[str, Any]) -> str:
-    """`before` and `after` of the report as a table for the terminal, every share with its 95 % interval."""
-    before, after = report.get("before"), report["after"]
-    lines = [
-        f"{after['photos']} held-out photos of {after['classes']} classes, chance {100 / after['classes']:.1f} % "
-        "(in brackets: 95 % intervals)",
-        f"{'':37}{'before' if before else '':>21}{'after':>21}",
-        *(f"{name:37}{a:>21}{b:>21}" for name, a, b in headline_rows(before, after)),
-    ]
-    if "difference" in report:
-        lines.append(gain(report["difference"]))
-    if same := after["shares"].get("constrained_equals_scored"):
-        lines.append(f"Label scoring answers as constrained decoding on {same['count']} of {same['photos']} photos.")
-    if "abstention" in report:
-        lines.append(advice(report["abstention"]))
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,17 +121,17 @@ def _evaluate(args: argparse.Namespace) -> int:
         return _one_photo(args.photo, models, recipe.caption, labels)
     bad = BadPhotos(recipe.data.on_bad_image)
     constrained = CONSTRAINED[recipe.caption.target] if args.constrained is None else args.constrained
-    reports = {}
+    answers = {}
     for title, blip in models.items():
         source = open_source(recipe.data, blip.image_size, seed=recipe.seed)
         if source.labels != labels:
             raise ContractError("The data's labels are not the checkpoint's; evaluate on data with the same classes.")
         tree = label_tree(blip.tokenizer, recipe.caption, labels)
-        reports[title] = measure(
+        answers[title] = ask(
             blip, source.test, tree, recipe.caption, labels, bad=bad,
             workers=recipe.data.workers, title=title, limit=args.limit, constrained=constrained,
         )  # fmt: skip
-    before, after = reports.get("before"), reports["after"]
+    before, after = answers.get("before"), answers["after"]
     same = source.fingerprint == {key: value for key, value in record.data.items() if key != "unreadable"}
     if not same:
         print(

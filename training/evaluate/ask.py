@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import confusion_matrix
 from torch.utils.data import Dataset, IterableDataset, Subset
 from tqdm import tqdm
 
@@ -19,28 +20,23 @@ from modeling.load import Blip
 from modeling.scoring import constrained_labels, free_captions, label_logprobs
 from training.data.loading import BadPhotos, batches
 from training.data.sources import Item
-from training.evaluate.abstention import risk_at_threshold
-from training.evaluate.calibration import at_temperature
+from training.evaluate.confidence import at_temperature, calibration, reliability, risk_at_coverage, risk_at_threshold
 from training.evaluate.metrics import (
     Bools,
     Floats,
     Ints,
     Share,
-    calibration,
     class_table,
-    confusion_matrix,
     macro_f1,
     macro_f1_interval,
     most_confused,
-    reliability,
-    risk_at_coverage,
 )
 
 ROWS = 256  # photos times beams that constrained decoding holds at once
 
 
 @dataclass(frozen=True)
-class Report:
+class Answers:
     """The answers to N photos of L classes.
 
     wanted         int64 [N]       true label ids
@@ -111,7 +107,8 @@ class Report:
     @property
     def confusion(self) -> Ints:
         """int64 [L, L]: row = true label, column = best-scored label."""
-        return confusion_matrix(self.wanted, self.best, self.classes)
+        matrix: Ints = confusion_matrix(self.wanted, self.best, labels=np.arange(self.classes))
+        return matrix
 
     def confidence(self, temperature: float = 1.0) -> Floats:
         """float64 [N]: the probability of the best-scored label at a temperature."""
@@ -130,7 +127,7 @@ class Report:
             "unparsable": round(self.unparsable.value, 4),
             "accuracy_scored": round(self.scored.value, 4),
             "top5_scored": round(self.top5.value, 4),
-            "macro_f1_scored": round(macro_f1(class_table(self.confusion, self.wanted)), 4),
+            "macro_f1_scored": round(macro_f1(self.wanted, self.best), 4),
             "calibration_error": round(self.calibration(temperature)["ece"], 4),
         }
 
@@ -140,7 +137,7 @@ class Report:
         `calibration_error` and the risks are at `temperature`; `calibration` holds both sides of it.
         """
         confusion = self.confusion
-        table = class_table(confusion, self.wanted)
+        table = class_table(self.wanted, self.best, self.classes)
         shares = {
             "free": self.free,
             "constrained": self.held,
@@ -154,7 +151,7 @@ class Report:
             "photos": self.photos,
             "classes": self.classes,
             "shares": {name: share.as_json() for name, share in shares.items() if share is not None},
-            "macro_f1": macro_f1(table),
+            "macro_f1": macro_f1(self.wanted, self.best),
             "macro_f1_interval_95": list(macro_f1_interval(confusion)),
             "temperature": temperature,
             "calibration_error": fitted["ece"],
@@ -184,7 +181,7 @@ def _recall_interval(confusion: Ints, label: int, row: dict[str, float]) -> list
     return list(Share(int(confusion[label, label]), int(row["photos"])).interval) if row["photos"] else None
 
 
-def measure(
+def ask(
     blip: Blip,
     items: Dataset[Item],
     tree: LabelTree,
@@ -196,7 +193,7 @@ def measure(
     title: str = "evaluating",
     limit: int | None = None,
     constrained: int = 0,
-) -> Report:
+) -> Answers:
     """Ask `blip`, in eval mode, about the photos of `items`: all, or `limit` of them.
 
     `constrained` of these are also asked by constrained decoding, which is slow. Both choices are spread evenly over
@@ -235,7 +232,7 @@ def measure(
                 break
     if not wanted:
         raise ContractError(f"There is no held-out photo to evaluate on ({bad.first or 'the data is empty'}).")
-    return Report(
+    return Answers(
         np.array(wanted)[:limit], np.array(said)[:limit], np.concatenate(probabilities)[:limit], np.array(held)[:limit]
     )
 

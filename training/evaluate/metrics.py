@@ -1,4 +1,4 @@
-"""Figures of merit from plain arrays: intervals, per-class tables, calibration, risk against coverage."""
+"""How often a model is right, from plain arrays: shares and differences with intervals, per-class tables, macro-F1."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -102,23 +103,16 @@ def percent(value: float, interval: tuple[float, float]) -> str:
     return f"{100 * value:.1f} % ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
 
 
-def confusion_matrix(wanted: Ints, found: Ints, classes: int) -> Ints:
-    """int64 [classes, classes]: row = true label, column = answer. `found` may hold -1 (no answer), which is left out."""
-    kept = found >= 0
-    flat = np.bincount(wanted[kept] * classes + found[kept], minlength=classes * classes)
-    return flat.reshape(classes, classes).astype(np.int64)
+def class_table(wanted: Ints, found: Ints, classes: int) -> list[dict[str, float]]:
+    """Precision, recall, F1 and the number of photos of each class; 0 where a figure is undefined.
 
-
-def class_table(confusion: Ints, wanted: Ints) -> list[dict[str, float]]:
-    """Precision, recall, F1 and the number of photos of each class; 0 where a figure is undefined."""
-    rows = []
-    for label in range(len(confusion)):
-        photos, right = int((wanted == label).sum()), int(confusion[label, label])
-        answered = int(confusion[:, label].sum())
-        precision, recall = _ratio(right, answered), _ratio(right, photos)
-        f1 = _ratio(2 * precision * recall, precision + recall)
-        rows.append({"photos": photos, "precision": precision, "recall": recall, "f1": f1})
-    return rows
+    `wanted` and `found` are label ids int64 [N]; -1 in `found` (no answer) is an answer of no class.
+    """
+    columns = precision_recall_fscore_support(wanted, found, labels=np.arange(classes), zero_division=0.0)
+    return [
+        {"photos": int(photos), "precision": float(precision), "recall": float(recall), "f1": float(f1)}
+        for precision, recall, f1, photos in zip(*columns, strict=True)
+    ]
 
 
 def most_confused(confusion: Ints, names: list[str], most: int = 15) -> list[dict[str, Any]]:
@@ -129,9 +123,9 @@ def most_confused(confusion: Ints, names: list[str], most: int = 15) -> list[dic
     return [{"wanted": names[i], "said": names[j], "photos": int(wrong[i, j])} for i, j in cells if wrong[i, j]]
 
 
-def macro_f1(table: list[dict[str, float]]) -> float:
-    """Mean F1 over the classes that have photos."""
-    return float(np.mean([row["f1"] for row in table if row["photos"]]))
+def macro_f1(wanted: Ints, found: Ints) -> float:
+    """Mean F1 over the classes that have photos, of label ids int64 [N] each."""
+    return float(f1_score(wanted, found, labels=np.unique(wanted), average="macro", zero_division=0.0))
 
 
 def macro_f1_interval(confusion: Ints, draws: int = 1000) -> tuple[float, float]:
@@ -152,81 +146,3 @@ def macro_f1_interval(confusion: Ints, draws: int = 1000) -> tuple[float, float]
         values.append((2 * right / np.maximum(photos + answered, 1))[photos > 0].mean())
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
-
-
-def reliability(confidence: Floats, right: Bools, bins: int = 15) -> list[dict[str, Any]]:
-    """Equal bins of confidence that hold photos: `photos`, mean `confidence`, `accuracy` and its `interval_95`."""
-    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    rows = []
-    for b in range(bins):
-        inside = place == b
-        if inside.any():
-            share = Share(int(right[inside].sum()), int(inside.sum()))
-            mean = float(confidence[inside].mean())
-            rows.append(
-                {
-                    "photos": share.total,
-                    "confidence": mean,
-                    "accuracy": share.value,
-                    "interval_95": list(share.interval),
-                }
-            )
-    return rows
-
-
-def calibration_error(confidence: Floats, right: Bools, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599): mean |accuracy - confidence| over equal bins."""
-    rows = reliability(confidence, right, bins)
-    return float(sum(row["photos"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(confidence))
-
-
-def calibration(probabilities: Floats, wanted: Ints) -> dict[str, float]:
-    """How well probabilities [N, L] tell the labels int64 [N]: `ece`, `nll` (nats a photo) and `brier` (0 to 2).
-
-    The last two are proper scores, which no trick on the confidence improves: they also see what is right.
-    """
-    rows = np.arange(len(wanted))
-    right = probabilities.argmax(axis=1) == wanted
-    given = probabilities[rows, wanted]
-    others = (probabilities**2).sum(axis=1) - given**2
-    return {
-        "ece": calibration_error(probabilities.max(axis=1), right),
-        "nll": float(-np.log(np.maximum(given, 1e-300)).mean()),
-        "brier": float((others + (1 - given) ** 2).mean()),
-    }
-
-
-def risk_at_coverage(
-    confidence: Floats, right: Bools, coverages: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
-) -> list[dict[str, Any]]:
-    """The share of wrong answers when only the most confident share of the photos is answered.
-
-    Each row: `coverage` (of the photos), `threshold` (the least confidence answered), `risk` (wrong among answered),
-    its `interval_95` and the number `answered`.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    rows = []
-    for coverage in coverages:
-        answered = order[: max(1, round(coverage * len(order)))]
-        wrong = Share(int((~right[answered]).sum()), len(answered))
-        rows.append(
-            {
-                "coverage": coverage,
-                "threshold": float(confidence[answered[-1]]),
-                "risk": wrong.value,
-                "interval_95": list(wrong.interval),
-                "answered": wrong.total,
-            }
-        )
-    return rows
-
-
-def risk_curve(confidence: Floats, right: Bools) -> tuple[Floats, Floats]:
-    """Every point of risk against coverage, float64 [N] each (Geifman and El-Yaniv 2017, arXiv:1705.08500)."""
-    answered = np.arange(1, len(right) + 1)
-    wrong = np.cumsum(~right[np.argsort(-confidence, kind="stable")])
-    return answered / len(right), wrong / answered
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0

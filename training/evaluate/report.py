@@ -1,22 +1,32 @@
-"""The evaluation report as a folder: report.json, report.html (one file, nothing loaded from elsewhere) and the figures.
+"""The evaluation for people: a table for the terminal, and a folder with report.json, report.html and the figures.
 
-The page is made from the JSON alone, so that the two cannot differ.
+The page is made from the JSON alone, by a template, so that the two cannot differ; it loads nothing from elsewhere.
+Figures are drawn without pyplot, which keeps every figure of a process alive.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
+import warnings
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
 from contract.files import new_folder, write_text_atomic
-from training.evaluate.abstention import advice
-from training.evaluate.ask import Report
-from training.evaluate.html_parts import STYLE, html_figure, html_table
-from training.evaluate.metrics import percent, risk_curve
-from training.evaluate.plots import confusion_png, reliability_png, risk_coverage_png
+from training.evaluate.ask import Answers
+from training.evaluate.confidence import risk_curve
+from training.evaluate.metrics import Floats, Ints, percent
 
 MARKER = "report.json"
 SHARES = (
@@ -26,10 +36,35 @@ SHARES = (
     ("free caption names no label", "unparsable"),
     ("right label among the best five", "top5"),
 )
+DPI = 120
+BLUE, ORANGE, GREY = "#1f6fb2", "#c8561b", "#8a8a8a"
+MOST_NUMBERED = 20  # classes up to which every cell shows its number
+MOST_NAMED = 120  # classes up to which the axes show names
+
+
+# -- in words ----------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(report: dict[str, Any]) -> str:
+    """`before` and `after` of the report as a table for the terminal, every share with its 95 % interval."""
+    before, after = report.get("before"), report["after"]
+    lines = [
+        f"{after['photos']} held-out photos of {after['classes']} classes, chance {100 / after['classes']:.1f} % "
+        "(in brackets: 95 % intervals)",
+        f"{'':37}{'before' if before else '':>21}{'after':>21}",
+        *(f"{name:37}{a:>21}{b:>21}" for name, a, b in headline_rows(before, after)),
+    ]
+    if "difference" in report:
+        lines.append(gain(report["difference"]))
+    if same := after["shares"].get("constrained_equals_scored"):
+        lines.append(f"Label scoring answers as constrained decoding on {same['count']} of {same['photos']} photos.")
+    if "abstention" in report:
+        lines.append(advice(report["abstention"]))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def headline_rows(before: dict[str, Any] | None, after: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(figure, before, after) as text, from two `Report.as_json`; `before` is empty where nothing was measured."""
+    """(figure, before, after) as text, from two `Answers.as_json`; `before` is empty where nothing was measured."""
     both = [before, after]
     rows = []
     for name, key in SHARES:
@@ -61,10 +96,28 @@ def gain(difference: dict[str, Any]) -> str:
     )
 
 
-def write_report(path: Path, report: dict[str, Any], before: Report | None, after: Report, *, replace: bool) -> None:
+def advice(found: dict[str, Any]) -> str:
+    """What `threshold_for_risk` found, in a sentence or two."""
+    limit, sure = f"{100 * found['max_risk']:g} %", f"{100 * found['sure']:.0f} %"
+    if found["threshold"] is None:
+        few = found["photos"] < found["photos_needed"]
+        why = f"it takes {found['photos_needed']} photos, all right, to tell" if few else "too many answers are wrong"
+        return f"No threshold keeps the errors below {limit}, {sure} sure, on these {found['photos']} photos: {why}."
+    coverage, risk = (percent(found[key]["value"], found[key]["interval_95"]) for key in ("coverage", "risk"))
+    begin = "Every photo may be answered" if not found["threshold"] else "Answer from this confidence on"
+    return (
+        f"{begin}: FOOD_VISION_ABSTAIN_BELOW={found['threshold']:g}. Of these photos {coverage} are answered, {risk} of "
+        f"them wrongly; on photos like these the errors stay below {limit}, {sure} sure."
+    )
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+def write_report(path: Path, report: dict[str, Any], before: Answers | None, after: Answers, *, replace: bool) -> None:
     """Write the folder atomically: report.json, report.html, confusion.png, reliability.png, risk_coverage.png.
 
-    `report` is what the JSON will hold; the two `Report`s are what its `before` and `after` were made from.
+    `report` is what the JSON will hold; the two `Answers` are what its `before` and `after` were made from.
     Raises `ContractError` for an existing folder, unless `replace` is true and it holds a report.
     """
     measured, temperature = report["after"], report["after"]["temperature"]
@@ -87,154 +140,31 @@ def write_report(path: Path, report: dict[str, Any], before: Report | None, afte
 
 
 def page(report: dict[str, Any], figures: dict[str, bytes]) -> str:
-    """The whole page as HTML, from the JSON report and the figures by file name."""
-    title = f"Evaluation of {report['checkpoint']['name']}"
-    parts = [
-        _headline(report),
-        _calibration(report, figures["reliability.png"]),
-        _risk(report, figures["risk_coverage.png"]),
-        _classes(report["after"]),
-        _confusion(report["after"], figures["confusion.png"]),
-        _origin(report),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escape(title)}</h1>\n"
-        + "\n".join(parts)
-        + "\n</main>\n</body>\n</html>\n"
+    """The whole page as HTML, from the JSON report and the figures (PNG) by file name."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # class names come from outside
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "flat": _flat}
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        figures={name: base64.b64encode(image).decode() for name, image in figures.items()},
+        headline=headline_rows(report.get("before"), report["after"]),
+        worst_first=sorted(
+            report["after"]["per_class"], key=lambda row: (not row["photos"], row["recall"], row["f1"], row["label"])
+        ),
+        percent=percent,
+        gain=gain,
+        advice=advice,
     )
 
 
-def _headline(report: dict[str, Any]) -> str:
-    before, after = report.get("before"), report["after"]
-    share = after["shares"]["scored"]
-    text = (
-        f"<p><strong>{percent(share['value'], share['interval_95'])}</strong> of {after['photos']} held-out photos of "
-        f"{after['classes']} classes get the right label in a single pass (chance {100 / after['classes']:.1f} %).</p>"
-    )
-    rows = headline_rows(before, after)
-    heads = ["", "base", "tuned"] if before else ["", "tuned"]
-    text += html_table(
-        "In brackets: 95 % intervals (Wilson; macro-F1: bootstrap over photos)",
-        heads,
-        [row if before else (row[0], row[2]) for row in rows],
-    )
-    if "difference" in report:
-        text += f"<p>{escape(gain(report['difference']))} In brackets: Newcombe's 95 % interval for pairs.</p>"
-    if same := after["shares"].get("constrained_equals_scored"):
-        text += (
-            f'<p class="soft">Label scoring, the single pass that is served, gave the answer of constrained decoding on '
-            f"{same['count']} of the {same['photos']} photos that were asked both ways.</p>"
-        )
-    base = f"Base: {escape(report['base'])}. " if before else ""
-    return text + f'<p class="soft">{base}Tuned: {escape(report["checkpoint"]["name"])}.</p>'
-
-
-def _calibration(report: dict[str, Any], figure: bytes) -> str:
-    before, after = report.get("before"), report["after"]
-    fitted = after["temperature"] != 1
-    scores = [("base, temperature 1", before["calibration"]["before"])] if before else []
-    scores.append(("tuned, temperature 1", after["calibration"]["before"]))
-    if fitted:
-        scores.append((f"tuned, temperature {after['temperature']:.3f}", after["calibration"]["after"]))
-    text = (
-        f"The temperature of {after['temperature']:.3f} was fitted on validation photos and goes into the bundle."
-        if fitted
-        else "No temperature was fitted: confidences are as the model gives them."
-    )
-    rows = [(name, f"{100 * s['ece']:.1f} %", f"{s['nll']:.3f}", f"{s['brier']:.3f}") for name, s in scores]
-    return (
-        f"<h2>Calibration</h2>\n<p>{text}</p>\n"
-        + html_table("Lower is better: expected calibration error (15 bins), negative log-likelihood in nats, Brier score",
-                 ["", "ECE", "NLL", "Brier"], rows)
-        + html_figure(figure, "Reliability diagram: share right against confidence, with the number of photos below",
-                  "Points below the dashed line are too confident, points above it too careful.")
-    )  # fmt: skip
-
-
-def _risk(report: dict[str, Any], figure: bytes) -> str:
-    after = report["after"]
-    thresholds = [
-        (
-            f"{row['threshold']:g}",
-            percent(row["coverage"]["value"], row["coverage"]["interval_95"]),
-            percent(row["risk"]["value"], row["risk"]["interval_95"]) if row["risk"] else "none answered",
-            row["coverage"]["count"],
-        )
-        for row in after["risk_at_threshold"]
-    ]
-    coverages = [
-        (f"{100 * r['coverage']:.0f} %", f"{r['threshold']:.3f}", percent(r["risk"], r["interval_95"]), r["answered"])
-        for r in after["risk_at_coverage"]
-    ]
-    chosen = f"<p>{escape(advice(report['abstention']))}</p>\n" if "abstention" in report else ""
-    return (
-        "<h2>Risk and coverage</h2>\n<p>The service leaves a photo without an answer when its confidence is below "
-        "<code>FOOD_VISION_ABSTAIN_BELOW</code> (or a request's <code>min_confidence</code>). Each threshold trades "
-        "answers for errors; in brackets: 95 % intervals (Wilson).</p>\n" + chosen
-        + html_table("What each threshold does; tuned model, confidence as served",
-                     ["threshold", "answered", "wrong among answered", "photos answered"], thresholds)
-        + html_table("What it takes to answer a share of the photos",
-                     ["answered", "threshold", "wrong among answered", "photos answered"], coverages)
-        + html_figure(figure, "Risk against coverage: share wrong among the answered photos, most confident first",
-                      "Lower is better; the right end is the error on all photos.")
-    )  # fmt: skip
-
-
-def _classes(after: dict[str, Any]) -> str:
-    ordered = sorted(after["per_class"], key=lambda row: (not row["photos"], row["recall"], row["f1"], row["label"]))
-    rows = [
-        (
-            row["label"],
-            row["photos"],
-            percent(row["recall"], row["recall_interval_95"]) if row["photos"] else "no photo",
-            f"{100 * row['precision']:.1f} %",
-            f"{100 * row['f1']:.1f} %",
-        )
-        for row in ordered
-    ]
-    return "<h2>Classes, worst first</h2>\n" + html_table(
-        "Recall: share of the class's photos that get its label, with 95 % interval",
-        ["class", "photos", "recall", "precision", "F1"],
-        rows,
-    )
-
-
-def _confusion(after: dict[str, Any], figure: bytes) -> str:
-    pairs = [
-        f"<li>{escape(pair['wanted'])} called {escape(pair['said'])} {pair['photos']} time{'s' * (pair['photos'] > 1)}</li>"
-        for pair in after["most_confused"]
-    ]
-    found = f"<p>Most often:</p>\n<ol>{''.join(pairs)}</ol>" if pairs else "<p>No photo was confused.</p>"
-    return "<h2>Confusion</h2>\n" + found + html_figure(
-        figure, "Confusion matrix: true labels down, answers across",
-        "Row: true label. Column: answer. The colour scale is a square root.",
-        large=after["classes"] > 40,
-    )  # fmt: skip
-
-
-def _origin(report: dict[str, Any]) -> str:
-    training = report["training"]
-    facts = [
-        ("checkpoint, sha256", report["checkpoint"]["sha256"]),
-        ("trained by commit", training["git_commit"] or "not in a checkout"),
-        ("trained on", training["hardware"]),
-        ("steps", f"{training['steps']} in {training['seconds']:.0f} s"),
-        ("parameters that train", f"{training['parameters']['trainable']:,} of {training['parameters']['total']:,}"),
-        ("photos left out as unreadable", report["unreadable"]),
-        *((f"evaluated: {key}", value) for key, value in report["evaluation"].items()),
-        *((f"data: {key}", value) for key, value in report["data"].items()),
-    ]
-    text = "<h2>Where this comes from</h2>\n" + html_table("", ["", ""], facts, kind="text")
-    for title, values in (
-        ("Recipe", training["recipe"]),
-        ("Data", training["data"]),
-        ("Versions", training["versions"]),
-    ):
-        table = html_table("", ["", ""], list(_flat(values)), kind="text")
-        text += f"<details><summary>{title} of the training</summary>{table}</details>\n"
-    return text
+def _number(value: object) -> Markup:
+    """Escaped; a share may break before its interval only."""
+    text = str(escape(value)).replace(" %", "&nbsp;%")
+    return Markup(re.sub(r" (\([\d. -]+\))$", r" <span>\1</span>", text))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
@@ -243,3 +173,102 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, objec
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", "none" if value is None else value
+
+
+# -- the figures -------------------------------------------------------------------------------------------------------
+
+
+def confusion_png(confusion: Ints, names: list[str]) -> bytes:
+    """Confusion int64 [L, L], row = true label, coloured by the share of the row."""
+    classes = len(names)
+    side = float(np.clip(2.2 + 0.42 * classes, 5.0, 15.0))
+    figure = _figure(side + 0.9, side)
+    axes = figure.add_subplot()
+    rows = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    norm = PowerNorm(0.5, vmin=0, vmax=1)  # confusions are a few per cent: a linear scale would hide them
+    image = axes.imshow(rows, cmap="Blues", norm=norm, interpolation="nearest")
+    axes.set_xlabel("answer (label scoring)")
+    axes.set_ylabel("true label")
+    if classes <= MOST_NAMED:
+        size = float(np.clip(560 / classes, 6.0, 10.0))
+        style: dict[str, Any] = {"fontsize": size, "parse_math": False}  # a $ in a class name is a $
+        axes.set_xticks(range(classes), [_short(name) for name in names], rotation=90, **style)
+        axes.set_yticks(range(classes), [_short(name) for name in names], **style)
+    if classes <= MOST_NUMBERED:
+        for i, j in zip(*confusion.nonzero(), strict=True):
+            colour = "white" if rows[i, j] > 0.36 else "#222222"
+            axes.text(int(j), int(i), str(confusion[i, j]), ha="center", va="center", fontsize=8, color=colour)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, aspect=30, format=PercentFormatter(1))
+    bar.set_label("share of the true label's photos")
+    return _png(figure)
+
+
+def reliability_png(panels: list[tuple[str, list[dict[str, Any]]]]) -> bytes:
+    """One diagram for each (title, rows of `metrics.reliability`), side by side: accuracy against confidence."""
+    figure = _figure(4.4 * len(panels), 5.0)
+    grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=[4, 1])
+    for column, (title, rows) in enumerate(panels):
+        confidence = [row["confidence"] for row in rows]
+        accuracy = [row["accuracy"] for row in rows]
+        below = [max(0.0, row["accuracy"] - row["interval_95"][0]) for row in rows]
+        above = [max(0.0, row["interval_95"][1] - row["accuracy"]) for row in rows]
+        axes = grid[0, column]
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect")
+        axes.errorbar(
+            confidence, accuracy, yerr=[below, above], color=BLUE, marker="o", markersize=4, linewidth=1.2,
+            elinewidth=0.9, capsize=2, label="measured, 95 % intervals",
+        )  # fmt: skip
+        axes.set_title(title, fontsize=10)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="auto")
+        _percent(axes, y=True)
+        below_axes = grid[1, column]
+        below_axes.bar(confidence, [row["photos"] for row in rows], width=0.045, color=BLUE, alpha=0.55)
+        below_axes.set_xlabel("confidence")
+        _percent(below_axes, y=False)
+    grid[0, 0].set_ylabel("right")
+    grid[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
+    grid[1, 0].set_ylabel("photos")
+    return _png(figure)
+
+
+def risk_coverage_png(curves: list[tuple[str, Floats, Floats]]) -> bytes:
+    """(name, coverage [N], risk [N]) of each model; the last, the tuned one, also alone, where its scale shows."""
+    panels = [curves] if len(curves) == 1 else [curves, curves[-1:]]
+    figure = _figure(4.8 * len(panels), 4.2)
+    for axes, shown in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for (name, coverage, risk), colour in zip(shown, (ORANGE, BLUE)[-len(shown) :], strict=True):
+            axes.plot(coverage, risk, color=colour, linewidth=1.6, label=name)
+        highest = max(float(risk.max()) for _, _, risk in shown)
+        axes.set(xlim=(0, 1), ylim=(0, max(0.01, 1.05 * highest)), xlabel="coverage: share answered")
+        axes.set_ylabel("risk: wrong among the answered")
+        _percent(axes, y=True)
+        axes.legend(fontsize=9, frameon=False)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr,call-arg]  # room between "100%" and "0%"
+    return figure
+
+
+def _percent(axes: Axes, *, y: bool) -> None:
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if y:
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(color="#e3e3e3", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # class names may be in any script; a box is drawn
+        # constrained layout lets the labels beside a square image run out of the figure; tight takes them in
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
+    return file.getvalue()

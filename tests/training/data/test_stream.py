@@ -12,9 +12,8 @@ import torch
 from contract.errors import ContractError
 from tests.training.tables import png, write_hub, write_table
 from training.data.loading import BadPhotos, Preloaded, batches
-from training.data.mixing import check_mixing, fair_entropy, label_entropy, measure_mixing
 from training.data.sources import Source, open_source
-from training.data.stream import Stream
+from training.data.stream import Stream, check_shuffle, fair_entropy, label_entropy, measure_shuffle
 from training.recipe import DataRecipe
 
 GROUPED: list[int | None] = [label for label in range(20) for _ in range(50)]
@@ -45,19 +44,19 @@ def test_entropy_of_a_batch() -> None:
     assert fair_entropy(101, 64) == pytest.approx(5.45, abs=0.02)
     assert fair_entropy(2, 4096) == pytest.approx(1, abs=0.001)
     assert fair_entropy(101, 1) == 0
-    mixing = measure_mixing([[0, 1, 2, 3], [0, 0]], 4)
-    assert mixing.entropy == pytest.approx(1)
-    assert mixing.seen == 4
-    assert mixing.fair == pytest.approx((fair_entropy(4, 4) + fair_entropy(4, 2)) / 2)
+    found = measure_shuffle([[0, 1, 2, 3], [0, 0]], 4)
+    assert found.entropy == pytest.approx(1)
+    assert found.seen == 4
+    assert found.fair == pytest.approx((fair_entropy(4, 4) + fair_entropy(4, 2)) / 2)
 
 
 def test_batches_of_few_classes_are_refused_with_the_numbers_and_the_remedies() -> None:
     options: dict[str, Any] = {"buffer": 10, "shards": 2, "parts": 1}
-    check_mixing([list(range(8))] * 3, 8, least=1, **options)
-    check_mixing([[0] * 8], 8, least=0, **options)
-    check_mixing([], 8, least=1, **options)
+    check_shuffle([list(range(8))] * 3, 8, least=1, **options)
+    check_shuffle([[0] * 8], 8, least=0, **options)
+    check_shuffle([], 8, least=1, **options)
     with pytest.raises(ContractError, match="first 2 batches have 0.50 bits .* 3 of 8 labels") as refused:
-        check_mixing([[0, 1] * 4, [5] * 8], 8, least=0.9, **options)
+        check_shuffle([[0, 1] * 4, [5] * 8], 8, least=0.9, **options)
     assert f"{fair_entropy(8, 8):.2f} bits" in str(refused.value)
     for remedy in (
         "shuffle_buffer (now 10",
@@ -186,6 +185,6 @@ def test_a_mixed_stream_is_about_as_varied_as_a_fair_draw(tmp_path: Path) -> Non
     folder = write_hub(tmp_path / "set", GROUPED, GROUPED, names=NAMES, row_group=25)
     source = stream(folder, shuffle_buffer=512, shuffle_shards=40)
     read = batches(source.train, BadPhotos("stop"), batch_size=50, workers=1, seed=0)
-    mixing = measure_mixing([batch.labels.tolist() for batch in read], 20)
-    assert mixing.seen == 20
-    assert math.isclose(mixing.entropy, mixing.fair, rel_tol=0.05)
+    found = measure_shuffle([batch.labels.tolist() for batch in read], 20)
+    assert found.seen == 20
+    assert math.isclose(found.entropy, found.fair, rel_tol=0.05)

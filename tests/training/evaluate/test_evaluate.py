@@ -21,7 +21,7 @@ from training.data.sources import Item
 from training.data.stream import Raw, Stream
 from training.drawn.pictures import FOODS
 from training.evaluate.__main__ import main
-from training.evaluate.ask import Report, measure
+from training.evaluate.ask import Answers, ask
 from training.evaluate.metrics import Share
 from training.recipe import load_recipe
 
@@ -61,7 +61,7 @@ class Endless(Stream):
         return Photos(4)[raw.position]
 
 
-def asked(items: Dataset[Item], target: str = "id", *, limit: int | None = None, constrained: int = 0) -> Report:
+def asked(items: Dataset[Item], target: str = "id", *, limit: int | None = None, constrained: int = 0) -> Answers:
     recipe = load_recipe("drawn", [*TINY, f"caption.target={target}"])
     blip = initial_blip(recipe, NAMES)
     with torch.no_grad(), torch.random.fork_rng():
@@ -69,7 +69,7 @@ def asked(items: Dataset[Item], target: str = "id", *, limit: int | None = None,
         for parameter in blip.model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))  # untrained, a model gives every photo one answer
     tree = label_tree(blip.tokenizer, recipe.caption, NAMES)
-    return measure(
+    return ask(
         blip, items, tree, recipe.caption, NAMES, bad=BadPhotos("skip"), workers=0, limit=limit, constrained=constrained
     )
 

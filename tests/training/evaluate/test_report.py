@@ -17,7 +17,7 @@ from PIL import Image
 
 from contract.errors import ContractError
 from contract.labels import FOOD101, LabelSet
-from training.evaluate.ask import Report
+from training.evaluate.ask import Answers
 from training.evaluate.metrics import Difference, percent
 from training.evaluate.report import write_report
 
@@ -50,7 +50,7 @@ class Page(HTMLParser):
             self.shown += data.replace("\xa0", " ")
 
 
-def answers(labels: LabelSet, strength: float, photos: int = 300, empty: int = 0) -> Report:
+def answers(labels: LabelSet, strength: float, photos: int = 300, empty: int = 0) -> Answers:
     """Answers that grow better with `strength`; the last `empty` classes have no photo."""
     rng = np.random.default_rng(0)
     wanted = np.arange(photos) % (len(labels) - empty)
@@ -58,7 +58,7 @@ def answers(labels: LabelSet, strength: float, photos: int = 300, empty: int = 0
     scores[np.arange(photos), wanted] += strength
     probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     said = probabilities.argmax(axis=1)
-    return Report(wanted, said, probabilities, np.where(np.arange(photos) < 40, said, -1))
+    return Answers(wanted, said, probabilities, np.where(np.arange(photos) < 40, said, -1))
 
 
 def written(path: Path, labels: LabelSet, *, base: bool = True, temperature: float = 1.4, **options: int) -> str:
