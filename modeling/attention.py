@@ -1,4 +1,4 @@
-"""Absorbed cross-attention for training: the same function and gradients, without projecting every image token.
+"""Attention of the text decoder: additive masks, and absorbed cross-attention, which projects no image token.
 
 A caption has few queries and an image many tokens (577 for BLIP-base), so the key and value projections move to the
 query side (the weight absorption of DeepSeek-V2, arXiv:2405.04434 §2.1, applied to cross-attention):
@@ -8,6 +8,9 @@ query side (the weight absorption of DeepSeek-V2, arXiv:2405.04434 §2.1, applie
 
 q b_k is the same for every image token and cancels in the softmax: the key bias has no effect, hence no gradient. The
 rows of p sum to one except under drop-out, which is why their sum stays.
+
+Here it is for training: the same function and gradients, drop-out included, on the model's own parameters. The exported
+graphs have it without drop-out, with queries that may be known beforehand (`export.graphs.layers`).
 """
 
 from __future__ import annotations
@@ -20,8 +23,15 @@ import torch
 from torch import nn
 from transformers import BlipForConditionalGeneration
 
+MASKED = -1e4  # far below any score, so that its softmax is 0, and still a float16
 
-class AbsorbedCrossAttention(nn.Module):
+
+def additive_mask(allowed: torch.Tensor) -> torch.Tensor:
+    """Boolean [..., Q, T] (row attends to column) → float32 of the same shape, 0 or `MASKED`."""
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, MASKED)
+
+
+class TrainableCrossAttention(nn.Module):
     """Stands in for a cross-attending `BlipTextSelfAttention`, on the same parameters under the same names."""
 
     def __init__(self, plain: Any) -> None:
@@ -60,7 +70,7 @@ def absorbed_cross_attention(model: BlipForConditionalGeneration, enabled: bool 
             plain = layer.crossattention.self
             swapped.append((layer.crossattention, plain, plain.key.bias.requires_grad))
             plain.key.bias.requires_grad_(False)
-            layer.crossattention.self = AbsorbedCrossAttention(plain).train(plain.training)
+            layer.crossattention.self = TrainableCrossAttention(plain).train(plain.training)
     try:
         yield
     finally:

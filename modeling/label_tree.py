@@ -112,18 +112,3 @@ def _children(targets: Sequence[Sequence[int]], sep: int) -> dict[tuple[int, ...
             if token not in following:
                 following.append(token)
     return children
-
-
-def split_captions(
-    captions: Sequence[Sequence[int]], prefix_length: int, bos: int
-) -> tuple[list[int], list[list[int]]]:
-    """Token ids of whole captions ([CLS] … [SEP], one per label) → (prefix with [DEC] = `bos` first, targets).
-
-    `prefix_length` counts [CLS] and the prefix's own tokens. Raises `ContractError` when the captions do not share
-    their first `prefix_length` tokens (a tokenizer that merges across the space).
-    """
-    prefix = list(captions[0][1:prefix_length])
-    for caption in captions:
-        if list(caption[1:prefix_length]) != prefix:
-            raise ContractError("The captions do not share the tokens of their prefix; use a template of plain words.")
-    return [bos, *prefix], [list(caption[prefix_length:-1]) for caption in captions]

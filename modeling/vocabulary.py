@@ -39,8 +39,13 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     return {piece: i for i, piece in enumerate(pieces)}
 
 
+def new_tokenizer(captions: Iterable[str], vocabulary: Path | None = None) -> BertTokenizer:
+    """The tokenizer of a new model, from a vocab.txt or else made from its captions."""
+    return blip_tokenizer(caption_vocabulary(captions) if vocabulary is None else read_vocabulary(vocabulary))
+
+
 def blip_tokenizer(vocabulary: dict[str, int]) -> BertTokenizer:
-    """The tokenizer of a new model: [DEC] and [ENC] follow the vocabulary, as in BLIP (30,522 and 30,523 there)."""
+    """A tokenizer of the vocabulary: [DEC] and [ENC] follow the vocabulary, as in BLIP (30,522 and 30,523 there)."""
     return with_caption_start(BertTokenizer(vocab=vocabulary, do_lower_case=True))
 
 
