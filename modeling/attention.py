@@ -1,16 +1,18 @@
-"""Attention of the text decoder: additive masks, and absorbed cross-attention, which projects no image token.
+"""Attention of the text decoder: masks, and absorbed cross-attention.
 
-A caption has few queries and an image many tokens (577 for BLIP-base), so the key and value projections move to the
-query side (the weight absorption of DeepSeek-V2, arXiv:2405.04434 §2.1, applied to cross-attention):
+A caption has few queries and an image many tokens (577 for BLIP-base), so the key and value
+projections move to the query side (the weight absorption of DeepSeek-V2, arXiv:2405.04434 §2.1,
+applied to cross-attention):
 
     scores = (q W_k) E^T                     instead of  q (E W_k^T + b_k)^T
     output = (p E) W_v^T + (sum of p) b_v    instead of  p (E W_v^T + b_v)
 
-q b_k is the same for every image token and cancels in the softmax: the key bias has no effect, hence no gradient. The
-rows of p sum to one except under drop-out, which is why their sum stays.
+q b_k is the same for every image token and cancels in the softmax: the key bias has no effect,
+hence no gradient. The rows of p sum to one except under drop-out, which is why their sum stays.
 
-Here it is for training: the same function and gradients, drop-out included, on the model's own parameters. The exported
-graphs have it without drop-out, with queries that may be known beforehand (`export.graphs.layers`).
+Here it is for training: the same function and gradients, drop-out included, on the model's own
+parameters. The exported graphs have it without drop-out, with queries that may be known beforehand
+(`export.graphs.layers`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def additive_mask(allowed: torch.Tensor) -> torch.Tensor:
 
 
 class TrainableCrossAttention(nn.Module):
-    """Stands in for a cross-attending `BlipTextSelfAttention`, on the same parameters under the same names."""
+    """Stands in for a cross-attending `BlipTextSelfAttention`, on the same parameters."""
 
     def __init__(self, plain: Any) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class TrainableCrossAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
     ) -> tuple[torch.Tensor, None]:
-        """hidden_states [B, Q, D], encoder_hidden_states [B, T, W] → [B, Q, D]; every image token is attended to."""
+        """hidden_states [B, Q, D], encoder_hidden_states [B, T, W] → [B, Q, D]; without a mask."""
         batch, queries, width = hidden_states.shape
         heads, head_width, image = self.heads, self.head_width, encoder_hidden_states
         # Heads first, so that each weight meets all photos in one product: broadcasting would copy it for every photo.
@@ -60,9 +62,9 @@ class TrainableCrossAttention(nn.Module):
 
 @contextmanager
 def absorbed_cross_attention(model: BlipForConditionalGeneration, enabled: bool = True) -> Iterator[None]:
-    """Swap the decoder's cross-attention for its absorbed form inside the block (not for `generate`, which caches keys).
+    """Swap the decoder's cross-attention for its absorbed form inside the block.
 
-    The key biases, which have no effect, do not train inside the block.
+    Not for `generate`, which caches keys. The key biases, which have no effect, do not train inside.
     """
     swapped = []
     if enabled:

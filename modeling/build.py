@@ -1,9 +1,10 @@
-"""New models with random weights: a small BLIP, or a new text decoder on the image tower of another.
+"""New models with random weights: a small BLIP, or a text decoder on the tower of another.
 
-The patch embedding of a new tower starts from cosine patterns instead of noise. Neighbouring pixels of a picture are
-nearly equal, so random filters see little but the mean colour and a small image tower takes long to find edges. The
-two-dimensional cosine patterns decorrelate a patch (which is why JPEG uses them), and scaling them up with frequency
-evens out their variance: a whitening that needs no data.
+The patch embedding of a new tower starts from cosine patterns instead of noise. Neighbouring pixels
+of a picture are nearly equal, so random filters see little but the mean colour and a small image
+tower takes long to find edges. The two-dimensional cosine patterns decorrelate a patch (which is
+why JPEG uses them), and scaling them up with frequency evens out their variance: a whitening that
+needs no data.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Shape:
 
 
 def new_blip(shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Blip:
-    """A BLIP with random weights in eval mode: the same for the same seed, whatever was drawn before."""
+    """A BLIP with random weights in eval mode: the same weights for the same seed."""
     vision = {
         "hidden_size": shape.vision_width,
         "intermediate_size": 4 * shape.vision_width,
@@ -59,7 +60,7 @@ def new_blip(shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Bli
 
 
 def with_new_decoder(base: Blip, shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Blip:
-    """The image tower of `base` and a text decoder with random weights, of the `text_` sizes and heads of `shape`."""
+    """The image tower of `base` and a new decoder of the `text_` sizes and heads of `shape`."""
     vision = base.model.config.vision_config
     text = _text_config(shape, tokenizer, vision.hidden_size)
     with torch.random.fork_rng():
@@ -86,7 +87,7 @@ def _text_config(shape: Shape, tokenizer: PreTrainedTokenizerBase, vision_width:
 
 
 def cosine_filters(width: int, patch: int, generator: torch.Generator) -> torch.Tensor:
-    """Filters float32 [width, 3, patch, patch]: the smoothest cosine patterns, mixed by a random rotation."""
+    """Filters float32 [width, 3, patch, patch]: the smoothest patterns, randomly rotated."""
     steps = torch.arange(patch) + 0.5
     waves = torch.stack([torch.cos(math.pi * steps * k / patch) for k in range(patch)])
     waves /= waves.norm(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Captions as token ids: a tree that scores every label, and behind it each label's own caption for the loss."""
+"""Captions as token ids: a tree that scores every label, and each label's own for the loss."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ IGNORED = -100  # torch's cross-entropy leaves these positions out
 class PackedCaptions:
     """What one decoder pass is fed for a photo of label i: row i of each tensor.
 
-    A row is the label tree's tokens (the prefix, then the forks), followed by label i's own target tokens, padded to
-    one length T. The mask keeps the two apart: own tokens see the prefix and each other, never the forks.
+    A row is the label tree's tokens (the prefix, then the forks), followed by label i's own target
+    tokens, padded to one length T. The mask keeps the two apart: own tokens see the prefix and each
+    other, never the forks.
 
     tokens      int64   [L, T]     starts with [DEC], as generation does (BLIP's forward would keep [CLS])
     positions   int64   [L, T]     depth in the caption
@@ -40,7 +41,10 @@ class PackedCaptions:
 
 
 def packed_captions(tokenizer: PreTrainedTokenizerBase, caption: CaptionFormat, labels: LabelSet) -> PackedCaptions:
-    """Pack the tree and every label's caption. Raises `ContractError` when two labels share their tokens."""
+    """Pack the tree and every label's caption.
+
+    Raises `ContractError` when two labels share their tokens.
+    """
     prefix, targets = split_captions(tokenizer, caption, labels)
     tree = build_label_tree(prefix, targets, tokenizer.sep_token_id)
     count, start, shared = len(labels), len(tree.tokens), len(prefix)
@@ -65,7 +69,10 @@ def packed_captions(tokenizer: PreTrainedTokenizerBase, caption: CaptionFormat, 
 
 
 def label_tree(tokenizer: PreTrainedTokenizerBase, caption: CaptionFormat, labels: LabelSet) -> LabelTree:
-    """The tree that scores all labels in one pass. Raises `ContractError` when two labels share their tokens."""
+    """The tree that scores all labels in one pass.
+
+    Raises `ContractError` when two labels share their tokens.
+    """
     prefix, targets = split_captions(tokenizer, caption, labels)
     return build_label_tree(prefix, targets, tokenizer.sep_token_id)
 
@@ -73,9 +80,10 @@ def label_tree(tokenizer: PreTrainedTokenizerBase, caption: CaptionFormat, label
 def split_captions(
     tokenizer: PreTrainedTokenizerBase, caption: CaptionFormat, labels: LabelSet
 ) -> tuple[list[int], list[list[int]]]:
-    """Token ids of all labels' captions → (the prefix with [DEC] first, each label's target without [SEP]).
+    """Token ids of all captions → (prefix with [DEC] first, each label's target without [SEP]).
 
-    Raises `ContractError` when the captions do not share the prefix's tokens (a tokenizer that merges across the space).
+    Raises `ContractError` when the captions do not share the prefix's tokens (a tokenizer that
+    merges across the space).
     """
     captions = [tokenizer(caption.render(label)).input_ids for label in labels]  # [CLS] … [SEP]
     length = len(tokenizer(caption.prefix).input_ids) - 1  # [CLS] and the prefix's own tokens

@@ -1,6 +1,7 @@
 """The checkpoint hand-over: a Hugging Face folder plus `labels.json` and `training.json`.
 
-Training writes it, export reads it. A stock BLIP folder has neither of the two files: it can caption, not classify.
+Training writes it, export reads it. A stock BLIP folder has neither of the two files: it can
+caption, not classify.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class TrainingRecord(BaseModel):
 
 
 def read_training_record(folder: Path) -> TrainingRecord | None:
-    """The record of a checkpoint, or None for a stock model. Raises `CheckpointError` when it is damaged."""
+    """The record of a checkpoint, or None for a stock model.
+
+    Raises `CheckpointError` when it is damaged.
+    """
     path = folder / TRAINING_FILE
     if not path.exists():
         return None
@@ -73,7 +77,7 @@ def read_checkpoint_labels(folder: Path) -> LabelSet | None:
 
 @dataclass(kw_only=True)
 class Checkpoint(Blip):
-    """A loaded checkpoint folder; `labels` and `caption` are None for a stock model that was given none."""
+    """A loaded checkpoint folder; `labels` and `caption` are None where a model has none."""
 
     path: Path
     labels: LabelSet | None
@@ -89,10 +93,10 @@ class Checkpoint(Blip):
 
 
 def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: CaptionFormat | None = None) -> Checkpoint:
-    """Load a checkpoint folder; `labels` and `caption` stand in where the folder has none (a stock model).
+    """Load a checkpoint folder.
 
-    Raises `CheckpointError` for what `load_blip` refuses, a folder that lacks one of its two own files, a damaged
-    record, and labels that are not the folder's.
+    `labels` and `caption` stand in where the folder has none (a stock model). Raises `CheckpointError` for what `load_blip` refuses, a folder that lacks one of its two own
+    files, a damaged record, and labels that are not the folder's.
     """
     check_checkpoint_folder(path)
     blip = load_blip(path)
@@ -117,7 +121,7 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
 
 
 def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, *, replace: bool) -> None:
-    """Write a checkpoint folder atomically: Hugging Face files (safetensors), labels.json, and training.json if given.
+    """Write a checkpoint folder atomically: Hugging Face files, labels.json, and the record if any.
 
     Raises `ContractError` when it cannot be written.
     """

@@ -1,8 +1,8 @@
-"""Ways to ask the plain PyTorch model for a label: free captions, constrained decoding, label scores.
+"""Ways to ask the plain PyTorch model: free captions, constrained decoding, label scores.
 
-Label scores are there twice on purpose: `label_logprobs` in one pass over the packed tree, and `label_logprobs_by_fork`
-the slow and obvious way, which shares nothing with it but the tree's forks. Exported graphs and the single pass are
-compared with the latter.
+Label scores are there twice on purpose: `label_logprobs` in one pass over the packed tree, and
+`label_logprobs_by_fork` the slow and obvious way, which shares nothing with it but the tree's
+forks. Exported graphs and the single pass are compared with the latter.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ MAX_NEW_TOKENS = 24
 
 @torch.no_grad()
 def image_embeds(model: BlipForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 pixels [B, S, S, 3] of any size → image embeddings float32 [B, tokens, width], without gradients."""
+    """uint8 pixels [B, S, S, 3] of any size → image embeddings float32 [B, tokens, width]."""
     return embed_images(model, normalise(pixels), any_size=True)
 
 
 @torch.no_grad()
 def greedy_tokens(model: BlipForConditionalGeneration, pixels: torch.Tensor, new_tokens: int) -> list[list[int]]:
-    """`generate`'s greedy captions of uint8 pixels [B, S, S, 3] of any size, without a prompt, as token ids.
+    """`generate`'s greedy captions of uint8 pixels [B, S, S, 3] of any size, without a prompt.
 
-    From [DEC] up to and with [SEP] (padding after it cut off), at most `new_tokens` after [DEC].
+    Token ids from [DEC] up to and with [SEP] (padding after it cut off), at most `new_tokens` after [DEC].
     """
     rows = model.generate(
         pixel_values=normalise(pixels),
@@ -41,14 +41,14 @@ def greedy_tokens(model: BlipForConditionalGeneration, pixels: torch.Tensor, new
 
 
 def free_captions(blip: Blip, pixels: torch.Tensor) -> list[str]:
-    """Greedy captions without a prompt, as the original's script asked: uint8 pixels [B, S, S, 3] → B texts."""
+    """Greedy captions, as the original's script asked: uint8 pixels [B, S, S, 3] → B texts."""
     rows = greedy_tokens(blip.model, pixels, MAX_NEW_TOKENS)
     return [text.strip() for text in blip.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 @torch.no_grad()
 def constrained_labels(blip: Blip, pixels: torch.Tensor, prefix: list[int], targets: list[list[int]]) -> list[int]:
-    """Label ids by `generate` held to the label captions (`prefix_allowed_tokens_fn`), beams as wide as the label set.
+    """Label ids by `generate` held to the label captions, beams as wide as the label set.
 
     The slow, independent reference for label scores: uint8 pixels [B, S, S, 3] → B label ids.
     """
@@ -101,7 +101,7 @@ def tree_logprobs(fork_logits: torch.Tensor, tree: LabelTree) -> torch.Tensor:
 def label_logprobs_by_fork(
     model: BlipForConditionalGeneration, image_embeds: torch.Tensor, tree: LabelTree
 ) -> torch.Tensor:
-    """What `label_logprobs` gives, by constrained decoding of the stock decoder: one plain pass per fork of the tree."""
+    """What `label_logprobs` gives, by the stock decoder: one plain pass per fork of the tree."""
     chosen = torch.zeros(len(image_embeds), len(tree.choice_token))
     for fork, path in enumerate(tree.fork_paths()):
         logits = next_logits(model, torch.tensor([path] * len(image_embeds)), image_embeds)
@@ -114,7 +114,7 @@ def label_logprobs_by_fork(
 def next_logits(
     model: BlipForConditionalGeneration, input_ids: torch.Tensor, image_embeds: torch.Tensor
 ) -> torch.Tensor:
-    """Token ids int64 [B, N] and image embeddings → logits float32 [B, vocabulary] of the next token."""
+    """Token ids int64 [B, N], image embeddings → next token's logits float32 [B, vocabulary]."""
     decoded = model.text_decoder(input_ids=input_ids, encoder_hidden_states=image_embeds, use_cache=False)
     logits: torch.Tensor = decoded.logits
     return logits[:, -1]

@@ -1,8 +1,9 @@
 """The one place that reads pickled weights (`.pth`, `.bin`), as plain tensors and nothing else.
 
-A pickle can name any function to be called while it is read. torch's restricted unpickler (`weights_only=True`) builds
-tensors and refuses the rest; what it lets through is checked again here. The bytes are read once, so that what was
-hashed is what is used. Weights are written as safetensors everywhere, so a pickle is only ever a model's first form.
+A pickle can name any function to be called while it is read. torch's restricted unpickler
+(`weights_only=True`) builds tensors and refuses the rest; what it lets through is checked again
+here. The bytes are read once, so that what was hashed is what is used. Weights are written as
+safetensors everywhere, so a pickle is only ever a model's first form.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class PickledWeights:
 def read_pickled_weights(path: Path, *, sha256: str | None = None, most_bytes: int = MOST_BYTES) -> PickledWeights:
     """The tensors of a `.pth` or `.bin` file: a dict of tensors, or dicts of these.
 
-    `sha256` is the hex digest that the file must have, checked before anything of it is interpreted; where it is not
-    known, record the one that is returned. Raises `CheckpointError` with one sentence for a file that is missing, larger
-    than `most_bytes`, another than expected, damaged, or that holds anything but plain tensors.
+    `sha256` is the hex digest that the file must have, checked before anything of it is
+    interpreted; where it is not known, record the one that is returned. Raises `CheckpointError`
+    with one sentence for a file that is missing, larger than `most_bytes`, another than expected,
+    damaged, or that holds anything but plain tensors.
     """
     data = _read(path, most_bytes)
     found = hashlib.sha256(data).hexdigest()
@@ -101,7 +103,7 @@ def _collect(path: Path, held: object, name: str, tensors: dict[str, torch.Tenso
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Dense, on the CPU, and no larger than the bytes behind it: an expanded tensor could be of any size."""
+    """Dense, on the CPU, and no larger than the bytes behind it, as an expanded one would be."""
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided

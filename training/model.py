@@ -42,8 +42,10 @@ def _shape(made: ModelRecipe) -> Shape:
 
 
 def freeze(model: BlipForConditionalGeneration, policy: str, *, embeddings: bool = False) -> None:
-    """Set `requires_grad`: `decoder` trains the text decoder only, `all` everything, `last-N-vision-blocks` the decoder,
-    the last N blocks of the image tower and its final layer norm. `embeddings` also freezes the tied word embeddings.
+    """Set `requires_grad` by a policy; `embeddings` also freezes the tied word embeddings.
+
+    `decoder` trains the text decoder only, `all` everything, `last-N-vision-blocks` the decoder,
+    the last N blocks of the image tower and its final layer norm.
     """
     model.requires_grad_(True)
     if policy != "all":
@@ -90,7 +92,7 @@ def set_dropout(model: BlipForConditionalGeneration, share: float) -> None:
 
 
 def frozen_digest(model: BlipForConditionalGeneration) -> str:
-    """Hex sha256 of the weights that do not train: a state holds only the others, and belongs to these."""
+    """Hex sha256 of the weights that do not train: a state holds only the others."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
         if not weight.requires_grad:

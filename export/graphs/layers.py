@@ -1,8 +1,9 @@
-"""Layers of BLIP's text decoder for inference, on the checkpoint's own weights, with absorbed cross-attention.
+"""Layers of BLIP's text decoder for inference, on the checkpoint's own weights.
 
-The key and value projections are moved to the query side and the image tokens are never projected: what that is and why
-it is exact stands in `modeling.attention`, which has it for training. Here there is no drop-out, so the rows of the
-attention sum to one, and the queries may be known before there is an image.
+In cross-attention the key and value projections are moved to the query side and the image tokens
+are never projected: what that is and why it is exact stands in `modeling.attention`, which has it
+for training. Here there is no drop-out, so the rows of the attention sum to one, and the queries
+may be known before there is an image.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class SelfAttention(_Attention):
 
 
 class TracedCrossAttention(_Attention):
-    """Cross-attention of one decoder layer over unprojected image tokens, in operators that trace to a plain graph."""
+    """Cross-attention of one decoder layer over unprojected image tokens, to be traced."""
 
     def absorbed_queries(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, Q, D] → queries in the space of the image tokens [B, H * Q, W]."""

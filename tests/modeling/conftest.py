@@ -16,7 +16,7 @@ LABELS = LabelSet.from_names(["hot dog", "hot soup", "hot", "pie", "apple pie", 
 
 
 def small_blip(caption: CaptionFormat = NAMES, labels: LabelSet = LABELS, *, seed: int = 0, gain: float = 1.0) -> Blip:
-    """The same weights for the same seed, times `gain`: untrained scores are nearly equal, and with a gain of 3 not."""
+    """The same weights for the same seed, times `gain`: with 3 the scores are not nearly equal."""
     blip = new_blip(SHAPE, new_tokenizer(caption.render(label) for label in labels), seed)
     with torch.no_grad():
         for parameter in blip.model.parameters():

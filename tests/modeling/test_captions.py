@@ -1,4 +1,4 @@
-"""Captions as token ids: where they are split, how they are spelt, and what the packed rows may see."""
+"""Captions as token ids: where they are split, and how they are spelt."""
 
 from __future__ import annotations
 

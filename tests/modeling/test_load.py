@@ -45,7 +45,7 @@ def test_a_model_that_cannot_be_fetched_is_one_sentence() -> None:
 
 
 def test_a_tokenizer_without_dec_gets_it(tmp_path: Path) -> None:
-    """BLIP's published tokenizer is plain BERT's: 30,522 pieces and no start token, while the model has 30,524 rows."""
+    """As BLIP's published one, which has 30,522 pieces while the model has 30,524 rows."""
     made = small_blip()
     vocabulary = caption_vocabulary(NAMES.render(label) for label in LABELS)
     made.model.save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Label scores against the slow ways to the same: constrained decoding, and one plain pass per fork."""
+"""Label scores against the slow ways: constrained decoding, and one plain pass per fork."""
 
 from __future__ import annotations
 

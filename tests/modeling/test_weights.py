@@ -1,4 +1,4 @@
-"""Pickled weights: plain tensors are read, of the file that was expected, and nothing that a stranger put there runs."""
+"""Pickled weights: plain tensors of the expected file are read, and nothing in it is run."""
 
 from __future__ import annotations
 
