@@ -95,8 +95,9 @@ class Checkpoint(Blip):
 def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: CaptionFormat | None = None) -> Checkpoint:
     """Load a checkpoint folder.
 
-    `labels` and `caption` stand in where the folder has none (a stock model). Raises `CheckpointError` for what `load_blip` refuses, a folder that lacks one of its two own
-    files, a damaged record, and labels that are not the folder's.
+    `labels` and `caption` stand in where the folder has none (a stock model). Raises
+    `CheckpointError` for what `load_blip` refuses, a folder that lacks one of its two own files, a
+    damaged record, and labels that are not the folder's.
     """
     check_checkpoint_folder(path)
     blip = load_blip(path)

@@ -1,4 +1,4 @@
-"""A BLIP from a checkpoint folder or the hub, checked before it is used, and its photos as pixels."""
+"""A BLIP from a checkpoint folder or the hub, checked before use; photos as pixels."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _pickle_of(base: str | Path) -> Path | None:
 
 
 def _from_pickle(base: str | Path, pickle: Path, sha256: str | None) -> tuple[BlipForConditionalGeneration, str]:
-    """The model and its pickle's digest. transformers itself is never given the file, only tensors."""
+    """The model and its pickle's digest; transformers is given tensors, never the file."""
     weights = read_pickled_weights(pickle, sha256=sha256)
     model, about = BlipForConditionalGeneration.from_pretrained(
         None, config=AutoConfig.from_pretrained(base), state_dict=weights.tensors, dtype=torch.float32,

@@ -27,7 +27,7 @@ def image_embeds(model: BlipForConditionalGeneration, pixels: torch.Tensor) -> t
 def greedy_tokens(model: BlipForConditionalGeneration, pixels: torch.Tensor, new_tokens: int) -> list[list[int]]:
     """`generate`'s greedy captions of uint8 pixels [B, S, S, 3] of any size, without a prompt.
 
-    Token ids from [DEC] up to and with [SEP] (padding after it cut off), at most `new_tokens` after [DEC].
+    Token ids from [DEC] up to and with [SEP] (padding cut off), at most `new_tokens` after [DEC].
     """
     rows = model.generate(
         pixel_values=normalise(pixels),
