@@ -12,7 +12,7 @@ import torch
 from benchmarks.contestants import Answer, Entry, NotHereError
 from contract.errors import ContractError
 from contract.pixels import Pixels
-from export.bundle import Checkpoint
+from modeling.checkpoint import Checkpoint
 from modeling.load import normalise
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

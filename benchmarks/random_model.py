@@ -4,7 +4,7 @@ Time does not depend on the weights' values, so random ones do; agreement betwee
 random ones do for that too. Accuracy cannot be told from them.
 
 A work folder keeps what was made. Its entries are named by a digest of everything that shapes them: shapes, seed,
-precision, opset, package versions and the sources of `export` and `contract`, so that an old export is never measured.
+precision, opset, package versions and the sources of `export`, `contract` and `modeling`: an old export is never measured.
 """
 
 from __future__ import annotations
@@ -18,21 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BlipProcessor
-from transformers.models.blip import BlipImageProcessorPil
 from transformers.utils.logging import disable_progress_bar
 
 from contract.bundle import MANIFEST_FILE, Bundle, read_bundle
 from contract.caption import CaptionFormat
-from contract.files import new_folder
 from contract.labels import FOOD101
 from contract.pixels import Pixels
 from contract.precision import Precision
-from export.bundle import Checkpoint, export_bundle, load_checkpoint
+from export.bundle import export_bundle
 from export.inspect.__main__ import inspect_bundle
-from modeling.checkpoint import LABELS_FILE
-from modeling.load import initial_blip
+from modeling.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from modeling.vocabulary import SPECIAL, caption_vocabulary
+from training.model import initial_blip
 from training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,13 +113,7 @@ def _make(shapes: str, seed: int, path: Path, work: Path) -> None:
         for name, parameter in blip.model.text_decoder.named_parameters():
             if parameter.ndim == 2 and "embeddings" not in name and "predictions.decoder" not in name:
                 parameter.mul_(GAIN / 0.02 / parameter.shape[1] ** 0.5)
-    with new_folder(path, marker="config.json") as folder:
-        size = {"height": blip.image_size, "width": blip.image_size}
-        blip.model.save_pretrained(folder)
-        BlipProcessor(image_processor=BlipImageProcessorPil(size=size), tokenizer=blip.tokenizer).save_pretrained(
-            folder
-        )
-        FOOD101.save(folder / LABELS_FILE)
+    save_checkpoint(path, blip, FOOD101, None, replace=False)
 
 
 def _pieces() -> list[str]:
@@ -148,8 +139,7 @@ def _key(shapes: str, seed: int, part: str) -> str:
 def _sources() -> str:
     digest = hashlib.sha256()
     files = [
-        *(ROOT / "export").glob("*.py"),
-        *(ROOT / "contract").glob("*.py"),
+        *(path for room in ("export", "contract", "modeling") for path in (ROOT / room).rglob("*.py")),
         ROOT / "training" / "model.py",
         Path(__file__),
     ]

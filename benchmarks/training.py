@@ -25,13 +25,13 @@ from contract.files import write_text_atomic
 from contract.labels import FOOD101
 from modeling.attention import absorbed_cross_attention
 from modeling.captions import packed_captions
-from modeling.load import freeze, initial_blip
 from training.data.cache import cached_features
 from training.data.loading import BadPhotos, Preloaded
 from training.data.sources import Item
 from training.finish import hardware
 from training.journal import Journal
 from training.loop import Task, Trainer
+from training.model import freeze, initial_blip
 from training.recipe import Recipe, load_recipe
 
 TINY = ["train.batch_size=64"]

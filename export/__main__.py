@@ -24,10 +24,11 @@ from contract.files import check_can_write
 from contract.labels import LabelSet
 from contract.pixels import photo_to_pixels
 from contract.precision import LIMITS, PRECISIONS
-from export.bundle import export_bundle, load_checkpoint
+from export.bundle import export_bundle
 from export.gate.parity import LEAST_PHOTOS
 from export.graphs.resolution import check_image_size, trained_image_size
 from export.onnx import OPSETS
+from modeling.checkpoint import load_checkpoint
 
 OPSET_FOR = {"cpu": 23, "cuda": 23, "tensorrt": 18}
 

@@ -1,18 +1,16 @@
-"""Checkpoint folder → bundle folder: load, trace, compare, write."""
+"""Checkpoint → bundle folder: trace, compare, write."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
-from transformers.models.blip import BlipImageProcessorPil
+from transformers import BlipConfig
 
 from contract.bundle import (
     DECODER_FILE,
@@ -26,10 +24,6 @@ from contract.bundle import (
     finish_bundle,
     new_bundle,
 )
-from contract.caption import CaptionFormat
-from contract.errors import CheckpointError
-from contract.labels import LabelSet
-from contract.pixels import PIXEL_MEAN, PIXEL_STD
 from contract.precision import Precision
 from contract.self_check import CHECK_FILE
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
@@ -40,98 +34,12 @@ from export.graphs.encoder import VisionEncoder
 from export.graphs.resolution import check_image_size, config_at, image_tokens, trained_image_size
 from export.onnx import ATTENTION_OPSET, export_graph, save_graphs
 from export.precision import DTYPES, quantise
-from modeling.checkpoint import (
-    check_checkpoint_folder,
-    checkpoint_digest,
-    read_checkpoint_labels,
-    read_training_record,
-)
-from modeling.label_tree import LabelTree, build_label_tree, split_captions
+from modeling.checkpoint import Checkpoint, checkpoint_digest
+from modeling.label_tree import LabelTree
 
 MAX_CAPTION = 64  # tokens, [DEC] included
 STATIC_CAPTION = 32
 VERSIONED = ("torch", "transformers", "optimum", "onnx", "onnxscript", "onnxruntime")
-
-
-@dataclass
-class Checkpoint:
-    """A loaded checkpoint; `labels` and `caption` are None for a stock model."""
-
-    path: Path
-    model: BlipForConditionalGeneration
-    tokenizer: PreTrainedTokenizerBase
-    labels: LabelSet | None
-    caption: CaptionFormat | None
-    metrics: dict[str, float]
-    temperature: float
-
-    def tree(self) -> LabelTree | None:
-        """The label tree, or None without labels."""
-        if self.labels is None or self.caption is None:
-            return None
-        captions = [self.tokenizer(self.caption.render(label)).input_ids for label in self.labels]
-        prefix_length = len(self.tokenizer(self.caption.prefix).input_ids) - 1
-        text = self.model.config.text_config
-        return build_label_tree(*split_captions(captions, prefix_length, text.bos_token_id), text.sep_token_id)
-
-    def tokens(self) -> DecoderTokens:
-        """What the caption loop of the service needs."""
-        text = self.model.config.text_config
-        return DecoderTokens(
-            bos=text.bos_token_id,
-            sep=text.sep_token_id,
-            pad=text.pad_token_id,
-            vocabulary=text.vocab_size,
-            max_length=max_caption(self.model.config),
-            static_length=static_caption(self.model.config),
-        )
-
-
-def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: CaptionFormat | None = None) -> Checkpoint:
-    """Load a checkpoint folder; `labels` and `caption` stand in where the folder has none (a stock model).
-
-    Raises `CheckpointError` for a folder that is not a BLIP captioning checkpoint, for 8 text heads at BLIP-base's
-    width, for NaN in the weights, and for a processor that normalises in another way than the contract.
-    """
-    check_checkpoint_folder(path)
-    _check_normalisation(path)
-    try:
-        model = BlipForConditionalGeneration.from_pretrained(path, use_safetensors=True, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise CheckpointError(
-                f"The weight {name} of {path} holds NaN or infinity; train again or use another file."
-            )
-    record = read_training_record(path)
-    own_labels = read_checkpoint_labels(path)
-    if record is not None and own_labels is None:
-        raise CheckpointError(f"{path} has a training.json but no labels.json; copy the whole checkpoint folder again.")
-    if labels is not None and own_labels is not None and labels != own_labels:
-        raise CheckpointError(
-            f"{path} has its own labels.json, which differs from the labels given; leave --labels out."
-        )
-    return Checkpoint(
-        path=path,
-        model=model,
-        tokenizer=tokenizer,
-        labels=own_labels or labels,
-        caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
-        metrics=record.metrics if record is not None else {},
-        temperature=record.temperature if record is not None else 1.0,
-    )
-
-
-def _check_normalisation(path: Path) -> None:
-    if (path / "preprocessor_config.json").is_file() or (path / "processor_config.json").is_file():
-        processor = BlipImageProcessorPil.from_pretrained(path)
-        if not (np.allclose(processor.image_mean, PIXEL_MEAN) and np.allclose(processor.image_std, PIXEL_STD)):
-            raise CheckpointError(
-                f"The image processor of {path} normalises with mean {processor.image_mean} and std "
-                f"{processor.image_std}; this project serves BLIP's own ({list(PIXEL_MEAN)}, {list(PIXEL_STD)})."
-            )
 
 
 def export_bundle(
@@ -156,7 +64,7 @@ def export_bundle(
     """
     if gate:
         check_photos(precision, len(photos))
-    model, tree, tokens = checkpoint.model, checkpoint.tree(), checkpoint.tokens()
+    model, tree, tokens = checkpoint.model, checkpoint.tree(), decoder_tokens(checkpoint.model.config)
     trained = trained_image_size(model)
     size = trained if image_size is None else image_size
     check_image_size(model, size)
@@ -208,6 +116,19 @@ def _write_graphs(
     tower = VisionEncoder(model, size, fused=opset >= ATTENTION_OPSET, dtype=dtype)
     encoder = export_graph(tower, EncoderConfig(config), opset)
     save_graphs({ENCODER_FILE: quantise(encoder) if precision == "int8" else encoder}, folder, "encoder.weights")
+
+
+def decoder_tokens(config: BlipConfig) -> DecoderTokens:
+    """What the caption loop of the service needs."""
+    text = config.text_config
+    return DecoderTokens(
+        bos=text.bos_token_id,
+        sep=text.sep_token_id,
+        pad=text.pad_token_id,
+        vocabulary=text.vocab_size,
+        max_length=max_caption(config),
+        static_length=static_caption(config),
+    )
 
 
 def max_caption(config: BlipConfig) -> int:

@@ -1,1 +1,1 @@
-"""The model itself, in torch: loading, attention, captions, label tree, scores, and the checkpoint's format."""
+"""The model itself, in torch: loading, attention, captions, label tree, scores, checkpoints."""

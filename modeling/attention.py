@@ -1,13 +1,18 @@
-"""Absorbed cross-attention for training: the same function and gradients, without projecting every image token.
+"""Attention of the text decoder: masks, and absorbed cross-attention.
 
-A caption has few queries and an image many tokens (577 for BLIP-base), so the key and value projections move to the
-query side (the weight absorption of DeepSeek-V2, arXiv:2405.04434 §2.1, applied to cross-attention):
+A caption has few queries and an image many tokens (577 for BLIP-base), so the key and value
+projections move to the query side (the weight absorption of DeepSeek-V2, arXiv:2405.04434 §2.1,
+applied to cross-attention):
 
     scores = (q W_k) E^T                     instead of  q (E W_k^T + b_k)^T
     output = (p E) W_v^T + (sum of p) b_v    instead of  p (E W_v^T + b_v)
 
-q b_k is the same for every image token and cancels in the softmax: the key bias has no effect, hence no gradient. The
-rows of p sum to one except under drop-out, which is why their sum stays.
+q b_k is the same for every image token and cancels in the softmax: the key bias has no effect,
+hence no gradient. The rows of p sum to one except under drop-out, which is why their sum stays.
+
+Here it is for training: the same function and gradients, drop-out included, on the model's own
+parameters. The exported graphs have it without drop-out, with queries that may be known beforehand
+(`export.graphs.layers`).
 """
 
 from __future__ import annotations
@@ -20,9 +25,16 @@ import torch
 from torch import nn
 from transformers import BlipForConditionalGeneration
 
+MASKED = -1e4  # far below any score, so that its softmax is 0, and still a float16
 
-class AbsorbedCrossAttention(nn.Module):
-    """Stands in for a cross-attending `BlipTextSelfAttention`, on the same parameters under the same names."""
+
+def additive_mask(allowed: torch.Tensor) -> torch.Tensor:
+    """Boolean [..., Q, T] (row attends to column) → float32 of the same shape, 0 or `MASKED`."""
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, MASKED)
+
+
+class TrainableCrossAttention(nn.Module):
+    """Stands in for a cross-attending `BlipTextSelfAttention`, on the same parameters."""
 
     def __init__(self, plain: Any) -> None:
         super().__init__()
@@ -32,7 +44,7 @@ class AbsorbedCrossAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor, **_: Any
     ) -> tuple[torch.Tensor, None]:
-        """hidden_states [B, Q, D], encoder_hidden_states [B, T, W] → [B, Q, D]; every image token is attended to."""
+        """hidden_states [B, Q, D], encoder_hidden_states [B, T, W] → [B, Q, D]; without a mask."""
         batch, queries, width = hidden_states.shape
         heads, head_width, image = self.heads, self.head_width, encoder_hidden_states
         # Heads first, so that each weight meets all photos in one product: broadcasting would copy it for every photo.
@@ -50,9 +62,9 @@ class AbsorbedCrossAttention(nn.Module):
 
 @contextmanager
 def absorbed_cross_attention(model: BlipForConditionalGeneration, enabled: bool = True) -> Iterator[None]:
-    """Swap the decoder's cross-attention for its absorbed form inside the block (not for `generate`, which caches keys).
+    """Swap the decoder's cross-attention for its absorbed form inside the block.
 
-    The key biases, which have no effect, do not train inside the block.
+    Not for `generate`, which caches keys. The key biases, which have no effect, do not train inside.
     """
     swapped = []
     if enabled:
@@ -60,7 +72,7 @@ def absorbed_cross_attention(model: BlipForConditionalGeneration, enabled: bool 
             plain = layer.crossattention.self
             swapped.append((layer.crossattention, plain, plain.key.bias.requires_grad))
             plain.key.bias.requires_grad_(False)
-            layer.crossattention.self = AbsorbedCrossAttention(plain).train(plain.training)
+            layer.crossattention.self = TrainableCrossAttention(plain).train(plain.training)
     try:
         yield
     finally:

@@ -1,21 +1,28 @@
 """The checkpoint hand-over: a Hugging Face folder plus `labels.json` and `training.json`.
 
-Training writes it, export reads it. A stock BLIP folder has neither of the two files: it can caption, not classify.
+Training writes it, export reads it. A stock BLIP folder has neither of the two files: it can
+caption, not classify.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from transformers import BlipProcessor
+from transformers.models.blip import BlipImageProcessorPil
 
 from contract.caption import CaptionFormat
-from contract.errors import CheckpointError
-from contract.files import sha256_file, write_text_atomic
+from contract.errors import CheckpointError, ContractError
+from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
+from modeling.captions import label_tree
+from modeling.label_tree import LabelTree
+from modeling.load import Blip, check_checkpoint_folder, load_blip
 
 TRAINING_FILE = "training.json"
 LABELS_FILE = "labels.json"
@@ -49,7 +56,10 @@ class TrainingRecord(BaseModel):
 
 
 def read_training_record(folder: Path) -> TrainingRecord | None:
-    """The record of a checkpoint, or None for a stock model. Raises `CheckpointError` when it is damaged."""
+    """The record of a checkpoint, or None for a stock model.
+
+    Raises `CheckpointError` when it is damaged.
+    """
     path = folder / TRAINING_FILE
     if not path.exists():
         return None
@@ -65,17 +75,70 @@ def read_checkpoint_labels(folder: Path) -> LabelSet | None:
     return LabelSet.load(path) if path.exists() else None
 
 
-def check_text_heads(width: int, heads: int) -> None:
-    """Raise `CheckpointError` for BLIP-base's decoder with 8 heads: the weights would load and run silently wrong.
+@dataclass(kw_only=True)
+class Checkpoint(Blip):
+    """A loaded checkpoint folder; `labels` and `caption` are None where a model has none."""
 
-    The decoder has 12 heads; `BlipTextConfig` defaults to 8 (transformers issue 22625), so a config written without
-    the field gives a model of the same shapes that computes something else.
+    path: Path
+    labels: LabelSet | None
+    caption: CaptionFormat | None
+    metrics: dict[str, float]
+    temperature: float
+
+    def tree(self) -> LabelTree | None:
+        """The label tree, or None without labels."""
+        if self.labels is None or self.caption is None:
+            return None
+        return label_tree(self.tokenizer, self.caption, self.labels)
+
+
+def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: CaptionFormat | None = None) -> Checkpoint:
+    """Load a checkpoint folder.
+
+    `labels` and `caption` stand in where the folder has none (a stock model). Raises
+    `CheckpointError` for what `load_blip` refuses, a folder that lacks one of its two own files, a
+    damaged record, and labels that are not the folder's.
     """
-    if width == 768 and heads == 8:
+    check_checkpoint_folder(path)
+    blip = load_blip(path)
+    record = read_training_record(path)
+    own_labels = read_checkpoint_labels(path)
+    if record is not None and own_labels is None:
+        raise CheckpointError(f"{path} has a training.json but no labels.json; copy the whole checkpoint folder again.")
+    if labels is not None and own_labels is not None and labels != own_labels:
         raise CheckpointError(
-            "The checkpoint's text decoder has 8 attention heads at width 768, but BLIP-base has 12 (8 is the config "
-            "class's default). The weights would load and give wrong answers: set text_config.num_attention_heads to 12."
+            f"{path} has its own labels.json, which differs from the labels given; leave --labels out."
         )
+    return Checkpoint(
+        model=blip.model,
+        tokenizer=blip.tokenizer,
+        pickle_sha256=blip.pickle_sha256,
+        path=path,
+        labels=own_labels or labels,
+        caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
+        metrics=record.metrics if record is not None else {},
+        temperature=record.temperature if record is not None else 1.0,
+    )
+
+
+def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, *, replace: bool) -> None:
+    """Write a checkpoint folder atomically: Hugging Face files, labels.json, and the record if any.
+
+    Raises `ContractError` when it cannot be written.
+    """
+    size = {"height": blip.image_size, "width": blip.image_size}
+    processor = BlipProcessor(image_processor=BlipImageProcessorPil(size=size), tokenizer=blip.tokenizer)
+    try:
+        with new_folder(path, marker="config.json", replace=replace) as folder:
+            blip.model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            labels.save(folder / LABELS_FILE)
+            if record is not None:
+                record.save(folder)
+    except (OSError, SafetensorError) as error:
+        raise ContractError(
+            f"The checkpoint {path} could not be written: {error}. Make room, then run it again."
+        ) from None
 
 
 def checkpoint_digest(folder: Path) -> str:
@@ -84,26 +147,3 @@ def checkpoint_digest(folder: Path) -> str:
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
-
-
-def check_checkpoint_folder(folder: Path) -> None:
-    """Raise `CheckpointError` unless the folder holds a BLIP config and safetensors weights.
-
-    Pickled weights are never loaded. A decoder of BLIP-base's width with 8 heads is refused (`check_text_heads`).
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder at {folder}.")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{folder} has no safetensors weights; pickled weights are not loaded. Convert them first."
-        )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind, text = config.get("model_type"), config.get("text_config", {})
-    except (OSError, ValueError, AttributeError):
-        raise CheckpointError(f"{folder / 'config.json'} is not readable JSON.") from None
-    if kind != "blip":
-        raise CheckpointError(f"{folder} holds a {kind!r} model; a 'blip' captioning model is needed.")
-    check_text_heads(text.get("hidden_size", 768), text.get("num_attention_heads", 8))  # the config class's defaults

@@ -1,14 +1,16 @@
 """Label captions as a token tree, so that one decoder pass scores every label.
 
-After the constant prefix the captions of a label set form a tree of tokens, each ended by [SEP]. Constrained decoding
-walks from the prefix to a leaf and at each fork chooses among the tokens that follow, so
+After the constant prefix the captions of a label set form a tree of tokens, each ended by [SEP].
+Constrained decoding walks from the prefix to a leaf and at each fork chooses among the tokens that
+follow, so
 
     log p(label) = sum over the forks on its path of log_softmax(logits of the tokens that follow)[the label's token]
 
-which sums to one over the labels. Places without a fork contribute nothing and are not evaluated. With ids as targets
-the only fork is the end of the prefix: the whole scorer is one log-softmax over the label tokens. With names the forks
-below it (such as "chicken" → curry, quesadilla, wings) are packed behind the prefix, each attending to its ancestors.
-This is the trie constraint of GENRE (De Cao et al., 2021, arXiv:2010.00904) with locally normalised scores.
+which sums to one over the labels. Places without a fork contribute nothing and are not evaluated.
+With ids as targets the only fork is the end of the prefix: the whole scorer is one log-softmax over
+the label tokens. With names the forks below it (such as "chicken" → curry, quesadilla, wings) are
+packed behind the prefix, each attending to its ancestors. This is the trie constraint of GENRE (De
+Cao et al., 2021, arXiv:2010.00904) with locally normalised scores.
 """
 
 from __future__ import annotations
@@ -51,16 +53,16 @@ class LabelTree:
         return int(self.membership.shape[1])
 
     def fork_paths(self) -> list[list[int]]:
-        """For each fork the token ids from [DEC] to it: what a plain decoder is fed to get the fork's logits."""
+        """For each fork the token ids from [DEC] to it, which a plain decoder is fed."""
         return [[int(t) for t in self.tokens[self.attends[row]]] for row in self.fork_rows]
 
 
 def build_label_tree(prefix: Sequence[int], targets: Sequence[Sequence[int]], sep: int) -> LabelTree:
     """Pack the target token ids of all labels behind `prefix` (token ids starting with [DEC]).
 
-    `targets[i]` are the token ids of label i's target, without [SEP] (`sep`), which is added here: it tells a name
-    from a longer one that starts with it. Raises `ContractError` for fewer than two labels, an empty target, or two
-    labels with the same tokens.
+    `targets[i]` are the token ids of label i's target, without [SEP] (`sep`), which is added here:
+    it tells a name from a longer one that starts with it. Raises `ContractError` for fewer than two
+    labels, an empty target, or two labels with the same tokens.
     """
     if len(targets) < 2:
         raise ContractError(f"Scoring needs at least two labels, got {len(targets)}.")
@@ -112,18 +114,3 @@ def _children(targets: Sequence[Sequence[int]], sep: int) -> dict[tuple[int, ...
             if token not in following:
                 following.append(token)
     return children
-
-
-def split_captions(
-    captions: Sequence[Sequence[int]], prefix_length: int, bos: int
-) -> tuple[list[int], list[list[int]]]:
-    """Token ids of whole captions ([CLS] … [SEP], one per label) → (prefix with [DEC] = `bos` first, targets).
-
-    `prefix_length` counts [CLS] and the prefix's own tokens. Raises `ContractError` when the captions do not share
-    their first `prefix_length` tokens (a tokenizer that merges across the space).
-    """
-    prefix = list(captions[0][1:prefix_length])
-    for caption in captions:
-        if list(caption[1:prefix_length]) != prefix:
-            raise ContractError("The captions do not share the tokens of their prefix; use a template of plain words.")
-    return [bos, *prefix], [list(caption[prefix_length:-1]) for caption in captions]

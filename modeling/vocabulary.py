@@ -1,4 +1,4 @@
-"""Tokenizers: BERT WordPiece with BLIP's two extra tokens, from a vocabulary file or made from the captions."""
+"""Tokenizers: BERT WordPiece with BLIP's two extra tokens, from a file or from the captions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENCODE = "[ENC]"  # unused by captioning; kept so that ids are BLIP's
 
 
 def caption_vocabulary(captions: Iterable[str]) -> dict[str, int]:
-    """A small WordPiece vocabulary: the captions' words, then single characters so that any word can be spelt."""
+    """A small WordPiece vocabulary: the captions' words, then characters to spell any word."""
     splitter = BertTokenizer(vocab=dict.fromkeys(SPECIAL, 0) | {t: i for i, t in enumerate(SPECIAL)})
     backend = splitter.backend_tokenizer
     words: dict[str, None] = {}
@@ -28,7 +28,10 @@ def caption_vocabulary(captions: Iterable[str]) -> dict[str, int]:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """A vocab.txt, one piece a line. Raises `ContractError` when it is missing or lacks the special tokens."""
+    """A vocab.txt, one piece a line.
+
+    Raises `ContractError` when it is missing or lacks the special tokens.
+    """
     try:
         pieces = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -39,13 +42,21 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     return {piece: i for i, piece in enumerate(pieces)}
 
 
+def new_tokenizer(captions: Iterable[str], vocabulary: Path | None = None) -> BertTokenizer:
+    """The tokenizer of a new model, from a vocab.txt or else made from its captions."""
+    return blip_tokenizer(caption_vocabulary(captions) if vocabulary is None else read_vocabulary(vocabulary))
+
+
 def blip_tokenizer(vocabulary: dict[str, int]) -> BertTokenizer:
-    """The tokenizer of a new model: [DEC] and [ENC] follow the vocabulary, as in BLIP (30,522 and 30,523 there)."""
+    """The vocabulary, then [DEC] and [ENC], as in BLIP (where they are 30,522 and 30,523)."""
     return with_caption_start(BertTokenizer(vocab=vocabulary, do_lower_case=True))
 
 
 def with_caption_start(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Add [DEC] and [ENC] where they are missing: BLIP's published tokenizer is plain BERT's, its model has both rows."""
+    """Add [DEC] and [ENC] where they are missing.
+
+    BLIP's published tokenizer is plain BERT's, while its model has rows for both.
+    """
     if tokenizer.bos_token_id is None:
         tokenizer.add_special_tokens({"bos_token": DECODE_START, "additional_special_tokens": [ENCODE]})
     return tokenizer

@@ -16,11 +16,10 @@ import torch
 from app.engine.engine import Engine
 from contract.bundle import read_bundle
 from contract.pixels import photo_to_pixels
-from export.bundle import load_checkpoint
-from export.gate.reference import greedy_tokens
 from modeling.captions import label_tree
+from modeling.checkpoint import load_checkpoint
 from modeling.load import load_blip
-from modeling.scoring import constrained_labels, label_logprobs
+from modeling.scoring import constrained_labels, greedy_tokens, label_logprobs
 from tests.conftest import drawn_png
 
 PICTURES = 120

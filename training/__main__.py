@@ -23,21 +23,14 @@ from contract.errors import ContractError
 from contract.files import check_can_write
 from modeling.attention import absorbed_cross_attention
 from modeling.captions import packed_captions
-from modeling.load import (
-    Blip,
-    freeze,
-    frozen_digest,
-    initial_blip,
-    parameter_counts,
-    parameter_report,
-    set_dropout,
-)
+from modeling.load import Blip
 from training.data.cache import Features, cached_features
 from training.data.loading import BadPhotos, Preloaded
 from training.data.sources import Item, Source, open_source
 from training.finish import finish, hardware
 from training.journal import Journal
 from training.loop import Task, Trainer
+from training.model import freeze, frozen_digest, initial_blip, parameter_counts, parameter_report, set_dropout
 from training.preview import preview
 from training.recipe import Recipe, load_recipe, recipe_names, settings_table
 from training.state import Progress, check_same_run, clear_leftovers, discard_states, latest_state, run_folder

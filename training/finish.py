@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from modeling.checkpoint import TrainingRecord
-from modeling.load import save_checkpoint
+from modeling.checkpoint import TrainingRecord, save_checkpoint
 from training.data.sources import Source
 from training.evaluate.ask import ask
 from training.evaluate.confidence import fit_temperature
@@ -73,9 +72,11 @@ def _record(
     temperature: float = 1.0,
 ) -> TrainingRecord:  # fmt: skip
     recipe, progress = trainer.task.recipe, trainer.progress
+    settings = recipe.model_dump(mode="json")
+    settings["model"]["base_sha256"] = trainer.task.blip.pickle_sha256  # from now on it must be the same file
     return TrainingRecord(
         caption=recipe.caption,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=settings,
         seed=recipe.seed,
         data={**source.fingerprint, "unreadable": trainer.task.bad.skipped},
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONED},

@@ -67,6 +67,11 @@ class ModelRecipe(_Section):
     """The model to start from: `base` (hub name or folder), or a small BLIP with random weights of the given shape."""
 
     base: str | None = Field(default=None, description="hub name or checkpoint folder; none: a new small BLIP")
+    base_sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="hex digest that base's pytorch_model.bin must have, where it has no safetensors; none: recorded",
+    )
     image_size: int = Field(default=64, ge=16, le=1024, description="pixels a side (a new model)")
     patch_size: int = Field(default=8, ge=4, le=64, description="pixels a side (a new model)")
     vision_layers: int = Field(default=4, ge=1, le=48, description="blocks of the image tower (a new model)")
@@ -184,6 +189,8 @@ class Recipe(_Section):
     def _parts_fit(self) -> Recipe:
         if self.model.new_decoder and self.model.base is None:
             raise ValueError("model.new_decoder needs model.base, whose image tower is kept")
+        if self.model.base_sha256 is not None and self.model.base is None:
+            raise ValueError("model.base_sha256 needs model.base, whose weights it is the digest of")
         if self.cache.views and self.train.freeze != "decoder":
             raise ValueError(
                 "cache.views needs train.freeze = 'decoder': outputs of a tower that trains cannot be kept"

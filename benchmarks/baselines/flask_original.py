@@ -17,7 +17,7 @@ from transformers import AutoProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.baselines.command import options
-from export.bundle import Checkpoint, load_checkpoint
+from modeling.checkpoint import Checkpoint, load_checkpoint
 
 MAX_NEW_TOKENS = 50
 

@@ -23,10 +23,10 @@ from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, 
 from contract.errors import ContractError
 from contract.precision import Precision
 from export.configs import BEST
-from export.gate import reference
 from export.gate.limits import ParityError, Report
 from export.precision import cpu_stand_in
 from modeling.label_tree import LabelTree
+from modeling.scoring import greedy_tokens, image_embeds, label_logprobs_by_fork, next_logits
 
 BATCHES = (1, 2, 5)
 CAPTION_TOKENS = 12
@@ -82,17 +82,17 @@ def check_parity(subject: Subject, photos: Sequence[np.ndarray] = (), *, gate: b
     captioned = 0
     for batch, first in _batches(samples):
         pixels = torch.from_numpy(batch)
-        wanted = reference.image_embeds(subject.model, pixels)
+        wanted = image_embeds(subject.model, pixels)
         embeds = graphs.encode(batch)
         report.compare("encoder", embeds, wanted.numpy())
         if subject.tree is not None:
-            scores = reference.label_logprobs(subject.model, wanted, subject.tree).numpy()
+            scores = label_logprobs_by_fork(subject.model, wanted, subject.tree).numpy()
             found = graphs.run(SCORER_FILE, image_embeds=embeds)[0]
             report.compare("scorer", found, scores)
             report.labels(found, scores, real=first >= len(made_up))
         if captioned < CAPTION_SAMPLES:
             captioned += len(batch)
-            captions = reference.greedy_tokens(subject.model, pixels, _new_tokens(subject.tokens))
+            captions = greedy_tokens(subject.model, pixels, _new_tokens(subject.tokens))
             for row, caption in enumerate(captions):
                 _compare_steps(report, graphs, subject, caption, wanted[row : row + 1], embeds[row : row + 1])
     return report.finish(len(samples), len(photos), BATCHES)
@@ -149,7 +149,7 @@ def _compare_steps(
     ids = np.zeros((1, max(len(caption), subject.tokens.static_length)), dtype=np.int64)
     ids[0, : len(caption)] = caption
     for length in range(1, len(caption)):
-        plain = reference.next_logits(subject.model, torch.tensor([caption[:length]]), wanted).numpy()
+        plain = next_logits(subject.model, torch.tensor([caption[:length]]), wanted).numpy()
         position = np.array([length - 1])
         whole = graphs.run(DECODER_FILE, BEST, input_ids=ids, position=position, image_embeds=embeds)
         token = ids[:, length - 1 : length]

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import torch
 
 from contract.self_check import SelfCheck
-from export.gate import reference
 from export.gate.parity import Subject
+from modeling.scoring import image_embeds, label_logprobs_by_fork, next_logits
 
 PLACES = 16  # image tokens whose embeddings are stored
 STEPS = 8  # tokens of a caption: all of "a photo of delicious 5" and its end
@@ -42,10 +42,10 @@ def _picture(size: int, cells: int, noise: int, seed: int) -> npt.NDArray[np.uin
 def make_self_check(subject: Subject) -> SelfCheck:
     """The pictures at the bundle's size and what the PyTorch model computes for them."""
     pixels = check_pixels(subject.image_size)
-    embeds = reference.image_embeds(subject.model, torch.from_numpy(pixels))
+    embeds = image_embeds(subject.model, torch.from_numpy(pixels))
     logprobs = None
     if subject.tree is not None:
-        logprobs = reference.label_logprobs(subject.model, embeds, subject.tree).numpy()
+        logprobs = label_logprobs_by_fork(subject.model, embeds, subject.tree).numpy()
     stored = min(PLACES, embeds.shape[1])
     places = np.arange(stored) * (embeds.shape[1] - 1) // max(1, stored - 1)
     return SelfCheck(pixels, places, embeds.numpy()[:, places], logprobs, *_captions(subject, embeds))
@@ -61,7 +61,7 @@ def _captions(
     lengths = torch.zeros(len(embeds), dtype=torch.int64)
     best = []
     for _ in range(min(STEPS, tokens.static_length - 1)):
-        logits = reference.next_logits(subject.model, ids, embeds).double()
+        logits = next_logits(subject.model, ids, embeds).double()
         best.append(logits.log_softmax(dim=-1).topk(min(CHOICES, tokens.vocabulary), dim=-1))
         lengths += ~ended
         chosen = best[-1].indices[:, :1]

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import BlipForConditionalGeneration
 
-from export.graphs.layers import MASKED, additive_mask, decoder_layers, typed
+from export.graphs.layers import decoder_layers, typed
+from modeling.attention import MASKED, additive_mask
 from modeling.label_tree import LabelTree
 
 
@@ -40,7 +41,7 @@ class Scorer(nn.Module):
             start = decoder.bert.embeddings(
                 input_ids=torch.from_numpy(tree.tokens)[None], position_ids=torch.from_numpy(tree.positions)[None]
             )
-            mask = additive_mask(torch.from_numpy(tree.attends))
+            mask = additive_mask(torch.from_numpy(tree.attends))[None, None]
             start = first.attention(start, mask)[0]
             self.register_buffer("start", start.to(dtype))
             self.register_buffer("first_queries", first.cross.absorbed_queries(start).to(dtype))
@@ -125,7 +126,7 @@ class CaptionDecoder(nn.Module):
         self.embeddings = decoder.bert.embeddings
         self.layers = decoder_layers(model, dtype)
         self.head = decoder.cls.predictions
-        mask = additive_mask(torch.tril(torch.ones(length, length, dtype=torch.bool)))
+        mask = additive_mask(torch.tril(torch.ones(length, length, dtype=torch.bool)))[None, None]
         self.register_buffer("mask", mask.to(dtype))
 
     def forward(

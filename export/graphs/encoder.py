@@ -106,7 +106,7 @@ class VisionEncoder(nn.Module):
 
     S is `image_size`, or the size that the model was trained at; the position embeddings of another size are computed
     here, once (`export.graphs.resolution`). `dtype` is the type of weights and activations; pixels are normalised in
-    float32.
+    float32, by one product and one sum that together are `modeling.load.normalise`.
     """
 
     scale: torch.Tensor

@@ -1,13 +1,9 @@
-"""Layers of BLIP's text decoder for inference, on the checkpoint's own weights, with absorbed cross-attention.
+"""Layers of BLIP's text decoder for inference, on the checkpoint's own weights.
 
-A caption has few queries and an image many tokens (577 for BLIP-base), so the key and value projections are moved to the
-query side and the image tokens are never projected:
-
-    scores = (q W_k) E^T        instead of  q (E W_k^T + b_k)^T
-    output = (p E) W_v^T + b_v  instead of  p (E W_v^T + b_v)
-
-Exact up to rounding: q b_k adds the same to every image token and cancels in the softmax, and the rows of p sum to one.
-(The weight absorption of DeepSeek-V2's latent attention, arXiv:2405.04434 §2.1, applied to cross-attention.)
+In cross-attention the key and value projections are moved to the query side and the image tokens
+are never projected: what that is and why it is exact stands in `modeling.attention`, which has it
+for training. Here there is no drop-out, so the rows of the attention sum to one, and the queries
+may be known before there is an image.
 """
 
 from __future__ import annotations
@@ -19,8 +15,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformers import BlipForConditionalGeneration
-
-MASKED = -1e4  # far below any score, and still a float16
 
 
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -69,8 +63,8 @@ class SelfAttention(_Attention):
         return self.output(merge_heads(torch.matmul(torch.softmax(scores, dim=-1), v)), x), k, v
 
 
-class AbsorbedCrossAttention(_Attention):
-    """Cross-attention of one decoder layer over unprojected image tokens."""
+class TracedCrossAttention(_Attention):
+    """Cross-attention of one decoder layer over unprojected image tokens, to be traced."""
 
     def absorbed_queries(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, Q, D] → queries in the space of the image tokens [B, H * Q, W]."""
@@ -98,14 +92,14 @@ class DecoderLayer(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.attention = SelfAttention(layer.attention)
-        self.cross = AbsorbedCrossAttention(layer.crossattention)
+        self.cross = TracedCrossAttention(layer.crossattention)
         self.intermediate = layer.intermediate
         self.output = layer.output
 
     def look(
         self, x: torch.Tensor, image: torch.Tensor, image_t: torch.Tensor, queries: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Cross-attention and feed-forward: x [B or 1, Q, D] → [B, Q, D]; `queries` as in `AbsorbedCrossAttention`."""
+        """Cross-attention and feed-forward: x [B or 1, Q, D] → [B, Q, D]; `queries` as in `TracedCrossAttention`."""
         x = self.cross(x, image, image_t, queries)
         out: torch.Tensor = self.output(self.intermediate(x), x)
         return out
@@ -121,8 +115,3 @@ def decoder_layers(model: BlipForConditionalGeneration, dtype: torch.dtype) -> n
 def typed(layers: nn.ModuleList) -> list[DecoderLayer]:
     """The same list with its type."""
     return cast(list[DecoderLayer], list(layers))
-
-
-def additive_mask(allowed: torch.Tensor) -> torch.Tensor:
-    """Boolean [Q, Q] (row attends to column) → float32 [1, 1, Q, Q] with 0 or `MASKED`."""
-    return torch.zeros(allowed.shape).masked_fill(~allowed, MASKED)[None, None]

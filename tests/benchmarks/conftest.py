@@ -17,7 +17,7 @@ from benchmarks.engine import main
 from benchmarks.random_model import RandomModel
 from contract.bundle import Bundle, read_bundle
 from contract.precision import Precision
-from export.bundle import load_checkpoint
+from modeling.checkpoint import load_checkpoint
 from tests.benchmarks.simulated import World, simulated
 from tests.conftest import run_module
 

@@ -18,13 +18,14 @@ from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE
 from contract.caption import CaptionFormat
 from contract.labels import FOOD101
 from export.__main__ import main
-from export.bundle import Checkpoint, export_bundle, load_checkpoint
+from export.bundle import export_bundle
 from export.configs import ScorerConfig
 from export.graphs.decoder import CaptionDecoder, CaptionStep, Scorer
 from export.graphs.encoder import VisionEncoder
 from export.onnx import export_graph
-from modeling.load import initial_blip
+from modeling.checkpoint import Checkpoint, load_checkpoint
 from tests.conftest import shared_data
+from training.model import initial_blip
 from training.recipe import load_recipe
 
 SHAPE = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +11,13 @@ import pytest
 import torch
 
 from contract.bundle import read_bundle
-from contract.caption import CaptionFormat
-from contract.errors import CheckpointError
-from contract.labels import LabelSet
 from export.__main__ import main
-from export.bundle import Checkpoint, export_bundle, load_checkpoint
+from export.bundle import export_bundle
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
-from export.gate import reference
 from export.gate.parity import ParityError, probe_pixels
 from export.graphs.decoder import Scorer
+from modeling.checkpoint import Checkpoint, load_checkpoint
+from modeling.scoring import image_embeds, label_logprobs_by_fork
 from tests.conftest import ROOT, drawn_png, run_module
 from tests.export.conftest import FILES, export_by_command, trace_only
 
@@ -57,7 +53,7 @@ def test_names_are_scored_exactly_in_one_pass(
     pixels = probe_pixels(7, 32, seed=9)  # a batch size that the gate did not see
     embeds = run_graph(names_bundle / "encoder.onnx", pixels=pixels)
     found = run_graph(names_scorer.SerializeToString(), image_embeds=embeds)
-    wanted = reference.label_logprobs(names.model, reference.image_embeds(names.model, torch.from_numpy(pixels)), tree)
+    wanted = label_logprobs_by_fork(names.model, image_embeds(names.model, torch.from_numpy(pixels)), tree)
     assert np.abs(found - wanted.numpy()).max() < 1e-4
     assert np.allclose(np.exp(found).sum(axis=1), 1, atol=1e-4)
     assert len({tuple(row) for row in np.round(found, 3)}) == 7, "the scores depend on the picture"
@@ -148,56 +144,6 @@ def test_a_stock_model_becomes_a_captioner(
     assert found.check.label_logprobs is None
 
 
-def damaged_copy(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-
-
-def change_config(folder: Path, **text_config: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"] |= text_config
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def test_checkpoints_that_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    copy = damaged_copy(checkpoint, tmp_path)
-    change_config(copy, hidden_size=768, num_attention_heads=8)
-    with pytest.raises(CheckpointError, match="8 attention heads at width 768"):
-        load_checkpoint(copy)
-    with pytest.raises(CheckpointError, match="no checkpoint folder at"):
-        load_checkpoint(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match="differs from the labels given"):
-        load_checkpoint(checkpoint, LabelSet.from_names(["a", "b"]))
-
-
-def test_a_checkpoint_without_its_labels_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    copy = damaged_copy(checkpoint, tmp_path)
-    (copy / "labels.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no labels\.json"):
-        load_checkpoint(copy)
-
-
-def test_nan_in_the_weights_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    copy = damaged_copy(checkpoint, tmp_path)
-    weights = load_file(copy / "model.safetensors")
-    name = "vision_model.post_layernorm.weight"
-    weights[name][3] = float("nan")
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"vision_model\.post_layernorm\.weight .* NaN"):
-        load_checkpoint(copy)
-
-
-def test_another_normalisation_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    copy = damaged_copy(checkpoint, tmp_path)
-    path = copy / "processor_config.json"
-    config = json.loads(path.read_text())
-    config["image_processor"]["image_mean"] = [0.5, 0.5, 0.5]
-    path.write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="normalises with mean"):
-        load_checkpoint(copy)
-
-
 def test_command_line_mistakes_are_one_sentence(
     checkpoint: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,10 +173,3 @@ def test_photos_can_join_the_gate(
     assert "on 6 samples" in shown
     assert main([str(checkpoint), str(tmp_path / "other"), "--photos", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err == f"export: There is no photo in {tmp_path / 'nowhere'}.\n"
-
-
-def test_checkpoint_saved_by_training_is_read(checkpoint: Path) -> None:
-    found = load_checkpoint(checkpoint)
-    assert found.labels is not None
-    assert found.caption == CaptionFormat()
-    assert 0 <= found.metrics["accuracy_scored"] <= 1

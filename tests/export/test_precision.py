@@ -19,11 +19,12 @@ from contract.pixels import photo_to_pixels
 from contract.precision import LIMITS, Precision
 from export import precision as reduced
 from export.__main__ import main
-from export.bundle import Checkpoint, export_bundle, load_checkpoint
+from export.bundle import export_bundle
 from export.gate.limits import Report
 from export.gate.parity import ParityError
 from export.graphs.encoder import VisionEncoder
 from export.precision import cpu_stand_in
+from modeling.checkpoint import Checkpoint, load_checkpoint
 from tests.conftest import drawn_png
 from tests.export.conftest import Once, export_by_command, trace_only
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from contract.errors import ContractError
-from modeling.label_tree import LabelTree, build_label_tree, split_captions
+from modeling.label_tree import LabelTree, build_label_tree
 
 SEP = 3
 
@@ -77,9 +77,3 @@ def test_packed_nodes_attend_to_ancestors_only() -> None:
 def test_refuses_what_cannot_be_scored(targets: list[list[int]], says: str) -> None:
     with pytest.raises(ContractError, match=says):
         build_label_tree([5], targets, SEP)
-
-
-def test_captions_are_split_after_the_prefix() -> None:
-    assert split_captions([[2, 8, 9, 20, 3], [2, 8, 9, 21, 22, 3]], 3, 5) == ([5, 8, 9], [[20], [21, 22]])
-    with pytest.raises(ContractError, match="do not share"):
-        split_captions([[2, 8, 9, 3], [2, 8, 7, 3]], 3, 5)

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from contract.caption import CaptionFormat
-from contract.labels import FOOD101, LabelSet
+from contract.labels import LabelSet
 from modeling.attention import absorbed_cross_attention
-from modeling.captions import IGNORED, PackedCaptions, label_tree, packed_captions
-from modeling.load import Blip, freeze, initial_blip, set_dropout
+from modeling.captions import IGNORED, PackedCaptions, packed_captions
+from modeling.load import Blip
 from modeling.scoring import label_logprobs
-from modeling.vocabulary import blip_tokenizer, read_vocabulary
-from tests.conftest import shared_data
 from training.loss import CaptionLoss
+from training.model import freeze, initial_blip, set_dropout
 from training.optimiser import make_optimiser, rate_at
 from training.recipe import load_recipe
 
@@ -44,18 +43,6 @@ def pixels(count: int = len(LABELS)) -> torch.Tensor:
 def loss_of(blip: Blip, captions: PackedCaptions, weight: float = 0.0, smoothing: float = 0.0) -> torch.Tensor:
     loss = CaptionLoss(blip.model, captions, caption_weight=weight, smoothing=smoothing)
     return loss(pixels(), EACH, F.one_hot(EACH, len(LABELS)).float())
-
-
-@pytest.mark.parametrize("caption", [NAMES, IDS])
-def test_captions_are_spelt_from_dec_to_sep(caption: CaptionFormat) -> None:
-    blip = initial_blip(load_recipe("drawn", [*SHAPE, f"caption.target={caption.target}"]), LABELS)
-    packed = packed_captions(blip.tokenizer, caption, LABELS)
-    for row, label in enumerate(LABELS):
-        learnt = [int(t) for t in packed.following[row] if t != IGNORED]
-        assert blip.tokenizer.decode(learnt) == f"{caption.render(label)} [SEP]"
-        fed = packed.tokens[row][packed.spoken[row][: len(learnt)]].tolist()
-        assert fed == [blip.tokenizer.bos_token_id, *learnt[:-1]], "each token is fed where it was predicted before"
-        assert packed.positions[row][packed.spoken[row][: len(learnt)]].tolist() == list(range(len(learnt)))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1])
@@ -167,6 +154,15 @@ def test_a_frozen_tower_stays_as_it_is(blip: Blip) -> None:
     assert "text_decoder.bert.encoder.layer.0.crossattention.self.query.weight" in changed
 
 
+def test_learning_rate_warms_up_and_falls() -> None:
+    recipe = load_recipe("drawn", ["train.warmup=0.1", "train.final_rate=0.01"]).train
+    rates = [rate_at(step, 1000, recipe) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[99] == max(rates) == 1.0
+    assert rates[99:] == sorted(rates[99:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01, abs=1e-4)
+
+
 def test_dropout_is_the_decoders_alone(blip: Blip) -> None:
     set_dropout(blip.model, 0.25)
     shares = {m.p for m in blip.model.text_decoder.modules() if isinstance(m, torch.nn.Dropout)}
@@ -176,23 +172,3 @@ def test_dropout_is_the_decoders_alone(blip: Blip) -> None:
     assert not torch.equal(loss(pixels(), EACH, torch.eye(4)), loss(pixels(), EACH, torch.eye(4)))
     loss.eval()
     assert torch.equal(loss(pixels(), EACH, torch.eye(4)), loss(pixels(), EACH, torch.eye(4)))
-
-
-def test_the_real_vocabulary_gives_one_token_ids() -> None:
-    tokenizer = blip_tokenizer(read_vocabulary(shared_data("bert_base_uncased_vocab.txt")))
-    assert (len(tokenizer), tokenizer.bos_token_id, tokenizer.sep_token_id) == (30_524, 30_522, 102)
-    packed = packed_captions(tokenizer, IDS, FOOD101)
-    assert packed.tokens[6].tolist() == [30_522, 1037, 6302, 1997, 12090, 1020]
-    assert packed.following[6].tolist() == [1037, 6302, 1997, 12090, 1020, 102]
-    assert bool((packed.following != IGNORED).all()), "with ids there is no padding"
-    assert len(label_tree(tokenizer, IDS, FOOD101).fork_rows) == 1
-    assert len(label_tree(tokenizer, NAMES, FOOD101).fork_rows) > 5
-
-
-def test_learning_rate_warms_up_and_falls() -> None:
-    recipe = load_recipe("drawn", ["train.warmup=0.1", "train.final_rate=0.01"]).train
-    rates = [rate_at(step, 1000, recipe) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.01)
-    assert rates[99] == max(rates) == 1.0
-    assert rates[99:] == sorted(rates[99:], reverse=True)
-    assert rates[-1] == pytest.approx(0.01, abs=1e-4)

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from contract.labels import LabelSet
-from modeling.load import initial_blip
 from tests.commands import Started, run_module
 from training.drawn.pictures import FOODS
+from training.model import initial_blip
 from training.recipe import load_recipe
 
 SMALL = [  # nothing random by process: augmentation and drop-out draw their own numbers in each

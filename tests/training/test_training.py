@@ -12,15 +12,12 @@ from safetensors.torch import load_file
 
 from contract.bundle import read_bundle
 from contract.labels import LabelSet
-from modeling.captions import label_tree
 from modeling.checkpoint import read_checkpoint_labels, read_training_record
-from modeling.load import Blip, initial_blip, load_blip
-from modeling.scoring import constrained_labels, free_captions, label_logprobs
+from modeling.load import Blip, load_blip
 from tests.conftest import drawn_png, run_module
 from training.__main__ import main
 from training.drawn.pictures import FOODS
 from training.journal import read_journal
-from training.recipe import load_recipe
 from training.validation import Validation
 
 FAST = [
@@ -61,31 +58,6 @@ def test_checkpoint_is_what_the_contract_says(checkpoint: Path) -> None:
     assert record.versions["torch"]
     assert record.parameters["trainable"] == record.parameters["total"]
     assert load_blip(str(checkpoint)).image_size == 32
-
-
-@pytest.mark.parametrize("target", ["id", "name"])
-def test_scores_choose_what_constrained_decoding_chooses(target: str) -> None:
-    labels = LabelSet.from_names(["hot dog", "hot soup", "hot", "pie", "apple pie", "apple tart cake"])
-    blip = initial_blip(load_recipe("drawn", [*FAST, f"caption.target={target}"]), labels)
-    with torch.no_grad():
-        for parameter in blip.model.parameters():
-            parameter.mul_(3)  # untrained scores are nearly equal; these are not
-    caption = load_recipe("drawn", [f"caption.target={target}"]).caption
-    tree = label_tree(blip.tokenizer, caption, labels)
-    pixels = torch.randint(0, 256, (24, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        scores = label_logprobs(blip.model, blip.embed(pixels), tree)
-    assert torch.allclose(scores.exp().sum(1), torch.ones(24), atol=1e-4)
-    prefix = blip.tokenizer(caption.prefix).input_ids[1:-1]
-    targets = [blip.tokenizer(caption.target_text(label)).input_ids[1:-1] for label in labels]
-    wanted = constrained_labels(blip, pixels, [blip.tokenizer.bos_token_id, *prefix], targets)
-    assert scores.argmax(1).tolist() == wanted
-
-
-def test_free_captions_start_with_dec(checkpoint: Path) -> None:
-    blip = load_blip(str(checkpoint))
-    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    assert all(text.startswith("a photo of delicious") for text in free_captions(blip, pixels))
 
 
 def test_same_seed_same_weights(single: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from contract.errors import ContractError
 from contract.files import new_folder, write_text_atomic
 from contract.pixels import DRAFT_SIDES
-from modeling.load import Blip, normalise
+from modeling.load import Blip
 from training.data.augment import Augmenter
 from training.data.loading import BadPhotos, batches
 from training.data.sources import Item
@@ -143,7 +143,7 @@ def _compute(
                 if views:
                     torch.manual_seed(stream_seed(recipe.seed, "view", view, number))
                     pixels = augment(pixels)
-                embeds = blip.model.vision_model(pixel_values=normalise(pixels)).last_hidden_state
+                embeds = blip.embed(pixels)
                 out[done : done + len(pixels)] = embeds.half().cpu().numpy()
                 done += len(pixels)
                 if view == 0:

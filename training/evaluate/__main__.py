@@ -30,12 +30,11 @@ from contract.pixels import photo_to_pixels
 from modeling.captions import label_tree
 from modeling.checkpoint import (
     TrainingRecord,
-    check_checkpoint_folder,
     checkpoint_digest,
     read_checkpoint_labels,
     read_training_record,
 )
-from modeling.load import Blip, initial_blip, load_blip
+from modeling.load import Blip, check_checkpoint_folder, load_blip
 from modeling.scoring import free_captions, label_logprobs
 from training.data.loading import BadPhotos
 from training.data.sources import open_source
@@ -43,6 +42,7 @@ from training.evaluate.ask import ask
 from training.evaluate.confidence import threshold_for_risk
 from training.evaluate.metrics import Difference
 from training.evaluate.report import MARKER, side_by_side, write_report
+from training.model import initial_blip
 from training.recipe import Recipe, apply_overrides, parse_recipe
 
 CONSTRAINED = {"id": 200, "name": 20}  # photos, by what the caption's target is

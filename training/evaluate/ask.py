@@ -15,7 +15,8 @@ from tqdm import tqdm
 from contract.caption import CaptionFormat
 from contract.errors import ContractError
 from contract.labels import LabelSet
-from modeling.label_tree import LabelTree, split_captions
+from modeling.captions import split_captions
+from modeling.label_tree import LabelTree
 from modeling.load import Blip
 from modeling.scoring import constrained_labels, free_captions, label_logprobs
 from training.data.loading import BadPhotos, batches
@@ -204,7 +205,7 @@ def ask(
     if size is not None and limit is not None and limit < size:
         items, size = Subset(items, [i * size // limit for i in range(limit)]), limit
     total = limit if size is None else size
-    prefix, targets = _split(blip, caption, labels)
+    prefix, targets = split_captions(blip.tokenizer, caption, labels)
     blip.model.eval()
     wanted: list[int] = []
     said: list[int] = []
@@ -242,11 +243,6 @@ def _chosen(position: int, count: int, total: int | None) -> bool:
     if total is None or count >= total:
         return position < count
     return (position + 1) * count // total > position * count // total
-
-
-def _split(blip: Blip, caption: CaptionFormat, labels: LabelSet) -> tuple[list[int], list[list[int]]]:
-    captions = [blip.tokenizer(caption.render(label)).input_ids for label in labels]
-    return split_captions(captions, len(blip.tokenizer(caption.prefix).input_ids) - 1, blip.tokenizer.bos_token_id)
 
 
 def _constrained(blip: Blip, pixels: torch.Tensor, prefix: list[int], targets: list[list[int]]) -> list[int]:

@@ -92,7 +92,7 @@ def _probe(args: argparse.Namespace) -> int:
 def _tower(recipe: Recipe) -> tuple[Table, Table, Table, int]:
     if recipe.model.base is None:
         raise ContractError("A probe needs a tower: --set model.base=CHECKPOINT (or --colour).")
-    blip = load_blip(recipe.model.base)
+    blip = load_blip(recipe.model.base, sha256=recipe.model.base_sha256)
     source = open_source(recipe.data, blip.image_size, seed=recipe.seed)
     if source.validation is None:
         raise ContractError("A probe chooses its weight decay on validation photos: data.validation must not be 0.")

@@ -11,9 +11,10 @@ import torch
 
 from contract.bundle import read_bundle
 from contract.self_check import CHECK_FILE
-from export.bundle import export_bundle, load_checkpoint
-from export.gate import reference
+from export.bundle import export_bundle
 from export.gate.self_check import check_pixels
+from modeling.checkpoint import load_checkpoint
+from modeling.scoring import greedy_tokens, image_embeds, label_logprobs_by_fork, next_logits
 
 
 @pytest.mark.parametrize(("size", "begins"), [(32, "d7d581f1cadcf118"), (384, "043fa1fe7cff55f7")])
@@ -37,23 +38,23 @@ def test_two_exports_are_one_bundle(checkpoint: Path, bundle: Path, tmp_path: Pa
 
 def test_it_holds_pytorchs_answers(checkpoint: Path, bundle: Path) -> None:
     loaded, check = load_checkpoint(checkpoint), read_bundle(bundle).check
-    tree, sep = loaded.tree(), loaded.tokens().sep
+    tree, sep = loaded.tree(), loaded.tokenizer.sep_token_id
     assert check is not None
     assert check.label_logprobs is not None
     assert tree is not None
     pixels = torch.from_numpy(check.pixels)
-    embeds = reference.image_embeds(loaded.model, pixels)
+    embeds = image_embeds(loaded.model, pixels)
     assert np.abs(check.embeds - embeds.numpy()[:, check.places]).max() < 1e-5
     assert {0, embeds.shape[1] - 1} <= set(check.places.tolist())
-    logprobs = reference.label_logprobs(loaded.model, embeds, tree)
+    logprobs = label_logprobs_by_fork(loaded.model, embeds, tree)
     assert np.abs(check.label_logprobs - logprobs.numpy()).max() < 1e-4
-    for row, caption in enumerate(reference.greedy_tokens(loaded.model, pixels, check.tokens.shape[1])):
+    for row, caption in enumerate(greedy_tokens(loaded.model, pixels, check.tokens.shape[1])):
         length = check.lengths[row]
         assert check.caption[row, :length].tolist() == caption[1:]
         assert caption[-1] == sep or length == check.tokens.shape[1]
         for step in range(length):
             ids = torch.tensor([caption[: step + 1]])
-            logits = reference.next_logits(loaded.model, ids, embeds[row : row + 1])[0]
+            logits = next_logits(loaded.model, ids, embeds[row : row + 1])[0]
             logprobs = logits.log_softmax(dim=-1)
             tokens = torch.from_numpy(check.tokens[row, step])
             assert len(set(tokens.tolist())) == 5

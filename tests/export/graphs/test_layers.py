@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.bundle import load_checkpoint
-from export.gate import reference
 from export.graphs.decoder import CaptionDecoder, CaptionStep, Scorer
-from export.graphs.layers import AbsorbedCrossAttention
+from export.graphs.layers import TracedCrossAttention
+from modeling.checkpoint import load_checkpoint
+from modeling.scoring import label_logprobs_by_fork, next_logits
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def test_equals_plain_cross_attention_with_biases(checkpoint: Path) -> None:
             torch.nn.init.normal_(projection.bias, std=1.0)
         x, image = torch.randn(3, 5, 64), torch.randn(3, 17, 64)
         wanted = layer(x, encoder_hidden_states=image)[0]
-        found = AbsorbedCrossAttention(layer)(x, image, image.transpose(1, 2))
+        found = TracedCrossAttention(layer)(x, image, image.transpose(1, 2))
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
@@ -36,11 +36,11 @@ def test_modules_equal_the_plain_decoder(checkpoint: Path) -> None:
     with torch.no_grad():
         embeds = torch.randn(2, 17, 64)
         found = Scorer(loaded.model, tree).eval()(embeds)
-        assert torch.allclose(found, reference.label_logprobs(loaded.model, embeds, tree), atol=1e-5)
+        assert torch.allclose(found, label_logprobs_by_fork(loaded.model, embeds, tree), atol=1e-5)
         decoder = CaptionDecoder(loaded.model, 16).eval()
         for length in (1, 4, 16):
             ids = torch.randint(0, text.vocab_size, (2, length))
-            wanted = reference.next_logits(loaded.model, ids, embeds)
+            wanted = next_logits(loaded.model, ids, embeds)
             for _ in range(2):  # what stands behind the position does not matter
                 padded = torch.cat([ids, torch.randint(0, text.vocab_size, (2, 16 - length))], dim=1)
                 token, height, logits = decoder(padded, torch.tensor([length - 1]), embeds)
@@ -60,5 +60,5 @@ def test_the_cache_changes_nothing(checkpoint: Path) -> None:
         for at in range(16):
             _, _, logits, past = step(ids[:, at : at + 1], torch.tensor([at]), past, embeds)
             assert past.shape[3] == at + 1
-            wanted = reference.next_logits(loaded.model, ids[:, : at + 1], embeds)
+            wanted = next_logits(loaded.model, ids[:, : at + 1], embeds)
             assert torch.allclose(logits, wanted, atol=1e-4), at

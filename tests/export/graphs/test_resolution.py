@@ -15,12 +15,13 @@ from contract.bundle import MANIFEST_FILE, Manifest, read_bundle
 from contract.errors import ContractError
 from contract.pixels import PIXEL_MEAN, PIXEL_STD, photo_to_pixels
 from export.__main__ import main
-from export.bundle import Checkpoint, export_bundle, load_checkpoint
-from export.gate import reference
+from export.bundle import export_bundle
 from export.gate.parity import ParityError
 from export.graphs.encoder import VisionEncoder
 from export.graphs.resolution import check_image_size, positions_at
 from export.inspect.__main__ import inspect_bundle
+from modeling.checkpoint import Checkpoint, load_checkpoint
+from modeling.scoring import label_logprobs_by_fork
 from tests.conftest import drawn_png, serving
 from tests.export.conftest import Once, trace_only
 
@@ -59,7 +60,7 @@ def test_the_service_gives_pytorchs_labels(resized: Path, loaded: Checkpoint) ->
     assert loaded.labels is not None
     photos = [drawn_png(index) for index in range(24)]
     pixels = np.stack([photo_to_pixels(photo, manifest.image_size) for photo in photos])
-    scores = reference.label_logprobs(loaded.model, torch_embeds(loaded, pixels), tree)
+    scores = label_logprobs_by_fork(loaded.model, torch_embeds(loaded, pixels), tree)
     wanted = [loaded.labels.names[i] for i in scores.argmax(dim=1).tolist()]
     best = scores.topk(2, dim=1).values
     clear = (best[:, 0] - best[:, 1] > 1e-3).tolist()  # the others may turn by the processor's rounding

@@ -19,12 +19,12 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 from contract.bundle import MANIFEST_FILE, finish_bundle, read_bundle
 from contract.errors import BundleError
 from contract.self_check import CHECK_FILE
-from export.bundle import Checkpoint, load_checkpoint
 from export.graphs.decoder import CaptionDecoder, Scorer
 from export.graphs.encoder import VisionEncoder
 from export.inspect.__main__ import inspect_bundle, main, report
 from export.inspect.flops import infer_shapes, multiply_adds
 from export.inspect.stats import foldable_nodes
+from modeling.checkpoint import Checkpoint, load_checkpoint
 from tests.conftest import run_module
 
 

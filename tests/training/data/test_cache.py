@@ -11,13 +11,14 @@ from accelerate import Accelerator
 
 from contract.errors import ContractError
 from contract.labels import LabelSet
-from modeling.load import Blip, initial_blip
+from modeling.load import Blip
 from tests.conftest import run_module
 from training.data.augment import Augmenter
 from training.data.cache import Features, cached_features
 from training.data.loading import BadPhotos
 from training.data.sources import open_source
 from training.drawn.pictures import FOODS
+from training.model import initial_blip
 from training.recipe import Recipe, load_recipe
 from training.state import stream_seed
 

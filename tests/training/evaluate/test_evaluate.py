@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 
 from contract.labels import LabelSet
 from modeling.captions import label_tree
-from modeling.load import initial_blip
 from tests.conftest import drawn_png, run_module
 from training.data.loading import BadPhotos
 from training.data.sources import Item
@@ -23,6 +22,7 @@ from training.drawn.pictures import FOODS
 from training.evaluate.__main__ import main
 from training.evaluate.ask import Answers, ask
 from training.evaluate.metrics import Share
+from training.model import initial_blip
 from training.recipe import load_recipe
 
 TINY = [

@@ -1,0 +1,112 @@
+"""The model of a run: what it starts from, true parameter counts, and freeze policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BlipConfig, BlipForConditionalGeneration
+
+from contract.errors import CheckpointError, ContractError
+from contract.labels import LabelSet
+from modeling.load import PICKLE
+from training.drawn.pictures import FOODS
+from training.model import freeze, frozen_digest, initial_blip, parameter_counts, parameter_report
+from training.recipe import load_recipe
+
+LABELS = LabelSet.from_names(FOODS)
+
+
+@pytest.fixture(scope="module")
+def base_shapes() -> BlipForConditionalGeneration:
+    """BLIP-base without weights: shapes only."""
+    with torch.device("meta"):
+        return BlipForConditionalGeneration(BlipConfig(text_config={"num_attention_heads": 12}))
+
+
+def test_report_on_blip_base_is_true(base_shapes: BlipForConditionalGeneration) -> None:
+    freeze(base_shapes, "decoder")
+    counts = parameter_counts(base_shapes)
+    assert counts["total"] == 223_971_644
+    assert counts["trainable"] == 137_881_148
+    assert counts["vision"] == 86_090_496
+    assert "137.9 M of 224.0 M parameters train (61.6 %), 38.4 % frozen" in parameter_report(counts)
+    freeze(base_shapes, "decoder", embeddings=True)
+    assert parameter_counts(base_shapes)["trainable"] == 137_881_148 - 30_524 * 768  # 114.4 M
+
+
+def test_last_blocks_of_the_tower(base_shapes: BlipForConditionalGeneration) -> None:
+    freeze(base_shapes, "last-2-vision-blocks")
+    training = {name for name, p in base_shapes.vision_model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[2] for name in training if name.startswith("encoder.layers.")} == {"10", "11"}
+    assert {name for name in training if not name.startswith("encoder.")} == {
+        "post_layernorm.weight",
+        "post_layernorm.bias",
+    }
+    freeze(base_shapes, "all")
+    assert parameter_counts(base_shapes)["trainable"] == 223_971_644
+    with pytest.raises(CheckpointError, match="12 blocks"):
+        freeze(base_shapes, "last-13-vision-blocks")
+
+
+def test_same_seed_same_weights() -> None:
+    first, again, other = (
+        initial_blip(load_recipe("drawn", [f"seed={seed}"]), LABELS).model.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["vision_model.encoder.layers.0.mlp.fc1.weight"],
+                           other["vision_model.encoder.layers.0.mlp.fc1.weight"])  # fmt: skip
+
+
+def test_captions_start_with_dec_and_end_at_sep() -> None:
+    blip = initial_blip(load_recipe("drawn", []), LABELS)
+    text = blip.model.config.text_config
+    assert blip.tokenizer.convert_ids_to_tokens([text.bos_token_id, text.sep_token_id]) == ["[DEC]", "[SEP]"]
+    assert text.num_attention_heads == 4
+
+
+def test_a_new_decoder_on_the_tower_of_a_base(tmp_path: Path) -> None:
+    base = initial_blip(load_recipe("drawn", ["seed=3"]), LABELS)
+    base.model.save_pretrained(tmp_path / "base")
+    base.tokenizer.save_pretrained(tmp_path / "base")
+    other = LabelSet.from_names(["pho", "ramen", "a name that the base has no words for"])
+    recipe = load_recipe("drawn", [f"model.base={tmp_path / 'base'}", "model.new_decoder=true", "model.text_layers=1",
+                                   "model.text_width=48", "caption.target=name"])  # fmt: skip
+    made = initial_blip(recipe, other)
+    tower = base.model.vision_model.state_dict()
+    assert all(torch.equal(weight, tower[name]) for name, weight in made.model.vision_model.state_dict().items())
+    text = made.model.config.text_config
+    assert (text.hidden_size, text.num_hidden_layers, text.encoder_hidden_size) == (48, 1, 96)
+    assert made.tokenizer.unk_token_id not in made.tokenizer(recipe.caption.render(other[2])).input_ids
+    again = initial_blip(recipe, other)
+    assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_the_digest_is_of_what_does_not_train() -> None:
+    model = initial_blip(load_recipe("drawn", []), LABELS).model
+    freeze(model, "decoder")
+    before = frozen_digest(model)
+    with torch.no_grad():
+        model.text_decoder.bert.embeddings.word_embeddings.weight.add_(1)
+    assert frozen_digest(model) == before
+    with torch.no_grad():
+        model.vision_model.post_layernorm.bias.add_(1)
+    assert frozen_digest(model) != before
+
+
+def test_a_pickled_base_is_the_one_that_was_named(tmp_path: Path) -> None:
+    blip = initial_blip(load_recipe("drawn", []), LABELS)
+    blip.model.config.save_pretrained(tmp_path)
+    blip.tokenizer.save_pretrained(tmp_path)
+    torch.save(blip.model.state_dict(), tmp_path / PICKLE)
+    found = initial_blip(load_recipe("drawn", [f"model.base={tmp_path}"]), LABELS)
+    assert all(torch.equal(a, b) for a, b in zip(found.model.parameters(), blip.model.parameters(), strict=True))
+    assert found.pickle_sha256 is not None
+    named = [f"model.base={tmp_path}", "model.new_decoder=true", f"model.base_sha256={found.pickle_sha256}"]
+    assert initial_blip(load_recipe("drawn", named), LABELS).pickle_sha256 == found.pickle_sha256
+    other = [f"model.base={tmp_path}", f"model.base_sha256={'0' * 64}"]
+    with pytest.raises(CheckpointError, match="not the file that was expected"):
+        initial_blip(load_recipe("drawn", other), LABELS)
+    with pytest.raises(ContractError, match="needs model.base"):
+        load_recipe("drawn", [f"model.base_sha256={'0' * 64}"])
