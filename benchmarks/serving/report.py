@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load.page import page
+from benchmarks.load.output import page
 from benchmarks.load.phase import load_title
 from benchmarks.load.plots import histogram, latency_against_load, throughput_bars
 from benchmarks.load.report import table

@@ -1,4 +1,4 @@
-"""What the gate counts and which figure it refuses; the limits are those of `contract.precision`."""
+"""The parity report: what the gate counts and which figure it refuses, by the limits of `contract.precision`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ParityError(ContractError):
     """An exported graph does not compute what the PyTorch model computes."""
 
 
-class Report:
+class ParityReport:
     """Collects differences and agreements; raises `ParityError` as soon as, or when, a limit is not kept."""
 
     def __init__(self, precision: Precision, gate: bool = True) -> None:
