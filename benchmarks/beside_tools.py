@@ -30,7 +30,7 @@ from benchmarks.load.phase import Plan, Target, run_phase
 from benchmarks.load.photographs import Photograph, drawn
 from benchmarks.load.report import table
 from benchmarks.load.routes import Route
-from benchmarks.servers import ENTRIES, OURS, on_device, started
+from benchmarks.serving.servers import ENTRIES, OURS, on_device, started
 from contract.cli import run
 from contract.errors import ContractError
 

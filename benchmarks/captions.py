@@ -158,7 +158,9 @@ def ways(model: BlipForConditionalGeneration, bundle: Path, work: Path, threads:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Three ways to decode a caption.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.captions", description="Three ways to decode a caption."
+    )
     parser.add_argument("--shapes", choices=("base", "tiny"), default="base", help="model (default: base)")
     parser.add_argument("--rounds", type=int, default=5, help="timed captions of each way (default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
@@ -167,7 +169,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = args.work or Path(scratch)
-        return run("measure_captions", lambda: measure(args, work))
+        return run("benchmarks.captions", lambda: measure(args, work))
 
 
 def measure(args: argparse.Namespace, work: Path) -> int:

@@ -152,7 +152,9 @@ def _report(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(
-        description="Measure rules for decoding JPEGs smaller.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m benchmarks.decode",
+        description="Measure rules for decoding JPEGs smaller.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add: Any = parser.add_argument
     add("--photos", type=Path, required=True, help="folder with .jpg photographs")
@@ -161,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--count", type=int, default=400, help="photographs, spread over the folder")
     add("--large", type=int, default=16, help="of those, how many also as 12-megapixel JPEGs")
     args = parser.parse_args(argv)
-    return run("measure_decode", lambda: _report(args))
+    return run("benchmarks.decode", lambda: _report(args))
 
 
 if __name__ == "__main__":

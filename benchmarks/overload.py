@@ -39,7 +39,7 @@ from benchmarks.load.arguments import number, numbers, whole
 from benchmarks.load.arrivals import OK, Asker, Sample, open_loop
 from benchmarks.load.client import Client
 from benchmarks.load.photographs import drawn
-from benchmarks.servers import ENTRIES, Running, on_device, started
+from benchmarks.serving.servers import ENTRIES, Running, on_device, started
 from contract.cli import run
 from contract.files import write_text_atomic
 

@@ -56,7 +56,7 @@ class Noise(Dataset[Item]):
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Ratios of training speed.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description="Ratios of training speed.")
     parser.add_argument("shapes", choices=("tiny", "base"), help="model shapes to measure")
     parser.add_argument("--turns", type=int, default=5, help="how often each kind of epoch runs")
     parser.add_argument("--photos", type=int, help="photos an epoch (default: 1024 tiny, 16 base)")
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="autocast type")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file (default: do not)")
     args = parser.parse_args()
-    return run("measure_training", lambda: measure(args))
+    return run("benchmarks.training", lambda: measure(args))
 
 
 def measure(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from optimum.exporters.base import ExporterConfig
 from torch import nn
 from torch.export import Dim
 
-from export.inspect.stats import SCOPES
+from export.scopes import keep_scopes
 
 OPSETS = (18, 23)
 ATTENTION_OPSET = 23  # the first with an `Attention` operator
@@ -59,9 +59,7 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     for entry in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del entry.metadata_props[:]
     for node in graph.node:
-        kept = [note for note in node.metadata_props if note.key == SCOPES]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
+        keep_scopes(node, of=node)
     return model
 
 

@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from contract.precision import Precision
-from export.inspect.stats import SCOPES
+from export.scopes import keep_scopes, name_scopes
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -56,16 +56,14 @@ def quantise(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _is_patches(node: NodeProto) -> bool:
-    return any(entry.key == SCOPES and "patch_embedding" in entry.value for entry in node.metadata_props)
+    return any("patch_embedding" in scope for scope in name_scopes(node) or ())
 
 
 def _keep_scopes(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
     """Give each integer product the module path of the product that it replaces; other notes of the tool go."""
-    notes = {node.name: node.metadata_props for node in model.graph.node}
+    before = {node.name: node for node in model.graph.node}
     for node in made.graph.node:
-        del node.metadata_props[:]
-        kept = notes.get(node.name.removesuffix("_quant"))
-        node.metadata_props.extend(entry for entry in kept or () if entry.key == SCOPES)
+        keep_scopes(node, of=before.get(node.name.removesuffix("_quant")))
 
 
 def cpu_stand_in(model: onnx.ModelProto) -> onnx.ModelProto:

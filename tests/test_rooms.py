@@ -22,8 +22,8 @@ FORBIDDEN = {
 }
 # The engine benchmark measures the class that serves, which HTTP does not show: these files alone, these modules alone.
 ENGINE_BENCHMARKS = {
-    "benchmarks/decode.py", "benchmarks/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/speed.py",
-    "benchmarks/baselines/shared_engine.py",
+    "benchmarks/decode.py", "benchmarks/engine/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/speed.py",
+    "benchmarks/serving/baselines/shared_engine.py",
 }  # fmt: skip
 SIMULATION = "benchmarks/capacity/simulation.py"  # runs the service's own batcher on a simulated clock
 SIMULATED_DECODING = "benchmarks/capacity/decoding.py"  # and the door and the decode pool before it
@@ -73,9 +73,9 @@ def test_only_the_engine_benchmark_may_look_inside_the_service() -> None:
         ):
             assert broken_rules("benchmarks", file, source), f"{file}: {source}"
     for source in ("from app.engine.engine import Engine", "import app.engine.engine", "from app import engine"):
-        assert broken_rules("benchmarks", "benchmarks/engine.py", source), source
-        assert broken_rules("benchmarks", "benchmarks/rounds.py", f"def f():\n    {source}")
-    assert broken_rules("benchmarks", "benchmarks/engine.py", "importlib.import_module('app.engine.engine')")
+        assert broken_rules("benchmarks", "benchmarks/engine/__main__.py", source), source
+        assert broken_rules("benchmarks", "benchmarks/engine/rounds.py", f"def f():\n    {source}")
+    assert broken_rules("benchmarks", "benchmarks/engine/__main__.py", "importlib.import_module('app.engine.engine')")
     assert broken_rules("training", "training/loop.py", "from app.engine.engine import Engine")
 
 
@@ -92,7 +92,7 @@ def test_only_the_known_engine_may_start_the_service() -> None:
         "benchmarks", KNOWN_ENGINE, "from app.__main__ import main\nfrom app.engine.engine import Engine"
     )
     assert broken_rules("benchmarks", KNOWN_ENGINE, "from app.serving.batcher import Batcher")
-    assert broken_rules("benchmarks", "benchmarks/servers.py", "from app.__main__ import main")
+    assert broken_rules("benchmarks", "benchmarks/serving/servers.py", "from app.__main__ import main")
 
 
 def test_serving_loads_no_training_code() -> None:

@@ -177,7 +177,7 @@ def _measured(args: argparse.Namespace, result: dict[str, Any]) -> Replica:
     from benchmarks.capacity.calibrate import Calibrator  # what follows needs the service's packages, --from does not
     from benchmarks.capacity.check import SHARES, loads, measure, title
     from benchmarks.load.photographs import drawn, from_folder
-    from benchmarks.servers import ENTRIES, on_device, started
+    from benchmarks.serving.servers import ENTRIES, on_device, started
 
     threads, shares, seconds = args.threads or 1, args.shares or SHARES, args.seconds or 3.0
     photographs = from_folder(args.photos, 64, 0) if args.photos else drawn((args.side or 512,), 16, 0)

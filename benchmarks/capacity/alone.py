@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.baselines.shared_engine import EngineFunction
 from benchmarks.load.photographs import Photograph
+from benchmarks.serving.baselines.shared_engine import EngineFunction
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 LEAST_CALLS, LEAST_SECONDS, MOST_SECONDS = 15, 0.4, 10.0  # of each batch size

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from benchmarks.baselines.shared_engine import EngineFunction
 from benchmarks.capacity.alone import batch_curve, decode_times
 from benchmarks.capacity.fit import Loads, fit
 from benchmarks.capacity.quiet import main_thread_seconds, tree_seconds
@@ -31,7 +30,8 @@ from benchmarks.load.client import Client
 from benchmarks.load.phase import STAGE
 from benchmarks.load.photographs import Photograph
 from benchmarks.load.server_side import info
-from benchmarks.servers import Running
+from benchmarks.serving.baselines.shared_engine import EngineFunction
+from benchmarks.serving.servers import Running
 from contract.errors import ContractError
 
 WARM_UP = 0.5  # seconds

@@ -21,7 +21,7 @@ from benchmarks.capacity.simulation import Outcome, closed_loop, traffic
 from benchmarks.load.arrivals import poisson
 from benchmarks.load.phase import Plan, run_phase
 from benchmarks.load.photographs import Photograph
-from benchmarks.servers import Running
+from benchmarks.serving.servers import Running
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9)  # of what the full service answers
 CALLERS = (1, 4, 12)  # other numbers than the model is calibrated with

@@ -23,7 +23,7 @@ from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, 
 from contract.errors import ContractError
 from contract.precision import Precision
 from export.configs import BEST
-from export.gate.limits import ParityError, Report
+from export.gate.report import ParityError, ParityReport
 from export.precision import cpu_stand_in
 from modeling.label_tree import LabelTree
 from modeling.scoring import greedy_tokens, image_embeds, label_logprobs_by_fork, next_logits
@@ -77,7 +77,7 @@ def check_parity(subject: Subject, photos: Sequence[np.ndarray] = (), *, gate: b
     """
     made_up = probe_pixels(max(BATCHES), subject.image_size)
     samples = np.concatenate([made_up, *(photo[None] for photo in photos)])
-    report = Report(subject.precision, gate)
+    report = ParityReport(subject.precision, gate)
     graphs = _Graphs(subject)
     captioned = 0
     for batch, first in _batches(samples):
@@ -140,7 +140,12 @@ def _session(path: Path, precision: Precision) -> ort.InferenceSession:
 
 
 def _compare_steps(
-    report: Report, graphs: _Graphs, subject: Subject, caption: list[int], wanted: torch.Tensor, embeds: np.ndarray
+    report: ParityReport,
+    graphs: _Graphs,
+    subject: Subject,
+    caption: list[int],
+    wanted: torch.Tensor,
+    embeds: np.ndarray,
 ) -> None:
     """Follow the reference caption: both decoders' logits are compared and must choose the same next token."""
     text = subject.model.config.text_config

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import NodeProto
-from onnx.reference import ReferenceEvaluator
+from onnxscript.optimizer import fold_constants
 
 Shape = tuple[int, ...]
 STANDARD = ("", "ai.onnx")
@@ -39,7 +39,8 @@ def infer_shapes(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> dict[st
         _set_shape(value, inputs[value.name])
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
-    _fold_shape_arithmetic(fixed, inputs)
+    # shape inference follows what is computed from shapes through some operators, but not into Slice and out of Reshape
+    fold_constants(fixed, onnx_shape_inference=True, should_fold=_reads_no_file)
     inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
     graph = inferred.graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -98,44 +99,9 @@ def _set_shape(value: onnx.ValueInfoProto, shape: Shape) -> None:
         dim.dim_value = size
 
 
-def _fold_shape_arithmetic(model: onnx.ModelProto, inputs: Mapping[str, Shape]) -> None:
-    """Replace all that is computed from the inputs' shapes by its value.
-
-    Shape inference follows such values by itself through some operators, but not into Slice and out of Reshape.
-    """
-    graph = model.graph
-    known = {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
-        for tensor in graph.initializer
-        if tensor.data_location != onnx.TensorProto.EXTERNAL and prod(tensor.dims) <= 16
-    }
-    kept, found = [], {}
-    for node in graph.node:
-        if node.op_type == "Shape" and node.input[0] in inputs:
-            end = _integer(node, "end", len(inputs[node.input[0]]))
-            found[node.output[0]] = np.array(inputs[node.input[0]][_integer(node, "start", 0) : end], dtype=np.int64)
-        elif _follows(node, found, known):
-            found.update(_evaluate(node, known, model.opset_import))
-        else:
-            kept.append(node)
-            continue
-        known.update(found)
-    del graph.node[:]
-    graph.node.extend(kept)
-    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in found.items())
-
-
-def _follows(node: NodeProto, found: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> bool:
-    named = [name for name in node.input if name]
-    return node.domain in STANDARD and any(name in found for name in named) and all(name in known for name in named)
-
-
-def _evaluate(node: NodeProto, known: Mapping[str, np.ndarray], opsets: object) -> dict[str, np.ndarray]:
-    inputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.input if name]
-    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in node.output]
-    small = onnx.helper.make_model(onnx.helper.make_graph([node], "node", inputs, outputs), opset_imports=opsets)
-    values = ReferenceEvaluator(small).run(None, {name: known[name] for name in node.input if name})
-    return dict(zip(node.output, (np.asarray(value) for value in values), strict=True))
+def _reads_no_file(node: ir.Node) -> bool | None:
+    """For the folding: False where it would read a weight that lies outside the graph, else its own rules."""
+    return False if any(v is not None and isinstance(v.const_value, ir.ExternalTensor) for v in node.inputs) else None
 
 
 def _integer(node: NodeProto, name: str, default: int) -> int:

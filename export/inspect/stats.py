@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,8 +15,7 @@ from onnx import NodeProto, TensorProto
 from contract.bundle import DECODER_FILE, ENCODER_FILE, STEP_FILE, Bundle
 from contract.errors import BundleError
 from export.inspect.flops import STANDARD, Shape, infer_shapes, multiply_adds
-
-SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's record of a node's module path, kept by `export.onnx`
+from export.scopes import name_scopes
 
 # The first pattern that the module path matches names the part; an empty path is the scorer's own choice of labels.
 _PARTS = (
@@ -147,11 +145,10 @@ def _arithmetic(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> tuple[di
 
 
 def _part(node: NodeProto, weights: set[str]) -> str:
-    scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)
+    scopes = name_scopes(node)
     if scopes is None:
         return node.op_type
-    modules = ast.literal_eval(scopes)[:-1]  # the last name is the operator's own
-    path = modules[-1] if modules else ""
+    path = scopes[-2] if len(scopes) > 1 else ""  # the last name is the operator's own
     part = next((part for pattern, part in _PARTS if pattern.search(path)), node.op_type)
     if part.endswith("-attention"):
         return f"{part} {'projections' if weights.intersection(node.input) else 'products'}"

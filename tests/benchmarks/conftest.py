@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.engine import main
+from benchmarks.engine.__main__ import main
 from benchmarks.random_model import RandomModel
 from contract.bundle import Bundle, read_bundle
 from contract.precision import Precision
 from modeling.checkpoint import load_checkpoint
-from tests.benchmarks.simulated import World, simulated
+from tests.benchmarks.load.simulated import World, simulated
 from tests.conftest import run_module
 
 FEW = ("original", "one-pass", "ours-cpu-fp32")
@@ -70,7 +70,7 @@ def committed(committed_model: CommittedModel, monkeypatch: pytest.MonkeyPatch) 
 
 
 def _install(model: CommittedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.engine_run.random_model", lambda shapes, work, seed: model)
+    monkeypatch.setattr("benchmarks.engine.run.random_model", lambda shapes, work, seed: model)
 
 
 @pytest.fixture(scope="session")

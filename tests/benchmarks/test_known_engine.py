@@ -16,11 +16,11 @@ import benchmarks.known_engine
 from app.engine.batches import buckets
 from app.engine.engine import Engine, Scores
 from app.engine.pool import EnginePool
-from benchmarks.baselines.shared_engine import EngineFunction
 from benchmarks.known_engine import Device, device, known_times, main, taking
 from benchmarks.load.server_side import STARTED, between, parse
-from benchmarks.servers import ENTRIES, ORIGINAL, on_device
-from benchmarks.serving import main as compare
+from benchmarks.serving.__main__ import main as compare
+from benchmarks.serving.baselines.shared_engine import EngineFunction
+from benchmarks.serving.servers import ENTRIES, ORIGINAL, on_device
 from contract.bundle import read_bundle
 from tests.conftest import drawn_png, serving_process
 

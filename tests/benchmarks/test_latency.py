@@ -18,7 +18,7 @@ import pytest
 from benchmarks.latency import main
 from benchmarks.load.routes import ROUTES
 from tests.app.browser import Watched, browser
-from tests.benchmarks.stand_in_server import Request, answer, good, stand_in
+from tests.benchmarks.load.stand_in_server import Request, answer, good, stand_in
 from tests.conftest import ROOT, drawn_png
 
 QUICK = ["--seconds", "0.5", "--warm-up", "0.1", "--sizes", "32", "--count", "4"]

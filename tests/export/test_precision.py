@@ -20,8 +20,8 @@ from contract.precision import LIMITS, Precision
 from export import precision as reduced
 from export.__main__ import main
 from export.bundle import export_bundle
-from export.gate.limits import Report
 from export.gate.parity import ParityError
+from export.gate.report import ParityReport
 from export.graphs.encoder import VisionEncoder
 from export.precision import cpu_stand_in
 from modeling.checkpoint import Checkpoint, load_checkpoint
@@ -177,7 +177,7 @@ def test_the_gate_counts_photographs(caplog: pytest.LogCaptureFixture) -> None:
     wanted = np.log(np.array([[0.51, 0.49]] * 100, dtype=np.float32))
     found = wanted.copy()
     for turned, passes in ((2, True), (3, False)):
-        report = Report("int8")
+        report = ParityReport("int8")
         found[:turned] = wanted[:turned, ::-1]
         report.labels(found, wanted, real=True)
         report.labels(wanted[:, ::-1], wanted, real=False)  # made-up pictures are only counted

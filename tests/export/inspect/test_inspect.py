@@ -158,6 +158,21 @@ def test_foldable_and_foreign_operators_are_named(bundle: Path, tmp_path: Path) 
     assert "the true FLOPs are higher" in text
 
 
+def test_work_on_stored_weights_is_named_without_reading_them(bundle: Path, tmp_path: Path) -> None:
+    """The graphs of a bundle are read without its weights."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        weight = next(t for t in graph.initializer if t.external_data and len(t.dims) == 2 and max(t.dims) < 100)
+        graph.node.append(helper.make_node("Transpose", [weight.name], ["turned"], name="turn"))
+        graph.node.append(helper.make_node("MatMul", [weight.name, "turned"], ["square"], name="multiply"))
+
+    found = inspect_bundle(rewritten(bundle, tmp_path / "copy", "scorer.onnx", change)).graphs["scorer.onnx"]
+    assert found.foldable == ["turn (Transpose)", "multiply (MatMul)"]
+    assert found.not_counted == {}
+    assert found.flops > inspect_bundle(bundle).graphs["scorer.onnx"].flops
+
+
 def products(op_type: str, inputs: list[tuple[int, ...]], **attributes: object) -> int | None:
     names = [f"x{i}" if shape else "" for i, shape in enumerate(inputs)]
     integer = op_type.endswith("Integer")

@@ -1,0 +1,1 @@
+"""What accuracy on real photographs should be compared with."""

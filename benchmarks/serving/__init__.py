@@ -1,0 +1,1 @@
+"""Our service beside other servers: the command, the servers, their ratios and the report."""
