@@ -21,52 +21,52 @@ _short.maxlist = _short.maxdict = 4
 _short.maxlevel = 3
 
 
-class Kind(NamedTuple):
+class Fault(NamedTuple):
     """HTTP status and one sentence on what the slug means."""
 
     status: int
     meaning: str
 
 
-ERRORS: dict[str, Kind] = {
-    "bad_request": Kind(400, "The request cannot be read: damaged multipart, or fields that do not belong."),
-    "missing_image": Kind(400, "No image was sent: multipart without the field `image`, or an empty body."),
-    "empty_image": Kind(400, "The image field is there but holds 0 bytes."),
-    "bad_image": Kind(400, "The image is damaged or truncated and cannot be decoded."),
-    "invalid_parameter": Kind(400, "A query parameter or header is outside its range."),
-    "unauthorized": Kind(401, "No API key was sent, or one that is not in `api_keys_file`."),
-    "not_found": Kind(404, "There is no such route."),
-    "unknown_model": Kind(404, "No model of that name and version is served."),
-    "method_not_allowed": Kind(405, "The route does not answer this HTTP method."),
-    "body_timeout": Kind(408, "The request body came too slowly: see `body_timeout_ms`. The connection is closed."),
-    "not_a_classifier": Kind(409, "The bundle has no labels: it can caption, not classify."),
-    "body_too_large": Kind(413, "The request body is larger than `max_body_bytes`."),
-    "image_too_large": Kind(
+ERRORS: dict[str, Fault] = {
+    "bad_request": Fault(400, "The request cannot be read: damaged multipart, or fields that do not belong."),
+    "missing_image": Fault(400, "No image was sent: multipart without the field `image`, or an empty body."),
+    "empty_image": Fault(400, "The image field is there but holds 0 bytes."),
+    "bad_image": Fault(400, "The image is damaged or truncated and cannot be decoded."),
+    "invalid_parameter": Fault(400, "A query parameter or header is outside its range."),
+    "unauthorized": Fault(401, "No API key was sent, or one that is not in `api_keys_file`."),
+    "not_found": Fault(404, "There is no such route."),
+    "unknown_model": Fault(404, "No model of that name and version is served."),
+    "method_not_allowed": Fault(405, "The route does not answer this HTTP method."),
+    "body_timeout": Fault(408, "The request body came too slowly: see `body_timeout_ms`. The connection is closed."),
+    "not_a_classifier": Fault(409, "The bundle has no labels: it can caption, not classify."),
+    "body_too_large": Fault(413, "The request body is larger than `max_body_bytes`."),
+    "image_too_large": Fault(
         413, "The image has more pixels than `max_pixels`, or a side above 30,000; nothing is decoded."
     ),
-    "image_too_costly": Kind(413, "Decoding the image takes more processor time or memory than one photo may have."),
-    "too_many_images": Kind(413, "More images than `max_images` in one request."),
-    "unsupported_format": Kind(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."),
-    "unsupported_encoding": Kind(
+    "image_too_costly": Fault(413, "Decoding the image takes more processor time or memory than one photo may have."),
+    "too_many_images": Fault(413, "More images than `max_images` in one request."),
+    "unsupported_format": Fault(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."),
+    "unsupported_encoding": Fault(
         415, "The body has a `Content-Encoding`; gzip and deflate are read where `accept_compressed` is set."
     ),
-    "headers_too_large": Kind(
+    "headers_too_large": Fault(
         431, "The request has over 256 headers, or over 64 KiB of headers, or of trailers and chunk heads."
     ),
-    "internal_error": Kind(500, "A fault of the service; it is logged."),
-    "engine_failed": Kind(
+    "internal_error": Fault(500, "A fault of the service; it is logged."),
+    "engine_failed": Fault(
         500, "The engine raised an error or gave no numbers for the batch of this request; it is logged."
     ),
-    "not_ready": Kind(503, "The model is still loading or warming up, or failed to load. Try again later."),
-    "engine_stuck": Kind(
+    "not_ready": Fault(503, "The model is still loading or warming up, or failed to load. Try again later."),
+    "engine_stuck": Fault(
         503, "An engine call has run for longer than `stuck_seconds`; liveness fails until a restart."
     ),
-    "overloaded": Kind(
+    "overloaded": Fault(
         503,
         "A line is full or too long to be answered in time, or there are `max_connections`, `max_requests` or "
         "`max_bodies_bytes` at a time. Try again after `Retry-After` seconds.",
     ),
-    "deadline_exceeded": Kind(504, "The request waited longer than `request_timeout_ms` and was dropped."),
+    "deadline_exceeded": Fault(504, "The request waited longer than `request_timeout_ms` and was dropped."),
 }
 
 

@@ -140,7 +140,6 @@ def _sources() -> str:
     digest = hashlib.sha256()
     files = [
         *(path for room in ("export", "contract", "modeling") for path in (ROOT / room).rglob("*.py")),
-        ROOT / "training" / "model.py",
         Path(__file__),
     ]
     for path in sorted(files):

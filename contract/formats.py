@@ -19,7 +19,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from contract.png import Stream
+from contract.png import PngChunks
 from contract.structure import MOST_PIXELS
 
 try:
@@ -48,7 +48,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # What may be decoded is ours to say (`contract.structure`), so Pillow's own bound is where no photo is accepted any more:
 # it refuses twice this, also in places where the size is used before we see it.
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2
-PngImagePlugin.PngStream = Stream  # type: ignore[misc]
+PngImagePlugin.PngStream = PngChunks  # type: ignore[misc]
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # photos are decoded side by side, each in one thread
 if _HEIC:
     # Side images are of no use here, and every one is another stream that a hostile file can bring.

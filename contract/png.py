@@ -19,7 +19,7 @@ _SCALES = {"L;2": 85, "L;4": 17, "L": 1, "RGB": 1}  # by raw mode: from a sample
 _DEEP = "RGB;16B"
 
 
-class Stream(PngImagePlugin.PngStream):
+class PngChunks(PngImagePlugin.PngStream):
     """Pillow's reader of chunks, which passes over what nobody asks for."""
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:

@@ -89,7 +89,7 @@ def boxes(modules: Modules, arrows: Arrows) -> dict[str, Box]:
 
     wings = {name: {to for to in arrows[name] if to.startswith("app.")} for name in arrows if name.startswith("app.")}
     height = floors(wings)
-    y = MARGIN + HEAD
+    y: float = MARGIN + HEAD
     start = 2 * MARGIN + LEFT
     for floor in range(max(height.values()), -1, -1):
         row = sorted(name for name in wings if height[name] == floor)

@@ -38,7 +38,9 @@ def test_picture_and_table_are_what_the_code_says() -> None:
 def test_the_picture_has_every_place_once_and_no_arrow_upwards() -> None:
     modules = house()
     drawing = ET.fromstring(picture(modules))
-    titles = [one.text for one in drawing.iter("{http://www.w3.org/2000/svg}text") if one.get("font-weight") == "bold"]
+    titles = [
+        one.text or "" for one in drawing.iter("{http://www.w3.org/2000/svg}text") if one.get("font-weight") == "bold"
+    ]
     places = {place_of(name) for name in modules.paths if name != "app"}
     assert sorted(titles) == sorted(
         ["app/", *(place.removeprefix("app.") + ("/" if files(modules, place) else ".py") for place in places)]
@@ -56,8 +58,8 @@ def test_a_change_is_told_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyP
         copy.write_text(getattr(architecture, name).read_text(encoding="utf-8"), encoding="utf-8")
         monkeypatch.setattr(architecture, name, copy)
     monkeypatch.setattr(architecture, "ROOT", tmp_path)
-    monkeypatch.setattr("scripts.architecture.house", lambda: found)
     found = house()
+    monkeypatch.setattr("scripts.architecture.house", lambda: found)
     assert main([]) == 0
     del found.paths["app.cores"], found.imports["app.cores"]
     assert main([]) == 1
@@ -82,7 +84,7 @@ def test_a_photo_walks_as_the_page_says(bundle: Path, tmp_path: Path, monkeypatc
             until(lambda: app.state.metrics.in_flight._value.get() == 0 and "app.telemetry.logs" in trace.entered)
             trace.on = False
     finally:
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     walk = steps()
     assert len(walk) <= MOST_STEPS
     named = [name for step in walk for name in step]

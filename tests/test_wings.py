@@ -22,7 +22,7 @@ BELOW = [
     {"app.serving"},
     {"app.engine"},
     {"app.decoding", "app.providers", "app.telemetry"},
-    {"app.faults", "app.cores", "app.heap"},
+    {"app.faults", "app.cores", "app.heap", "app.key_file"},
 ]
 WINGS = set().union(*BELOW)
 WEB = {"fastapi", "starlette", "uvicorn", "python_multipart", "httptools"}

@@ -14,7 +14,7 @@ from typing import Any
 from app.bulk.cluster import plan_workers, session
 from app.bulk.listing import Listing, list_inputs
 from app.bulk.output import Counts, Output, Parameters
-from app.bulk.photos import Limits
+from app.bulk.photos import PhotoLimits
 from app.bulk.places import inside, normal, only_run, reason
 from app.bulk.run import run_shards
 from app.settings import Settings, load_settings
@@ -70,10 +70,10 @@ def _label(args: argparse.Namespace, settings: Settings, bundle: Bundle, inputs:
     listing = _listing(args, output, inputs)
     shards = list(listing.shards())
     finished = output.finished(shards)
-    progress = Progress(listing.photos, len(shards), finished)
+    progress = ProgressLine(listing.photos, len(shards), finished)
     todo = [pieces for pieces in shards if pieces["shard"][0].as_py() not in finished]
     if todo:
-        limits = Limits(
+        limits = PhotoLimits(
             manifest.image_size, settings.max_body_bytes, settings.max_pixels, settings.decode_cpu_ms, args.column
         )  # fmt: skip
         _run(args, settings, limits, manifest.digest, todo, output.write, progress)
@@ -100,11 +100,11 @@ def _listing(args: argparse.Namespace, output: Output, inputs: list[str]) -> Lis
 def _run(
     args: argparse.Namespace,
     settings: Settings,
-    limits: Limits,
+    limits: PhotoLimits,
     digest: str,
     todo: list[Any],
     write: Callable[[Any, Any], Counts],
-    progress: Progress,
+    progress: ProgressLine,
 ) -> None:
     with session(args.address) as ray:
         gpus = 0.0 if settings.provider == "cpu" else args.gpus_per_worker or 1.0
@@ -125,7 +125,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class Progress:
+class ProgressLine:
     """Counts what comes in and says how far it is, at most every `BEAT` seconds."""
 
     def __init__(self, photos: int, shards: int, finished: dict[int, Counts]) -> None:

@@ -40,7 +40,7 @@ B = TypeVar("B")
 
 
 @dataclass(frozen=True)
-class Limits:
+class PhotoLimits:
     """The model's image size, the service's `max_body_bytes`, `max_pixels` and `decode_cpu_ms`, and
     a table's image column.
     """
@@ -63,7 +63,7 @@ class Found:
     data: bytes | PhotoError
 
 
-def decode(pieces: Any, limits: Limits) -> Iterator[Any]:
+def decode(pieces: Any, limits: PhotoLimits) -> Iterator[Any]:
     """A table of pieces → tables of `DECODED`; `pixels` are uint8 [S, S, 3] as bytes, null where
     there is an error.
 
@@ -138,7 +138,7 @@ class Decoding:
         return found.tobytes(), 1000 * (time.perf_counter() - began)
 
 
-def _photos(pieces: list[dict[str, Any]], limits: Limits) -> Iterator[tuple[dict[str, Any], int, Found]]:
+def _photos(pieces: list[dict[str, Any]], limits: PhotoLimits) -> Iterator[tuple[dict[str, Any], int, Found]]:
     """(piece, place in it, photo) of each photo of the pieces, in order."""
     files = [piece for piece in pieces if piece["group"] is None]
     for piece, data in ahead(lambda piece: read_photo(piece["path"], limits.max_bytes), files):
@@ -192,7 +192,7 @@ def within(data: bytes, max_bytes: int) -> bytes | PhotoError:
     return PhotoError("body_too_large", f"The photo has more than {max_bytes} bytes (max_body_bytes).")
 
 
-def _table_photos(piece: dict[str, Any], limits: Limits) -> Iterator[Found]:
+def _table_photos(piece: dict[str, Any], limits: PhotoLimits) -> Iterator[Found]:
     with open_table(piece["path"]) as table:
         column = image_column(table.schema_arrow, limits.column, piece["path"])
         row = piece["row"]

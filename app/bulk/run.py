@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from app.bulk.cluster import DECODE_CPUS, DECODE_RETRIES, SPARE_BYTES, Workers
 from app.bulk.labeller import Labeller
-from app.bulk.photos import BLOCK_BYTES, Limits, decode
+from app.bulk.photos import BLOCK_BYTES, PhotoLimits, decode
 from app.bulk.places import reason
 from app.settings import Settings
 from contract.errors import ContractError
@@ -54,7 +54,7 @@ class Gatherer:
 def run_shards(
     ray: Any,
     shards: list[Any],
-    limits: Limits,
+    limits: PhotoLimits,
     settings: Settings,
     digest: str,
     workers: Workers,

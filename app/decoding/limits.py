@@ -26,7 +26,7 @@ LONGEST_LINE = 256  # bytes of seven numbers
 _LINUX = sys.platform == "linux"
 
 
-class Limits:
+class DecodeLimits:
     """Of each photo: `cpu_seconds`, and memory by its size. Made when the process is about to
     take its first.
     """

@@ -20,7 +20,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from app.decoding.limits import Limits
+from app.decoding.limits import DecodeLimits
 from contract.errors import PhotoError
 from contract.pixels import NO_MEMORY, photo_to_pixels
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     size, max_pixels, cpu_ms = map(int, argv)
     _go_first()
-    limits = Limits(cpu_ms / 1000)
+    limits = DecodeLimits(cpu_ms / 1000)
     with socket.socket(fileno=sys.stdin.fileno()) as parent, parent.makefile("rb", buffering=READ_AHEAD) as photos:
         try:
             parent.sendall(ANSWER.pack(READY, 0))
@@ -76,7 +76,7 @@ def _be_silent() -> None:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
 
 
-def _answer(photo: bytes, size: int, max_pixels: int, limits: Limits) -> tuple[int, bytes]:
+def _answer(photo: bytes, size: int, max_pixels: int, limits: DecodeLimits) -> tuple[int, bytes]:
     try:
         with limits.of(photo) as on_header:
             return PIXELS, photo_to_pixels(photo, size, max_pixels=max_pixels, on_header=on_header).tobytes()

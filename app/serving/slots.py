@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from app.decoding.read_times import shared
+from app.serving.call_times import CallTimes
 
-if TYPE_CHECKING:
-    from app.serving.batcher import Batcher
+
+class Sharer(Protocol):
+    """What of a batcher the others need to know: what its calls take, and how many items wait before a moment."""
+
+    @property
+    def times(self) -> CallTimes: ...
+
+    def before(self, arrives: float) -> int: ...
 
 
 class Slots:
@@ -19,7 +26,7 @@ class Slots:
 
     def __init__(self, engines: int = 1) -> None:
         self.engines = engines
-        self.batchers: list[Batcher[Any, Any]] = []
+        self.batchers: list[Sharer] = []
         self._free = asyncio.Semaphore(engines)
 
     def add(self) -> None:
@@ -52,7 +59,7 @@ class Slots:
         rests += [0.0] * (self.engines - len(rests))
         return shared(work, rests)
 
-    def done_in(self, newcomer: Batcher[Any, Any], arrives: float, time: float) -> float:
+    def done_in(self, newcomer: Sharer, arrives: float, time: float) -> float:
         """Seconds until an item of a batcher that arrives then would be done, after all before it;
         within `time`.
         """
@@ -63,7 +70,7 @@ class Slots:
                 work += one.times.drain(one.before(arrives))
         return self.free_in(work) + own
 
-    def all_done_in(self, newcomer: Batcher[Any, Any], more: int) -> float:
+    def all_done_in(self, newcomer: Sharer, more: int) -> float:
         """Seconds until all that has a place, and so many items more of a batcher, would be done."""
         work = sum(one.times.drain(one.before(math.inf) + more * (one is newcomer)) for one in self.batchers)
         return self.free_in(work)

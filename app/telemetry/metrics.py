@@ -37,7 +37,7 @@ STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class Kind(NamedTuple):
+class MetricKind(NamedTuple):
     """A metric's type, labels and meaning, with its unit."""
 
     type: Literal["counter", "gauge", "histogram"]
@@ -45,42 +45,48 @@ class Kind(NamedTuple):
     meaning: str
 
 
-METRICS: dict[str, Kind] = {
-    "requests_total": Kind(
+METRICS: dict[str, MetricKind] = {
+    "requests_total": MetricKind(
         "counter",
         ("route", "outcome"),
         "Requests by route template (`other`: no such route) and outcome: `ok` or a slug.",
     ),
-    "request_seconds": Kind("histogram", ("route",), "Seconds from a request's first byte to the end of its answer."),
-    "requests_in_flight": Kind("gauge", (), "Requests at work now; those for health, metrics and docs do not count."),
-    "rejected_total": Kind(
+    "request_seconds": MetricKind(
+        "histogram", ("route",), "Seconds from a request's first byte to the end of its answer."
+    ),
+    "requests_in_flight": MetricKind(
+        "gauge", (), "Requests at work now; those for health, metrics and docs do not count."
+    ),
+    "rejected_total": MetricKind(
         "counter",
         ("reason",),
         "Requests, and photos of a batch, that were refused by a limit or for want of room or time.",
     ),
-    "abstained_total": Kind(
+    "abstained_total": MetricKind(
         "counter", (), "Photos answered with `prediction` null, because the best label was not sure enough."
     ),
-    "stage_seconds": Kind(
+    "stage_seconds": MetricKind(
         "histogram",
         ("stage",),
         "Seconds of each stage, for each photo answered: decode (with the wait for a process), queue, then encode, score "
         "or generate of the batch it ran in.",
     ),
-    "decoders_lost_total": Kind(
+    "decoders_lost_total": MetricKind(
         "counter", (), "Processes for decoding that ended by themselves, or hung and were killed; each is replaced."
     ),
-    "batch_size": Kind("histogram", ("queue",), "Photos in each engine call."),
-    "queue_depth": Kind("gauge", ("queue",), "Photos waiting for the engine now, by what is asked of it."),
-    "photos_waiting": Kind(
+    "batch_size": MetricKind("histogram", ("queue",), "Photos in each engine call."),
+    "queue_depth": MetricKind("gauge", ("queue",), "Photos waiting for the engine now, by what is asked of it."),
+    "photos_waiting": MetricKind(
         "gauge", (), "Photos waiting for the engine now, for whatever: one series a pod, the signal to scale on."
     ),
-    "queue_oldest_seconds": Kind("gauge", (), "How long the oldest waiting photo has been waiting; 0 when none is."),
-    "decoders_memory_bytes": Kind(
+    "queue_oldest_seconds": MetricKind(
+        "gauge", (), "How long the oldest waiting photo has been waiting; 0 when none is."
+    ),
+    "decoders_memory_bytes": MetricKind(
         "gauge", (), "Resident memory of the processes that decode photos; `process_resident_memory_bytes` is without."
     ),
-    "ready": Kind("gauge", (), "1 while the model is loaded and checked and the service takes work, else 0."),
-    "info": Kind(
+    "ready": MetricKind("gauge", (), "1 while the model is loaded and checked and the service takes work, else 0."),
+    "info": MetricKind(
         "gauge", ("version", "model", "model_version", "provider"), "Always 1; its labels say what is served."
     ),
 }

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(args: argparse.Namespace) -> int:
-    service = Service(args.url, _first_key(args.api_keys_file), args.timeout)
+    service = Client(args.url, _first_key(args.api_keys_file), args.timeout)
     if args.photo is not None:
         if not args.photo.is_file():
             raise ContractError(f"There is no photo at {args.photo}.")
@@ -58,7 +58,7 @@ def _main(args: argparse.Namespace) -> int:
     return check_bundle(service, args.bundle)
 
 
-class Service:
+class Client:
     """A service by its URL; `key` is sent if there is one, `timeout` is in seconds."""
 
     def __init__(self, url: str, key: str | None, timeout: float) -> None:
@@ -86,7 +86,7 @@ class Service:
         return found
 
 
-def check_bundle(service: Service, path: Path) -> int:
+def check_bundle(service: Client, path: Path) -> int:
     """Post the check pictures of the bundle at `path`. Raises `ContractError` when an answer is wrong.
 
     A label counts as right if PyTorch's log-probability of it is within the precision's tolerance of the best one: a

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from app.bulk import photos
 from app.bulk.listing import list_inputs
-from app.bulk.photos import Limits, ahead, decode
+from app.bulk.photos import PhotoLimits, ahead, decode
 from app.decoding.pool import DEADLY as DEADLY_SENTENCE
 from contract.errors import ContractError
 from contract.pixels import photo_to_pixels
@@ -26,11 +26,11 @@ from tests.app.photos import png_of_size
 from tests.app.strange_decoder import BURNING, DEADLY, FAULTY, HANGING, SWELLING
 from tests.conftest import drawn_png
 
-LIMITS = Limits(image_size=32, max_bytes=100_000, max_pixels=1_000_000, cpu_ms=60_000)
+LIMITS = PhotoLimits(image_size=32, max_bytes=100_000, max_pixels=1_000_000, cpu_ms=60_000)
 STRANGE = ("-m", "tests.app.strange_decoder")
 
 
-def decoded(place: Path, limits: Limits = LIMITS) -> list[dict[str, Any]]:
+def decoded(place: Path, limits: PhotoLimits = LIMITS) -> list[dict[str, Any]]:
     """The rows of everything below a folder or in a file."""
     pieces = list_inputs([str(place)], 100).pieces
     return [row for table in decode(pieces, limits) for row in table.to_pylist()]

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from app.decoding.limits import Limits
+from app.decoding.limits import DecodeLimits
 from app.decoding.pool import DecodePool
 from contract.errors import PhotoError
 from contract.formats import FORMATS
@@ -150,7 +150,7 @@ def test_max_pixels_may_be_above_the_limits_of_the_library() -> None:
 
 
 def test_between_photos_no_time_is_counted() -> None:
-    limits = Limits(60)
+    limits = DecodeLimits(60)
     with limits.of(PHOTO):
         assert 0 < signal.getitimer(signal.ITIMER_PROF)[0] < 61
     assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)

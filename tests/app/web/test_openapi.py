@@ -15,7 +15,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from app.faults import ERRORS, Kind
+from app.faults import ERRORS, Fault
 from app.web.openapi import ADDRESS, MODEL, complete, operation_id
 from scripts import openapi
 from tests.app.inside import running
@@ -55,7 +55,7 @@ def test_the_check_sees_a_stale_file(
     assert f"{name} is stale" in capsys.readouterr().err
     assert openapi.main(["--write"]) == 0
     assert file.read_text(encoding="utf-8") == good
-    monkeypatch.setitem(ERRORS, "new_error", Kind(418, "Something new."))
+    monkeypatch.setitem(ERRORS, "new_error", Fault(418, "Something new."))
     assert openapi.main(["--check"]) == 1
 
 
