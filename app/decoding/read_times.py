@@ -61,9 +61,9 @@ class ReadTimes:
 
         `may_go`: whether an idle process may take one of its kind.
         """
-        able = [decoder for decoder in self._decoders if decoder.ready]
-        if may_go and not all(decoder.jobs for decoder in able):
+        if may_go and any(decoder.ready and not decoder.jobs for decoder in self._decoders):
             return 0.0
+        able = [decoder for decoder in self._decoders if decoder.ready]
         ahead = self._lines[quick].ahead_of(owner)
         seconds = ahead * self.seconds[quick]
         if len(able) == 1:  # both lines take turns at it
