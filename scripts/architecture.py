@@ -214,7 +214,7 @@ def _main(*, write: bool) -> int:
     for path, text in wrong.items():
         if write:
             write_text_atomic(path, text)
-        print(f"{path.relative_to(ROOT)}: {'written' if write else 'is not what the code says; --write mends it'}",
+        print(f"docs/{path.name}: {'written' if write else 'is not what the code says; --write mends it'}",
               file=sys.stdout if write else sys.stderr)  # fmt: skip
     return 0 if write or not wrong else 1
 

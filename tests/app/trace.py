@@ -1,4 +1,4 @@
-"""Which modules of ours a photo passes through, in order: Python's profiler in every thread, and in the decoder."""
+"""Which functions of ours a photo passes through, in order: Python's profiler in every thread, and in the decoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOMS = ("app", "contract")
 
 
 class Trace:
-    """While `on`, `entered` grows by the name of each module of ours in which a function begins, once each."""
+    """While `on`, `entered` grows by each function of ours that begins, once each: `app.web.body:read_body`."""
 
     def __init__(self) -> None:
         self.on = False
@@ -19,9 +19,11 @@ class Trace:
     def note(self, frame: FrameType, event: str, _: Any) -> None:
         """For `sys.setprofile` and `threading.setprofile`."""
         if self.on and event == "call":
-            name = frame.f_globals.get("__name__", "")
-            if name.partition(".")[0] in ROOMS and name not in self.entered:
-                self.entered.append(name)
+            module = frame.f_globals.get("__name__", "")
+            if module.partition(".")[0] in ROOMS:
+                name = f"{module}:{frame.f_code.co_qualname}"
+                if name not in self.entered:
+                    self.entered.append(name)
 
 
 if __name__ == "__main__":  # as the decoder: its first argument is the file to write to
