@@ -171,8 +171,9 @@ def table(modules: Modules) -> str:
     """Every file of the product with the first sentence of its docstring, a heading for each room and wing."""
     out: list[str] = []
     heading = ""
-    for name in sorted(modules.paths, key=lambda one: (ROOMS[::-1].index(one.split(".")[0]), one)):
-        path = modules.paths[name].relative_to(ROOT)
+    order = sorted(modules.paths.items(), key=lambda one: (ROOMS[::-1].index(one[0].split(".")[0]), one[1].parent, one))
+    for name, path in order:
+        path = path.relative_to(ROOT)
         if path.name == "__init__.py":
             continue
         if (folder := path.parent.as_posix()) != heading:
