@@ -34,7 +34,7 @@ KILLS: list[tuple[str, int, int | None]] = [
     ("training.journal:Journal.write", 5, 3),  # in the middle of an epoch
     ("training.loop:save_state", 1, 3),  # between the best weights of an epoch and the state that names them
     ("training.journal:Journal.write", 6, 6),  # at step 8: 4 to 6 and a validation are written, and 7
-    ("training.finish:measure", 1, STEPS),  # after the last step
+    ("training.finish:ask", 1, STEPS),  # after the last step
 ]
 RANDOM_KILLS = 20
 
