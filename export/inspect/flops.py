@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from math import prod
 
 import onnx
-import onnx_ir as ir
 from onnx import NodeProto
+from onnxscript import ir
 from onnxscript.optimizer import fold_constants
 
 Shape = tuple[int, ...]
