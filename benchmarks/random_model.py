@@ -4,7 +4,8 @@ Time does not depend on the weights' values, so random ones do; agreement betwee
 random ones do for that too. Accuracy cannot be told from them.
 
 A work folder keeps what was made. Its entries are named by a digest of everything that shapes them: shapes, seed,
-precision, opset, package versions and the sources of `export` and `contract`, so that an old export is never measured.
+precision, opset, package versions and the sources of `contract`, `export` and `modeling`, so that an old export is never
+measured.
 """
 
 from __future__ import annotations
@@ -145,14 +146,10 @@ def _key(shapes: str, seed: int, part: str) -> str:
 
 
 @functools.cache
-def _sources() -> str:
-    digest = hashlib.sha256()
-    files = [
-        *(ROOT / "export").glob("*.py"),
-        *(ROOT / "contract").glob("*.py"),
-        ROOT / "training" / "model.py",
-        Path(__file__),
-    ]
-    for path in sorted(files):
-        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+def _sources(root: Path = ROOT) -> str:
+    """A digest of all code that makes a bundle."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for room in ("contract", "export", "modeling"):
+        for path in sorted((root / room).rglob("*.py")):
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
