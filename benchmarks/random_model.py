@@ -136,12 +136,11 @@ def _key(shapes: str, seed: int, part: str) -> str:
 
 
 @functools.cache
-def _sources() -> str:
-    digest = hashlib.sha256()
-    files = [
-        *(path for room in ("export", "contract", "modeling") for path in (ROOT / room).rglob("*.py")),
-        Path(__file__),
-    ]
-    for path in sorted(files):
-        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+def _sources(root: Path = ROOT) -> str:
+    """A digest of all code that makes a bundle."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    rooms = ("contract", "export", "modeling")
+    made_by = [*(path for room in rooms for path in (root / room).rglob("*.py")), root / "training" / "model.py"]
+    for path in sorted(made_by):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
