@@ -6,6 +6,7 @@ By reading the imports, those for type checkers and within functions too.
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 
 import pytest
@@ -115,6 +116,13 @@ def test_telemetry_knows_no_service_and_its_record_nothing() -> None:
     for name in in_wing("app.telemetry"):
         assert not {one for one in reachable(ARROWS, name) if wing_of(one) == "app.serving"}, name
     assert not ARROWS["app.telemetry.record"]
+
+
+@pytest.mark.parametrize("wing", ["app.bulk", "app.protocols", "app.protocols.oip", "app.telemetry", "app.web"])
+def test_a_wing_that_lists_its_files_names_each_once(wing: str) -> None:
+    package = MODULES.paths[wing]
+    named = re.findall(r"\b(\w+\.py)\b", ast.get_docstring(ast.parse(package.read_text(encoding="utf-8"))) or "")
+    assert sorted(named) == sorted(file.name for file in package.parent.glob("*.py") if file != package)
 
 
 def test_puzzling_names_stay_away() -> None:
