@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("budget", "photos"):
         if getattr(args, name) < 1:
             parser.error(f"argument --{name}: {getattr(args, name)} is not at least 1")
-    return run("gpu_check", lambda: check(args))
+    return run("benchmarks.gpu.check", lambda: check(args))
 
 
 def check(args: argparse.Namespace) -> int:

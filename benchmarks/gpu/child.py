@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the step `bundle`")
     args = parser.parse_args(argv)
-    return run("gpu_child", lambda: _run(args))
+    return run("benchmarks.gpu.child", lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:

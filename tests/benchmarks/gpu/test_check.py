@@ -38,12 +38,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_steps_are_told_apart_and_failures_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = {"status": "failed", "exit": 1, "seconds": 0.1, "output": "", "errors": "gpu_child: no GPU"}
+    failed = {"status": "failed", "exit": 1, "seconds": 0.1, "output": "", "errors": "benchmarks.gpu.child: no GPU"}
     monkeypatch.setattr(gpu_check, "_command", lambda *_: failed)
     assert gpu_check.main(["--out", str(tmp_path), "--only", "device"]) == 1
     steps = json.loads((tmp_path / "gpu-check.json").read_text())["steps"]
     assert steps == {"device": failed}
-    assert "device: failed in 0.1 s: gpu_child: no GPU" in capsys.readouterr().out
+    assert "device: failed in 0.1 s: benchmarks.gpu.child: no GPU" in capsys.readouterr().out
     monkeypatch.setattr(gpu_check, "_command", lambda *_: failed | {"status": "ok", "exit": 0})
     assert gpu_check.main(["--out", str(tmp_path), "--only", "device"]) == 0
     assert gpu_check.main(["--out", str(tmp_path), "--only", "nothing"]) == 1
@@ -184,4 +184,4 @@ def test_what_is_not_there_is_refused_not_replaced(
     assert "TensorRT" in step("tensorrt", exported, tmp_path, "--provider", "cuda")["not_run"]
     capsys.readouterr()
     assert gpu_child.main(["graphs", "--work", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "gpu_child: There are no bundles yet; run the step `export` first.\n"
+    assert capsys.readouterr().err == "benchmarks.gpu.child: There are no bundles yet; run the step `export` first.\n"
