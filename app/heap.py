@@ -1,9 +1,9 @@
 """Freed memory, given back to the system.
 
 The C library keeps what is freed below something that is still in use: parsed JSON, pieces of
-bodies, and what bodies of up to `body.IN_HEAP` bytes were. After many large bodies that is some ten
-MB. (A lower limit for what it takes from the system directly, M_MMAP_THRESHOLD, would cost each
-batch a millisecond.)
+bodies, and what bodies of up to `app.web.body.IN_HEAP` bytes were. After many large bodies that is
+some ten MB. (A lower limit for what it takes from the system directly, M_MMAP_THRESHOLD, would cost
+each batch a millisecond.)
 """
 
 from __future__ import annotations

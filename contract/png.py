@@ -1,7 +1,7 @@
-"""Of a PNG, Pillow reads what has to do with its pixels.
+"""PNG through Pillow: only what has to do with the pixels is read, and see-through shades of any depth.
 
-By itself it unpacks every text and profile, refuses the whole photo where one of them is large or
-damaged, and takes the see-through shade of 2 and 4 bits for one of 8.
+By itself Pillow unpacks every text and profile, refuses the whole photo where one of them is large
+or damaged, and takes the see-through shade of 2 and 4 bits for one of 8.
 """
 
 from __future__ import annotations

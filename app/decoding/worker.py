@@ -1,4 +1,4 @@
-"""A process that decodes photos for the service, its socket as stdin:
+"""A process that decodes photos for the service, which holds the other end of its stdin, a socket.
 
     python -m app.decoding.worker SIZE MAX_PIXELS CPU_MS
 

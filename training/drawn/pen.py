@@ -1,4 +1,4 @@
-"""The pen of training.drawn.pictures: filled shapes and strokes through one affine pose, with one random generator.
+"""The pen of the drawn pictures: filled shapes and strokes through one affine pose, with one random generator.
 
 Every food is painted in its own unit square (x right, y down, about -1 to 1); the pen maps it to pixels.
 See them all with: python -m training.drawn --sheet --out sheet.png
