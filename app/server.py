@@ -153,7 +153,7 @@ class _Cors(CORSMiddleware):
         if answer.status_code < 400:
             return answer
         refused = error_response("bad_request", f"{bytes(answer.body).decode()}; see the setting cors_origins.")
-        refused.headers["Vary"] = "Origin"
+        refused.headers["Vary"] = answer.headers.get("Vary", "Origin")
         return refused
 
 

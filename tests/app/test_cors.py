@@ -36,6 +36,7 @@ def test_named_origins(bundle: Path, tmp_path: Path) -> None:
         for refused in (preflight(url, THEIRS), preflight(url, OURS, header="x-unknown")):
             assert_error(refused, "bad_request")
             assert "Disallowed CORS" in refused.json()["error"]
+            assert refused.headers["Vary"] == allowed.headers["Vary"]  # a cache must not hand either to another page
         assert ALLOWED not in preflight(url, THEIRS).headers
         good = httpx.post(f"{url}/predict", content=GOOD, headers={"Origin": OURS, "X-Api-Key": "key"})
         assert (good.status_code, good.headers[ALLOWED]) == (200, OURS)
