@@ -129,7 +129,7 @@ def _collect(
             if not isinstance(key, str):
                 raise CheckpointError(f"{path} holds {_shown(repr(key))} where the name of a weight belongs.")
             _collect(path, value, f"{name}.{key}" if name else key, tensors, depth - 1, met)
-    elif isinstance(held, torch.Tensor) and name and _is_plain(held):
+    elif isinstance(held, torch.Tensor) and name and name.isprintable() and _is_plain(held):
         if name in tensors:
             raise CheckpointError(f"{path} holds the weight {_shown(name)} twice.")
         tensors[name] = held.detach()
@@ -143,11 +143,12 @@ def _shown(text: str) -> str:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Dense, on the CPU, and no larger than the bytes behind it, as an expanded one would be."""
+    """Real, dense, on the CPU, and no larger than the bytes behind it, as an expanded one would be."""
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and not tensor.is_quantized
+        and not tensor.is_complex()
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )

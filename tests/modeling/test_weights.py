@@ -117,6 +117,8 @@ def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:
         ({"a\nb\x1b[31m" + "c" * 200: None}, r"tensors: a\?b\?\[31mc{92} is none"),
         ({("z" * 1000,): torch.ones(1)}, r"holds \('z{98} where the name"),
         ({"weight": torch.ones(1).expand(1 << 40)}, "weight is none"),
+        ({"weight": torch.ones(1, dtype=torch.complex64)}, "weight is none"),
+        ({"a\nb": torch.ones(1)}, r"a\?b is none"),
         ({"a": {"b": {"c": {"d": {"e": torch.ones(1)}}}}}, "a.b.c.d is none"),
     ],
 )  # fmt: skip
