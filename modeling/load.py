@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip import BlipImageProcessorPil
 from transformers.utils import cached_file
@@ -89,7 +90,7 @@ def load_blip(base: str | Path, *, sha256: str | None = None) -> Blip:
         tokenizer = with_caption_start(AutoTokenizer.from_pretrained(base))
     except CheckpointError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"The model {str(base)!r} cannot be loaded: {_reason(error)}") from None
     _check_model(str(base), model, tokenizer)
     return Blip(model.eval(), tokenizer, digest)

@@ -1,16 +1,22 @@
 """The one place that reads pickled weights (`.pth`, `.bin`), as plain tensors and nothing else.
 
 A pickle can name any function to be called while it is read. torch's restricted unpickler
-(`weights_only=True`) builds tensors and refuses the rest; what it lets through is checked again
-here. The bytes are read once, so that what was hashed is what is used. Weights are written as
-safetensors everywhere, so a pickle is only ever a model's first form.
+(`weights_only=True`) builds tensors and refuses most of the rest, but a few hundred bytes may still
+ask it for `bytearray(100_000_000_000)` or for one tensor under a billion names. So what a pickle
+names and how long it is are looked at before, and what came of it after. The bytes are read once,
+so that what was hashed is what is used. Weights are written as safetensors everywhere, so a pickle
+is only ever a model's first form.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import pickletools
+import re
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +26,14 @@ from contract.errors import CheckpointError
 
 MOST_BYTES = 4 << 30  # of a file; BLIP-large has 1.9 GB
 MOST_DEPTH = 4  # dicts in dicts: {"model": {"state_dict": {…}}} is the usual most
+MOST_STEPS = 1_000_000  # of a pickle; a tensor takes some 40, BLIP-large has 1,000 tensors
+MOST_WEIGHTS = 50_000  # names; dicts that are shared can have more of them than the file has bytes
+LONGEST_NAME = 1000  # characters
+# What a dict of tensors is made of, and nothing that makes memory from a number alone.
+_NEEDED = re.compile(
+    r"collections OrderedDict|torch \w+Storage|torch\._utils (_rebuild_tensor|_rebuild_tensor_v2|_rebuild_parameter)"
+)
+_LEGACY_PICKLES = 5  # magic number, version, system, tensors, names of storages
 _ZIP = b"PK\x03\x04"  # torch's format since 1.6; older files are pickles with the tensors' bytes behind them
 
 
@@ -49,6 +63,7 @@ def read_pickled_weights(path: Path, *, sha256: str | None = None, most_bytes: i
     if data.startswith(_ZIP):
         _check_archive(path, data)
     try:
+        _check_pickle(data)
         # mmap would let the file change after it was hashed.
         held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True, mmap=False)
     except Exception:  # whatever a stranger's bytes can raise; torch's own text advises to switch the protection off
@@ -57,7 +72,7 @@ def read_pickled_weights(path: Path, *, sha256: str | None = None, most_bytes: i
             "Save the model's tensors as safetensors."
         ) from None
     tensors: dict[str, torch.Tensor] = {}
-    _collect(path, held, "", tensors, MOST_DEPTH)
+    _collect(path, held, "", tensors, MOST_DEPTH, itertools.count())
     if not tensors:
         raise CheckpointError(f"{path} holds no weights.")
     return PickledWeights(tensors, found)
@@ -88,26 +103,52 @@ def _check_archive(path: Path, data: bytes) -> None:
         raise CheckpointError(f"{path} is packed in a way that torch never writes; it is not read.")
 
 
-def _collect(path: Path, held: object, name: str, tensors: dict[str, torch.Tensor], depth: int) -> None:
+def _check_pickle(data: bytes) -> None:
+    """Raise `ValueError` for a pickle that is long, or names more than tensors are made of."""
+    if data.startswith(_ZIP):  # by torch's own reader: another might find another record of that name
+        pickles, several = io.BytesIO(torch._C.PyTorchFileReader(io.BytesIO(data)).get_record("data.pkl")), 1
+    else:
+        pickles, several = io.BytesIO(data), _LEGACY_PICKLES
+    steps = 0
+    for _ in range(several):
+        for opcode, named, _ in pickletools.genops(pickles):
+            steps += 1
+            if steps > MOST_STEPS or (opcode.name == "GLOBAL" and not _NEEDED.fullmatch(str(named))):
+                raise ValueError
+
+
+def _collect(
+    path: Path, held: object, name: str, tensors: dict[str, torch.Tensor], depth: int, met: Iterator[int]
+) -> None:
+    if next(met) > MOST_WEIGHTS or len(name) > LONGEST_NAME:
+        raise CheckpointError(
+            f"{path} has more than {MOST_WEIGHTS} weights, or a name beyond {LONGEST_NAME} characters."
+        )
     if isinstance(held, dict) and depth:
         for key, value in held.items():
             if not isinstance(key, str):
-                raise CheckpointError(f"{path} holds {key!r} where the name of a weight belongs.")
-            _collect(path, value, f"{name}.{key}" if name else key, tensors, depth - 1)
-    elif isinstance(held, torch.Tensor) and name and _is_plain(held):
+                raise CheckpointError(f"{path} holds {_shown(repr(key))} where the name of a weight belongs.")
+            _collect(path, value, f"{name}.{key}" if name else key, tensors, depth - 1, met)
+    elif isinstance(held, torch.Tensor) and name and name.isprintable() and _is_plain(held):
         if name in tensors:
-            raise CheckpointError(f"{path} holds the weight {name} twice.")
+            raise CheckpointError(f"{path} holds the weight {_shown(name)} twice.")
         tensors[name] = held.detach()
     else:
-        raise CheckpointError(f"{path} holds more than plain tensors: {name or 'all of it'} is none.")
+        raise CheckpointError(f"{path} holds more than plain tensors: {_shown(name) or 'all of it'} is none.")
+
+
+def _shown(text: str) -> str:
+    """A stranger's text within a sentence: short, on one line, and nothing that moves the cursor."""
+    return "".join(one if one.isprintable() else "?" for one in text[:100])
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Dense, on the CPU, and no larger than the bytes behind it, as an expanded one would be."""
+    """Real, dense, on the CPU, and no larger than the bytes behind it, as an expanded one would be."""
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and not tensor.is_quantized
+        and not tensor.is_complex()
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )

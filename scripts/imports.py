@@ -9,6 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROOMS = ("contract", "modeling", "training", "export", "app", "benchmarks")
 DYNAMIC = {"import_module", "__import__", "find_spec", "run_module"}
+# Ways to run a module that no reading of imports follows; `find_spec` only looks for one.
+HIDDEN = {
+    "import_module", "__import__", "run_module", "run_path", "exec", "eval", "resolve_name", "spec_from_file_location",
+    "SourceFileLoader", "__builtins__",
+}  # fmt: skip
 
 Arrows = dict[str, set[str]]
 
@@ -28,6 +33,50 @@ def imported(source: str) -> set[str]:
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in DYNAMIC:
             found |= {str(name.value) for name in node.args[:1] if isinstance(name, ast.Constant)}
     return found
+
+
+def hidden(source: str) -> set[str]:
+    """What of Python text could import something that `imported` does not see.
+
+    `torch.nn.Module.eval` and its like are methods: `eval` and `exec` count as names alone.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            found |= {"." * node.level} - {""} | {alias.name for alias in node.names} & HIDDEN
+        elif isinstance(node, ast.Name):
+            found |= {node.id} & HIDDEN
+        elif isinstance(node, ast.Attribute):
+            found |= {node.attr} & (HIDDEN - {"exec", "eval"})
+            if _dotted(node) == "sys.modules":
+                found.add("sys.modules")
+    return found
+
+
+def mentioned(source: str) -> set[str]:
+    """Full names that Python text imports or reaches from an import: `np.load` is `numpy.load`."""
+    tree = ast.parse(source)
+    full: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            full |= {alias.asname or alias.name.partition(".")[0]: alias.name if alias.asname else
+                     alias.name.partition(".")[0] for alias in node.names}  # fmt: skip
+        elif isinstance(node, ast.ImportFrom):
+            full |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    found = imported(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and (name := _dotted(node)):
+            first, dot, rest = name.partition(".")
+            found.add(f"{full.get(first, first)}{dot}{rest}")
+    return found
+
+
+def _dotted(node: ast.expr) -> str:
+    """`a.b.c` as text; empty where something else than a name stands first."""
+    if isinstance(node, ast.Attribute):
+        before = _dotted(node.value)
+        return f"{before}.{node.attr}" if before else ""
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 class Modules:

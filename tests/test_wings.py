@@ -131,14 +131,38 @@ def test_puzzling_names_stay_away() -> None:
     assert not names & {"engines", "observed", "ready", "mixing", "items", "measure"}
 
 
+def classes(source: str) -> set[str]:
+    """Public classes at the top of Python text, under an `if` too, and names that are given as to a class."""
+    found: set[str] = set()
+    left: list[ast.AST] = [ast.parse(source)]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call | ast.Name):
+            found |= {one.id for one in node.targets if isinstance(one, ast.Name) and not one.id.isupper()}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            left += ast.iter_child_nodes(node)
+    return {name for name in found if name[0].isupper()}
+
+
 def test_no_two_classes_have_one_name() -> None:
     places = defaultdict(list)
     for name, path in MODULES.paths.items():
         if name.split(".")[0] in PRODUCT:
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    places[node.name].append(name)
+            for one in classes(path.read_text(encoding="utf-8")):
+                places[one].append(name)
     assert not {name: where for name, where in places.items() if len(where) > 1}
+    assert classes("class _A: ...\nclass B:\n  class C: ...\nif d:\n  class E: ...\nF = G\nH = 1\nI = J()\nKL = 2") == {
+        "B", "E",
+    }  # fmt: skip
+
+
+def test_packages_hold_nothing() -> None:
+    """What a package's `__init__` imports would come with each of its files, and could lead in a circle."""
+    for name, path in MODULES.paths.items():
+        if path.name == "__init__.py" and name.split(".")[0] in PRODUCT:
+            assert MODULES.imports[name] <= {"os"}, name
 
 
 # -- how it is read -----------------------------------------------------------------------------------------------------

@@ -39,6 +39,19 @@ def test_what_is_no_blip_is_refused(tmp_path: Path) -> None:
         load_blip(str(tmp_path))
 
 
+def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
+    blip = small_blip()
+    blip.model.save_pretrained(tmp_path)
+    blip.tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    for length in (0, 5, 100, len(whole) - 1):
+        weights.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="cannot be loaded") as refused:
+            load_blip(str(tmp_path))
+        assert "\n" not in str(refused.value)
+
+
 def test_a_model_that_cannot_be_fetched_is_one_sentence() -> None:
     with pytest.raises(CheckpointError, match="'nobody/nothing' cannot be loaded"):
         load_blip("nobody/nothing")

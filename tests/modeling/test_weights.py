@@ -113,8 +113,12 @@ def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:
         ({"model": {"weight": torch.ones(1), "names": ["a"]}}, "model.names is none"),
         ({1: torch.ones(1)}, "1 where the name of a weight belongs"),
         ({"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "the weight a.b twice"),
-        ({"weight": torch.ones(2).to_sparse()}, "weight is none"),
+        ({"weight": torch.ones(2).to_sparse()}, "holds Python objects"),
+        ({"a\nb\x1b[31m" + "c" * 200: None}, r"tensors: a\?b\?\[31mc{92} is none"),
+        ({("z" * 1000,): torch.ones(1)}, r"holds \('z{98} where the name"),
         ({"weight": torch.ones(1).expand(1 << 40)}, "weight is none"),
+        ({"weight": torch.ones(1, dtype=torch.complex64)}, "weight is none"),
+        ({"a\nb": torch.ones(1)}, r"a\?b is none"),
         ({"a": {"b": {"c": {"d": {"e": torch.ones(1)}}}}}, "a.b.c.d is none"),
     ],
 )  # fmt: skip
@@ -143,3 +147,49 @@ def test_no_file_takes_more_memory_than_it_has_bytes(tmp_path: Path) -> None:
     assert packed.stat().st_size < 10_000
     with pytest.raises(CheckpointError, match="packed in a way that torch never writes"):
         read_pickled_weights(packed)
+
+
+def of_pickle(path: Path, program: bytes) -> Path:
+    """A file of torch's format whose pickle is `program`."""
+    with zipfile.ZipFile(saved(path, PLAIN)) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in records.items():
+            archive.writestr(name, program if name.endswith("data.pkl") else data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"c__builtin__\nbytearray\nJ\x00\x00\x00\x40\x85R.",
+        b"ctorch.storage\nUntypedStorage\nJ\x00\x00\x00\x40\x85R.",
+        b"ctorch\nTensor\nJ\x00\x00\x00\x40\x85R.",
+        b"(" * (1_000_001) + b".",
+    ],
+    ids=["bytearray", "storage", "tensor", "long"],
+)
+def test_a_pickle_that_asks_for_much_is_refused_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: bytes
+) -> None:
+    """torch's restricted unpickler would run each of them."""
+    ran: list[object] = []
+    monkeypatch.setattr("torch.load", lambda *args, **kwargs: ran.append(args) or PLAIN)
+    path = of_pickle(tmp_path / "a.pth", b"\x80\x02" + program)
+    for data in (path.read_bytes(), b"\x80\x02" + program):
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match="cannot be read as weights"):
+            read_pickled_weights(path)
+    assert not ran
+
+
+def test_one_tensor_under_endless_names_is_refused(tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"w": torch.ones(1)}
+    for _ in range(3):
+        shared = {f"k{number}": shared for number in range(100)}
+    path = saved(tmp_path / "a.pth", shared)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(CheckpointError, match="more than 50000 weights"):
+        read_pickled_weights(path)
+    with pytest.raises(CheckpointError, match="a name beyond 1000 characters"):
+        read_pickled_weights(saved(path, {"x" * 600: {"y" * 600: torch.ones(1)}}))
