@@ -35,6 +35,11 @@ def test_picture_and_table_are_what_the_code_says() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: python -m scripts.architecture --write"
 
 
+def test_every_file_says_what_it_holds() -> None:
+    modules = house()
+    assert not [name for name in modules.paths if not modules.summary(name)]
+
+
 def test_the_picture_has_every_place_once_and_no_arrow_upwards() -> None:
     modules = house()
     drawing = ET.fromstring(picture(modules))
