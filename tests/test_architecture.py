@@ -12,6 +12,7 @@ import pytest
 
 from scripts import architecture
 from scripts.architecture import PAGE, drawn, expected, files, house, main, picture, place_of
+from scripts.imports import reduced
 from tests.app.inside import running, until
 from tests.app.photos import drawn as picture_of
 from tests.app.photos import encoded
@@ -35,6 +36,11 @@ def test_picture_and_table_are_what_the_code_says() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: python -m scripts.architecture --write"
 
 
+def test_every_file_says_what_it_holds() -> None:
+    modules = house()
+    assert not [name for name in modules.paths if not modules.summary(name)]
+
+
 def test_the_picture_has_every_place_once_and_no_arrow_upwards() -> None:
     modules = house()
     drawing = ET.fromstring(picture(modules))
@@ -47,6 +53,7 @@ def test_the_picture_has_every_place_once_and_no_arrow_upwards() -> None:
     )
     ways = [one.get("d", "") for one in drawing.iter("{http://www.w3.org/2000/svg}path") if one.get("marker-end")]
     assert len(ways) == sum(map(len, drawn(modules).values()))
+    assert drawn(modules) == reduced(drawn(modules))
     for way in ways:
         numbers = [float(number) for number in re.findall(r"[\d.]+", way)]
         assert numbers[1] < numbers[-1], way
