@@ -22,8 +22,9 @@ from typing import IO, Self
 ROOT = Path(__file__).parent.parent
 FORKED = {"training", "export"}  # the rooms, and what is in them, whose commands are forked
 LIBRARIES = [
-    "torch", "transformers.models.blip.modeling_blip", "accelerate", "datasets", "kornia.augmentation", "onnx",
-    "onnxruntime.quantization", "optimum.exporters.base", "scipy.optimize", "pydantic.main", "pillow_heif",
+    "torch", "transformers.models.blip.modeling_blip", "transformers.models.blip.image_processing_pil_blip", "accelerate",
+    "datasets", "kornia.augmentation", "onnx", "onnxruntime.quantization", "onnxscript.optimizer", "optimum.exporters.base",
+    "sklearn.metrics", "scipy.optimize", "scipy.stats", "jinja2", "pydantic.main", "pillow_heif",
     "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "matplotlib.figure", "pytest",
 ]  # fmt: skip
 
