@@ -7,13 +7,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from contract.bundle import MANIFEST_FILE
+from contract.bundle import LABELS_FILE, MANIFEST_FILE, SCORER_FILE
 
 
 def hotter(bundle: Path, folder: Path, temperature: float = 2.0) -> Path:
     """A copy calibrated to another temperature: the same labels, less sure."""
     shutil.copytree(bundle, folder)
     return changed(folder, temperature=temperature)
+
+
+def only_captions(bundle: Path, folder: Path) -> Path:
+    """A copy without labels: it captions, and is no classifier."""
+    shutil.copytree(bundle, folder)
+    files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
+    kept = {name: entry for name, entry in files.items() if name not in (LABELS_FILE, SCORER_FILE)}
+    return changed(folder, caption=None, files=kept)
 
 
 def changed(folder: Path, **fields: Any) -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from contract.bundle import LABELS_FILE, MANIFEST_FILE, SCORER_FILE
 from tests.app.inside import running
+from tests.app.other_bundles import only_captions
 from tests.app.photos import assert_error, predict
 from tests.conftest import drawn_png
 
@@ -161,13 +159,7 @@ def test_other_ways_of_sending(server: str) -> None:
 
 
 def test_a_model_without_labels_gives_its_free_caption(bundle: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(bundle, tmp_path / "captions")
-    manifest = json.loads((copy / MANIFEST_FILE).read_text())
-    manifest["caption"] = None
-    for name in (LABELS_FILE, SCORER_FILE):
-        del manifest["files"][name]
-    (copy / MANIFEST_FILE).write_text(json.dumps(manifest))
-    with running(copy) as (url, _):
+    with running(only_captions(bundle, tmp_path / "captions")) as (url, _):
         caption = httpx.post(f"{url}/caption", content=GOOD).json()["caption"]
         assert httpx.post(url, content=GOOD).json() == [{"generated_text": caption}]
         assert InferenceClient(model=url).image_to_text(GOOD).generated_text == caption

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,9 @@ import pytest
 
 from app.decoding.pool import DecodePool
 from app.engine.engine import Engine, EngineError, Scores
-from contract.bundle import LABELS_FILE, MANIFEST_FILE, SCORER_FILE
 from contract.pixels import Pixels
 from tests.app.inside import Gate, clockless, running, until
+from tests.app.other_bundles import only_captions
 from tests.app.photos import assert_error
 from tests.conftest import drawn_png
 
@@ -188,13 +187,7 @@ def test_a_model_that_cannot_load_is_never_ready(bundle: Path) -> None:
 
 
 def test_a_bundle_without_labels_can_only_caption(bundle: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(bundle, tmp_path / "captions")
-    manifest = json.loads((copy / MANIFEST_FILE).read_text())
-    manifest["caption"] = None
-    for name in (LABELS_FILE, SCORER_FILE):
-        del manifest["files"][name]
-    (copy / MANIFEST_FILE).write_text(json.dumps(manifest))
-    with running(copy) as (url, _):
+    with running(only_captions(bundle, tmp_path / "captions")) as (url, _):
         assert_error(httpx.post(f"{url}/predict", content=GOOD), "not_a_classifier")
         for count in (1, 2):
             assert_error(httpx.post(f"{url}/predict/batch", files=[("images", GOOD)] * count), "not_a_classifier")
