@@ -103,7 +103,7 @@ regression: installed  ## fixed pictures keep their labels and log-probabilities
 
 lock: $(TOOLS)/.installed  ## the images' packages with their hashes, from pyproject.toml and constraints.txt
 	for engine in cpu gpu; do $(LOCK) pyproject.toml -c constraints.txt --extra $$engine --extra otel -o locks/$$engine.txt || exit 1; done
-	$(LOCK) pyproject.toml -c constraints.txt --extra training --extra export -o locks/training.txt
+	$(LOCK) pyproject.toml -c constraints.txt --extra training --extra tower --extra export -o locks/training.txt
 	for list in build tools; do $(LOCK) locks/$$list.in -o locks/$$list.txt || exit 1; done
 
 sbom: $(TOOLS)/.installed  ## CycloneDX lists of the images' packages, in build/sbom

@@ -52,7 +52,7 @@ GRAPH = ".onnx"
 MAX_MANIFEST_BYTES = 1 << 20
 
 # Fields of the manifest that no answer depends on; a new field is part of the digest unless it is named here.
-DESCRIPTIONS = {"format_version", "source", "trained_image_size", "opset", "parity", "metrics", "versions"}
+DESCRIPTIONS = {"format_version", "source", "trained_image_size", "opset", "parity", "metrics", "versions", "tower"}
 
 
 class DecoderTokens(BaseModel):
@@ -71,6 +71,17 @@ class DecoderTokens(BaseModel):
     static_length: int = Field(ge=2)
 
 
+class ImageTower(BaseModel):
+    """The image tower's kind, where its weights come from and under which licence (None: as the checkpoint's)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str | None = None
+    licence: str | None = None
+    needs_cudnn: bool = False  # its graph holds convolutions, which the CUDA provider leaves to cuDNN
+
+
 class Manifest(BaseModel):
     """`manifest.json`. `files` names every other file of the bundle."""
 
@@ -79,6 +90,7 @@ class Manifest(BaseModel):
     format_version: int = FORMAT_VERSION
     name: str
     source: dict[str, Any]
+    tower: ImageTower | None = None  # None: exported before this was recorded
     image_size: int = Field(ge=1, le=4096)
     trained_image_size: int | None = Field(default=None, ge=1)  # None: exported before this was recorded
     image_tokens: int = Field(ge=1)

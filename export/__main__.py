@@ -26,9 +26,10 @@ from contract.pixels import photo_to_pixels
 from contract.precision import LIMITS, PRECISIONS
 from export.bundle import export_bundle
 from export.gate.parity import LEAST_PHOTOS
-from export.graphs.resolution import check_image_size, trained_image_size
+from export.graphs.resolution import check_image_size
 from export.onnx import OPSETS
 from modeling.checkpoint import load_checkpoint
+from modeling.towers import trained_image_size
 
 OPSET_FOR = {"cpu": 23, "cuda": 23, "tensorrt": 18}
 
@@ -84,7 +85,7 @@ def _export(args: argparse.Namespace) -> int:
     check_can_write(args.bundle, marker=MANIFEST_FILE, replace=args.force)
     labels = LabelSet.load(args.labels) if args.labels is not None else None
     checkpoint = load_checkpoint(args.checkpoint, labels, CaptionFormat(target=args.target))
-    size = trained_image_size(checkpoint.model) if args.image_size is None else args.image_size
+    size = trained_image_size(checkpoint.model.config) if args.image_size is None else args.image_size
     check_image_size(checkpoint.model, size)
     photos = _photos(args.photos, size) if args.photos is not None else []
     provider = args.provider or LIMITS[args.precision].providers[0]

@@ -20,6 +20,7 @@ from contract.bundle import (
     STEP_FILE,
     TOKENIZER_FILE,
     DecoderTokens,
+    ImageTower,
     Manifest,
     finish_bundle,
     new_bundle,
@@ -30,12 +31,13 @@ from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfi
 from export.gate.parity import Subject, check_parity, check_photos
 from export.gate.self_check import make_self_check
 from export.graphs.decoder import CaptionDecoder, CaptionStep, Scorer
-from export.graphs.encoder import VisionEncoder
-from export.graphs.resolution import check_image_size, config_at, image_tokens, trained_image_size
+from export.graphs.encoder import encoder_graph
+from export.graphs.resolution import check_image_size, config_at
 from export.onnx import ATTENTION_OPSET, export_graph, save_graphs
 from export.precision import DTYPES, quantise
 from modeling.checkpoint import Checkpoint, checkpoint_digest
 from modeling.label_tree import LabelTree
+from modeling.towers import image_tokens, token_width, trained_image_size
 
 MAX_CAPTION = 64  # tokens, [DEC] included
 STATIC_CAPTION = 32
@@ -65,12 +67,12 @@ def export_bundle(
     if gate:
         check_photos(precision, len(photos))
     model, tree, tokens = checkpoint.model, checkpoint.tree(), decoder_tokens(checkpoint.model.config)
-    trained = trained_image_size(model)
+    trained = trained_image_size(model.config)
     size = trained if image_size is None else image_size
     check_image_size(model, size)
     config = config_at(model, size)
     with new_bundle(path, replace=replace) as folder:
-        _write_graphs(folder, model, tree, config, opset, precision)
+        convolutions = _write_graphs(folder, model, tree, config, opset, precision)
         subject = Subject(model, tree, tokens, folder, size, precision)
         report = check_parity(subject, photos, gate=gate)
         make_self_check(subject).save(folder / CHECK_FILE)
@@ -81,10 +83,11 @@ def export_bundle(
             folder,
             name=name,
             source={"checkpoint": checkpoint.path.name, "sha256": checkpoint_digest(checkpoint.path)},
+            tower=_tower(checkpoint, convolutions),
             image_size=size,
             trained_image_size=trained,
-            image_tokens=image_tokens(model, size),
-            width=config.vision_config.hidden_size,
+            image_tokens=image_tokens(config, size),
+            width=token_width(config),
             text_layers=config.text_config.num_hidden_layers,
             text_heads=config.text_config.num_attention_heads,
             text_width=config.text_config.hidden_size,
@@ -102,9 +105,12 @@ def export_bundle(
 @torch.no_grad()
 def _write_graphs(
     folder: Path, model: Any, tree: LabelTree | None, config: BlipConfig, opset: int, precision: Precision
-) -> None:
-    """All graphs of one precision, with the text decoder's weights in one file and the image tower's in another."""
-    dtype, size = DTYPES[precision], config.vision_config.image_size
+) -> bool:
+    """All graphs of one precision, with the text decoder's weights in one file and the image tower's in another.
+
+    Returns whether the encoder holds convolutions.
+    """
+    dtype, size = DTYPES[precision], trained_image_size(config)
     length = static_caption(config)
     text = {
         DECODER_FILE: export_graph(CaptionDecoder(model, length, dtype), DecoderConfig(config, length), opset),
@@ -113,9 +119,17 @@ def _write_graphs(
     if tree is not None:
         text[SCORER_FILE] = export_graph(Scorer(model, tree, dtype), ScorerConfig(config), opset)
     save_graphs(text, folder, "text.weights")
-    tower = VisionEncoder(model, size, fused=opset >= ATTENTION_OPSET, dtype=dtype)
+    tower = encoder_graph(model, size, fused=opset >= ATTENTION_OPSET, dtype=dtype)
     encoder = export_graph(tower, EncoderConfig(config), opset)
     save_graphs({ENCODER_FILE: quantise(encoder) if precision == "int8" else encoder}, folder, "encoder.weights")
+    return any(node.op_type == "Conv" for node in encoder.graph.node)
+
+
+def _tower(checkpoint: Checkpoint, convolutions: bool) -> ImageTower:
+    """What the manifest says of the image tower; a base that was a folder is named without its place."""
+    tower, base = checkpoint.tower, checkpoint.base
+    source = tower.source or (Path(base).name if base is not None and Path(base).is_absolute() else base)
+    return ImageTower(name=tower.name, source=source, licence=tower.licence, needs_cudnn=convolutions)
 
 
 def decoder_tokens(config: BlipConfig) -> DecoderTokens:

@@ -1,4 +1,4 @@
-"""New models with random weights: a small BLIP, or a text decoder on the tower of another.
+"""New models: a small BLIP with random weights, or a new text decoder on a pretrained image tower.
 
 The patch embedding of a new tower starts from cosine patterns instead of noise. Neighbouring pixels
 of a picture are nearly equal, so random filters see little but the mean colour and a small image
@@ -16,6 +16,7 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
 
 from modeling.load import Blip
+from modeling.towers import KEY, LITE0, VIT, BlipOnLite0, lite0_vision_config, model_class, pretrained_lite0
 
 _COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # light, and two colour differences
 _COLOUR_GAIN = 3.0  # colour differences vary less than light does
@@ -61,13 +62,31 @@ def new_blip(shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Bli
 
 def with_new_decoder(base: Blip, shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Blip:
     """The image tower of `base` and a new decoder of the `text_` sizes and heads of `shape`."""
-    vision = base.model.config.vision_config
+    vision, tower = base.model.config.vision_config, base.tower
     text = _text_config(shape, tokenizer, vision.hidden_size)
+    named = {} if tower is VIT else {KEY: tower.name}
+    config = BlipConfig(text_config=text, vision_config=vision.to_dict(), **named)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision.to_dict()))
+        model = model_class(config)(config)
     model.vision_model.load_state_dict(base.model.vision_model.state_dict())
     return Blip(model.eval(), tokenizer, base.pickle_sha256)
+
+
+def on_lite0(shape: Shape, tokenizer: PreTrainedTokenizerBase, seed: int) -> Blip:
+    """The pretrained EfficientNet-Lite0 and a new decoder of the `text_` sizes and heads of `shape`.
+
+    Raises `CheckpointError` for an image size that the tower cannot have, and where its weights
+    cannot be had (`modeling.towers.pretrained_lite0`).
+    """
+    vision = lite0_vision_config(shape.image_size)
+    text = _text_config(shape, tokenizer, vision["hidden_size"])
+    weights = pretrained_lite0()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BlipOnLite0(BlipConfig(text_config=text, vision_config=vision, **{KEY: LITE0.name}))
+    model.vision_model.load_state_dict(weights)
+    return Blip(model.eval(), tokenizer)
 
 
 def _text_config(shape: Shape, tokenizer: PreTrainedTokenizerBase, vision_width: int) -> dict[str, int]:

@@ -77,9 +77,13 @@ def read_checkpoint_labels(folder: Path) -> LabelSet | None:
 
 @dataclass(kw_only=True)
 class Checkpoint(Blip):
-    """A loaded checkpoint folder; `labels` and `caption` are None where a model has none."""
+    """A loaded checkpoint folder; `labels` and `caption` are None where a model has none.
+
+    `base` is the hub name or folder that its training started from, if it did from any.
+    """
 
     path: Path
+    base: str | None
     labels: LabelSet | None
     caption: CaptionFormat | None
     metrics: dict[str, float]
@@ -114,6 +118,7 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
         tokenizer=blip.tokenizer,
         pickle_sha256=blip.pickle_sha256,
         path=path,
+        base=record.recipe.get("model", {}).get("base") if record is not None else None,
         labels=own_labels or labels,
         caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
         metrics=record.metrics if record is not None else {},
@@ -127,7 +132,9 @@ def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRe
     Raises `ContractError` when it cannot be written.
     """
     size = {"height": blip.image_size, "width": blip.image_size}
-    processor = BlipProcessor(image_processor=BlipImageProcessorPil(size=size), tokenizer=blip.tokenizer)
+    mean, std = list(blip.tower.mean), list(blip.tower.std)
+    images = BlipImageProcessorPil(size=size, image_mean=mean, image_std=std)
+    processor = BlipProcessor(image_processor=images, tokenizer=blip.tokenizer)
     try:
         with new_folder(path, marker="config.json", replace=replace) as folder:
             blip.model.save_pretrained(folder)

@@ -14,7 +14,7 @@ from transformers.models.blip import BlipImageProcessorPil
 from transformers.utils import cached_file
 
 from contract.errors import CheckpointError
-from contract.pixels import PIXEL_MEAN, PIXEL_STD
+from modeling.towers import Tower, check_tower_weights, embed_pixels, model_class, tower_of, trained_image_size
 from modeling.vocabulary import with_caption_start
 from modeling.weights import read_pickled_weights
 
@@ -35,33 +35,16 @@ class Blip:
     @property
     def image_size(self) -> int:
         """Pixels a side."""
-        return int(self.model.config.vision_config.image_size)
+        return trained_image_size(self.model.config)
+
+    @property
+    def tower(self) -> Tower:
+        """The kind of its image tower."""
+        return tower_of(self.model.config)
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 pixels [B, S, S, 3] → image embeddings float32 [B, tokens, width]."""
-        return embed_images(self.model, normalise(pixels))
-
-
-def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 or float pixels (0..255) [B, S, S, 3] → float32 [B, 3, S, S] as BLIP's processor does.
-
-    The exported encoder does the same inside its graph (`export.graphs.encoder`), from the same two
-    constants.
-    """
-    mean = torch.tensor(PIXEL_MEAN, device=pixels.device)
-    std = torch.tensor(PIXEL_STD, device=pixels.device)
-    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def embed_images(model: BlipForConditionalGeneration, images: torch.Tensor, *, any_size: bool = False) -> torch.Tensor:
-    """Normalised images float32 [B, 3, S, S] → image embeddings float32 [B, tokens, width].
-
-    With `any_size` S may differ from the size that the model was trained at: transformers then
-    interpolates the position embeddings.
-    """
-    vision = model.vision_model(pixel_values=images, interpolate_pos_encoding=any_size)
-    embeddings: torch.Tensor = vision.last_hidden_state
-    return embeddings
+        return embed_pixels(self.model, pixels)
 
 
 def load_blip(base: str | Path, *, sha256: str | None = None) -> Blip:
@@ -70,9 +53,10 @@ def load_blip(base: str | Path, *, sha256: str | None = None) -> Blip:
     Weights are read from safetensors, and where there are none from `pytorch_model.bin`
     (`modeling.weights`), which must have the hex digest `sha256` if that is given.
 
-    Raises `CheckpointError` when it cannot be had, is another kind of model, has 8 text heads at
-    BLIP-base's width, a tokenizer with other special tokens than the model, NaN or infinity in the
-    weights, or (a folder) a processor that normalises in another way than the contract.
+    Raises `CheckpointError` when it cannot be had, is another kind of model, has not the weights of
+    the image tower that its config names, has 8 text heads at BLIP-base's width, a tokenizer with
+    other special tokens than the model, NaN or infinity in the weights, or (a folder) a processor
+    that normalises in another way than its tower.
     """
     if Path(base).is_dir():
         check_checkpoint_folder(Path(base))
@@ -81,10 +65,14 @@ def load_blip(base: str | Path, *, sha256: str | None = None) -> Blip:
         raise CheckpointError(f"The model {str(base)!r} is not read from a {PICKLE}; leave its sha256 out.")
     digest = None
     try:
+        config = AutoConfig.from_pretrained(base)
         if Path(base).is_dir():
-            _check_normalisation(Path(base))
+            _check_normalisation(Path(base), tower_of(config))
         if pickle is None:
-            model = BlipForConditionalGeneration.from_pretrained(base, use_safetensors=True, dtype=torch.float32)
+            model, about = model_class(config).from_pretrained(
+                base, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            check_tower_weights(str(base), config, about["missing_keys"])
         else:
             model, digest = _from_pickle(base, pickle, sha256)
         tokenizer = with_caption_start(AutoTokenizer.from_pretrained(base))
@@ -99,8 +87,7 @@ def load_blip(base: str | Path, *, sha256: str | None = None) -> Blip:
 def base_image_size(base: str) -> int:
     """Pixels a side that a base model (hub name or folder) takes, without loading its weights."""
     try:
-        config = AutoConfig.from_pretrained(base)
-        return int(config.vision_config.image_size)
+        return trained_image_size(AutoConfig.from_pretrained(base))
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"The model {base!r} cannot be read: {_reason(error)}") from None
 
@@ -139,13 +126,13 @@ def check_text_heads(width: int, heads: int) -> None:
         )
 
 
-def _check_normalisation(folder: Path) -> None:
+def _check_normalisation(folder: Path, tower: Tower) -> None:
     if (folder / "preprocessor_config.json").is_file() or (folder / "processor_config.json").is_file():
         processor = BlipImageProcessorPil.from_pretrained(folder)
-        if not (np.allclose(processor.image_mean, PIXEL_MEAN) and np.allclose(processor.image_std, PIXEL_STD)):
+        if not (np.allclose(processor.image_mean, tower.mean) and np.allclose(processor.image_std, tower.std)):
             raise CheckpointError(
                 f"The image processor of {folder} normalises with mean {processor.image_mean} and std "
-                f"{processor.image_std}; this project serves BLIP's own ({list(PIXEL_MEAN)}, {list(PIXEL_STD)})."
+                f"{processor.image_std}; its image tower {tower.name} needs {list(tower.mean)} and {list(tower.std)}."
             )
 
 
@@ -187,8 +174,9 @@ def _pickle_of(base: str | Path) -> Path | None:
 def _from_pickle(base: str | Path, pickle: Path, sha256: str | None) -> tuple[BlipForConditionalGeneration, str]:
     """The model and its pickle's digest; transformers is given tensors, never the file."""
     weights = read_pickled_weights(pickle, sha256=sha256)
-    model, about = BlipForConditionalGeneration.from_pretrained(
-        None, config=AutoConfig.from_pretrained(base), state_dict=weights.tensors, dtype=torch.float32,
+    config = AutoConfig.from_pretrained(base)
+    model, about = model_class(config).from_pretrained(
+        None, config=config, state_dict=weights.tensors, dtype=torch.float32,
         output_loading_info=True,
     )  # fmt: skip
     if about["missing_keys"]:

@@ -12,7 +12,8 @@ from transformers import BlipForConditionalGeneration
 
 from modeling.attention import additive_mask
 from modeling.label_tree import LabelTree
-from modeling.load import Blip, embed_images, normalise
+from modeling.load import Blip
+from modeling.towers import embed_pixels, pixel_values
 
 MAX_NEW_TOKENS = 24
 
@@ -20,7 +21,7 @@ MAX_NEW_TOKENS = 24
 @torch.no_grad()
 def image_embeds(model: BlipForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
     """uint8 pixels [B, S, S, 3] of any size → image embeddings float32 [B, tokens, width]."""
-    return embed_images(model, normalise(pixels), any_size=True)
+    return embed_pixels(model, pixels, any_size=True)
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def greedy_tokens(model: BlipForConditionalGeneration, pixels: torch.Tensor, new
     Token ids from [DEC] up to and with [SEP] (padding cut off), at most `new_tokens` after [DEC].
     """
     rows = model.generate(
-        pixel_values=normalise(pixels),
+        pixel_values=pixel_values(model, pixels),
         max_new_tokens=new_tokens,
         do_sample=False,
         num_beams=1,
@@ -60,7 +61,7 @@ def constrained_labels(blip: Blip, pixels: torch.Tensor, prefix: list[int], targ
             following.setdefault(path[:n], []).append(path[n])
     beams = 1 if all(len(target) == 1 for target in targets) else len(targets)
     tokens = blip.model.generate(
-        pixel_values=normalise(pixels),
+        pixel_values=pixel_values(blip.model, pixels),
         input_ids=torch.tensor([[*prefix, sep]] * len(pixels), device=pixels.device),
         prefix_allowed_tokens_fn=lambda _, ids: following.get(tuple(ids.tolist()), [sep]),
         max_new_tokens=max(map(len, targets)) + 1,

@@ -36,7 +36,7 @@ from contract.files import write_text_atomic
 ROOT = Path(__file__).parent.parent
 VENV = ROOT / ".venv"
 INSTALLED, CUT_OFF = ".installed", ".installing"  # files in .venv
-EXTRAS = "training,export,cpu,bulk,test"
+EXTRAS = "training,tower,export,cpu,bulk,test"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DRIVER = Path("/proc/driver/nvidia/version")
 SOURCES = ("index-url", "extra-index-url", "find-links", "no-index")  # pip settings that say where packages come from

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import BlipForConditionalGeneration
 
 from modeling.captions import IGNORED, PackedCaptions
-from modeling.load import embed_images, normalise
+from modeling.towers import embed_pixels
 
 
 class CaptionLoss(nn.Module):
@@ -79,7 +79,7 @@ class CaptionLoss(nn.Module):
             embeds = images
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
-                embeds = embed_images(self.model, normalise(images))
+                embeds = embed_pixels(self.model, images)
         decoder = self.model.text_decoder
         hidden = decoder.bert(
             input_ids=self.tokens[labels],

@@ -10,20 +10,31 @@ from transformers import BlipForConditionalGeneration
 
 from contract.errors import CheckpointError
 from contract.labels import LabelSet
-from modeling.build import Shape, new_blip, with_new_decoder
+from modeling.build import Shape, new_blip, on_lite0, with_new_decoder
 from modeling.load import Blip, load_blip
+from modeling.towers import LITE0, tower_blocks
 from modeling.vocabulary import new_tokenizer
 from training.recipe import ModelRecipe, Recipe
 
 
 def initial_blip(recipe: Recipe, labels: LabelSet) -> Blip:
-    """The model a recipe starts from; a new one has the same weights for the same seed."""
+    """The model a recipe starts from; a new one has the same weights for the same seed.
+
+    Raises `CheckpointError` when it cannot be had, or its base has another image tower than the recipe says.
+    """
     made = recipe.model
     base = None if made.base is None else load_blip(made.base, sha256=made.base_sha256)
+    if base is not None and base.tower.name != made.tower:
+        raise CheckpointError(
+            f"The recipe wants the image tower {made.tower!r}, but {made.base!r} has {base.tower.name!r}: set "
+            "model.tower to that, or choose another model.base."
+        )
     if base is not None and not made.new_decoder:
         return base
     vocabulary = None if made.vocabulary is None else Path(made.vocabulary)
     tokenizer = new_tokenizer((recipe.caption.render(label) for label in labels), vocabulary)
+    if base is None and made.tower == LITE0.name:
+        return on_lite0(_shape(made), tokenizer, recipe.seed)
     if base is None:
         return new_blip(_shape(made), tokenizer, recipe.seed)
     return with_new_decoder(base, _shape(made), tokenizer, recipe.seed)
@@ -45,19 +56,19 @@ def freeze(model: BlipForConditionalGeneration, policy: str, *, embeddings: bool
     """Set `requires_grad` by a policy; `embeddings` also freezes the tied word embeddings.
 
     `decoder` trains the text decoder only, `all` everything, `last-N-vision-blocks` the decoder,
-    the last N blocks of the image tower and its final layer norm.
+    the last N blocks of the image tower and the layer behind them.
     """
     model.requires_grad_(True)
     if policy != "all":
         model.vision_model.requires_grad_(False)
     if policy.startswith("last-"):
         count = int(policy.split("-")[1])
-        blocks = model.vision_model.encoder.layers
+        blocks, behind = tower_blocks(model)
         if count > len(blocks):
             raise CheckpointError(f"freeze = {policy!r}, but the image tower has {len(blocks)} blocks.")
         for block in blocks[-count:]:
             block.requires_grad_(True)
-        model.vision_model.post_layernorm.requires_grad_(True)
+        behind.requires_grad_(True)
     if embeddings:
         model.text_decoder.bert.embeddings.word_embeddings.requires_grad_(False)
 

@@ -64,18 +64,26 @@ class DataRecipe(_Section):
 
 
 class ModelRecipe(_Section):
-    """The model to start from: `base` (hub name or folder), or a small BLIP with random weights of the given shape."""
+    """The model to start from: `base` (hub name or folder), or a new text decoder of the given shape on a tower.
 
+    A new `blip-vit` has random weights; `efficientnet-lite0` is pretrained and comes from a package.
+    """
+
+    tower: Literal["blip-vit", "efficientnet-lite0"] = Field(
+        default="blip-vit", description="image tower: BLIP's own, or a small pretrained one (extra `tower`, no hub)"
+    )
     base: str | None = Field(default=None, description="hub name or checkpoint folder; none: a new small BLIP")
     base_sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{64}$",
         description="hex digest that base's pytorch_model.bin must have, where it has no safetensors; none: recorded",
     )
-    image_size: int = Field(default=64, ge=16, le=1024, description="pixels a side (a new model)")
-    patch_size: int = Field(default=8, ge=4, le=64, description="pixels a side (a new model)")
-    vision_layers: int = Field(default=4, ge=1, le=48, description="blocks of the image tower (a new model)")
-    vision_width: int = Field(default=128, ge=16, le=4096, description="channels of the image tower (a new model)")
+    image_size: int = Field(
+        default=64, ge=16, le=1024, description="pixels a side (a new model); efficientnet-lite0: 224"
+    )
+    patch_size: int = Field(default=8, ge=4, le=64, description="pixels a side (a new blip-vit)")
+    vision_layers: int = Field(default=4, ge=1, le=48, description="blocks of the image tower (a new blip-vit)")
+    vision_width: int = Field(default=128, ge=16, le=4096, description="channels of the image tower (a new blip-vit)")
     text_layers: int = Field(default=2, ge=1, le=48, description="layers of a new text decoder")
     text_width: int = Field(default=128, ge=16, le=4096, description="channels of a new text decoder")
     heads: int = Field(default=4, ge=1, le=64, description="attention heads of both parts (a new model)")
@@ -86,8 +94,10 @@ class ModelRecipe(_Section):
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelRecipe:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        patch = self.patch_size if self.tower == "blip-vit" else 32
+        if self.image_size % patch:
+            named = "patch_size" if self.tower == "blip-vit" else f"the {self.tower}'s"
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {named} {patch}")
         for width in (self.vision_width, self.text_width):
             if width % self.heads:
                 raise ValueError(f"width {width} is not a multiple of heads {self.heads}")

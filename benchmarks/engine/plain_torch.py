@@ -13,7 +13,7 @@ from benchmarks.engine.contestants import Answer, Entry, NotHereError
 from contract.errors import ContractError
 from contract.pixels import Pixels
 from modeling.checkpoint import Checkpoint
-from modeling.load import normalise
+from modeling.towers import pixel_values
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NEW_TOKENS = 6  # "a photo of delicious 5" and [SEP]: what a tuned caption has after [DEC]
@@ -29,7 +29,7 @@ class _Torch:
 
     def images(self, pixels: Pixels) -> torch.Tensor:
         """uint8 pixels [B, S, S, 3] → normalised images [B, 3, S, S] on the device, in the model's type."""
-        return normalise(torch.from_numpy(pixels).to(self.device)).to(DTYPES[self.dtype])
+        return pixel_values(self.model, torch.from_numpy(pixels).to(self.device)).to(DTYPES[self.dtype])
 
     def synchronise(self) -> None:
         """Wait for the device, so that what is timed is done."""

@@ -1,8 +1,9 @@
-"""BLIP's image tower with rescaling and normalisation inside: uint8 pixels in, image embeddings out.
+"""The image towers with rescaling and normalisation inside: uint8 pixels in, image embeddings out.
 
-Written for the runtimes that will execute it: the patch convolution is a matrix product (its stride is its size), the
-class token and all biases before the first layer are part of the position constant, no operator reads a shape, and
-attention is one `Attention` operator (opset 23) or plain products that TensorRT fuses.
+BLIP's own is written for the runtimes that will execute it: the patch convolution is a matrix product (its stride is
+its size), the class token and all biases before the first layer are part of the position constant, no operator reads a
+shape, and attention is one `Attention` operator (opset 23) or plain products that TensorRT fuses. A convolutional tower
+is exported as it is.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import torch
 from torch import nn
 from transformers import BlipForConditionalGeneration
 
-from contract.pixels import PIXEL_MEAN, PIXEL_STD
-from export.graphs.resolution import positions_at, trained_image_size
+from export.graphs.resolution import positions_at
+from modeling.efficientnet import EfficientNetLite0
+from modeling.towers import Tower, tower_of, trained_image_size
 
 
 class VisionAttention(nn.Module):
@@ -101,16 +103,33 @@ class PatchEmbedding(nn.Module):
         return torch.matmul(x, self.weight) + self.positions
 
 
-class VisionEncoder(nn.Module):
-    """pixels uint8 [B, S, S, 3] → image_embeds float32 [B, tokens, width].
+class Normalisation(nn.Module):
+    """pixels uint8 [B, S, S, 3] → float32 of the same shape, by one product and one sum.
 
-    S is `image_size`, or the size that the model was trained at; the position embeddings of another size are computed
-    here, once (`export.graphs.resolution`). `dtype` is the type of weights and activations; pixels are normalised in
-    float32, by one product and one sum that together are `modeling.load.normalise`.
+    Together they are `modeling.towers.normalise`.
     """
 
     scale: torch.Tensor
     shift: torch.Tensor
+
+    def __init__(self, tower: Tower) -> None:
+        super().__init__()
+        mean, std = torch.tensor(tower.mean), torch.tensor(tower.std)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        return pixels.float() * self.scale + self.shift
+
+
+class VisionEncoder(nn.Module):
+    """BLIP's own tower: pixels uint8 [B, S, S, 3] → image_embeds float32 [B, tokens, width].
+
+    S is `image_size`, or the size that the model was trained at; the position embeddings of another size are computed
+    here, once (`export.graphs.resolution`). `dtype` is the type of weights and activations; pixels are normalised in
+    float32.
+    """
 
     def __init__(
         self,
@@ -121,19 +140,45 @@ class VisionEncoder(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        size = trained_image_size(model) if image_size is None else image_size
+        size = trained_image_size(model.config) if image_size is None else image_size
         tower = model.vision_model if dtype == torch.float32 else copy.deepcopy(model.vision_model).to(dtype)
-        mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
-        self.register_buffer("scale", 1 / (255 * std))
-        self.register_buffer("shift", -mean / std)
+        self.normalisation = Normalisation(tower_of(model.config))
         self.patch_embedding = PatchEmbedding(model, size, dtype)
         self.layers = nn.ModuleList(VisionLayer(layer, fused) for layer in tower.encoder.layers)
         self.post_layernorm = tower.post_layernorm
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        x = self.patch_embedding(pixels.float() * self.scale + self.shift)
+        x = self.patch_embedding(self.normalisation(pixels))
         for layer in self.layers:
             x = layer(x)
         embeds: torch.Tensor = self.post_layernorm(x)
         return embeds.float()
+
+
+class ConvolutionalEncoder(nn.Module):
+    """A convolutional tower: pixels uint8 [B, S, S, 3] → image_embeds float32 [B, tokens, width].
+
+    `dtype` is the type of weights and activations; pixels are normalised in float32.
+    """
+
+    def __init__(self, model: BlipForConditionalGeneration, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.normalisation = Normalisation(tower_of(model.config))
+        tower: Any = model.vision_model
+        self.tower: EfficientNetLite0 = tower if dtype == torch.float32 else copy.deepcopy(tower).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        images = self.normalisation(pixels).permute(0, 3, 1, 2).to(self.dtype)
+        return self.tower.tokens(images).float()
+
+
+def encoder_graph(
+    model: BlipForConditionalGeneration, image_size: int, *, fused: bool, dtype: torch.dtype
+) -> VisionEncoder | ConvolutionalEncoder:
+    """The encoder of a model's tower for images of so many pixels a side; `fused`: see `VisionAttention`."""
+    if isinstance(model.vision_model, EfficientNetLite0):
+        return ConvolutionalEncoder(model, dtype=dtype)
+    return VisionEncoder(model, image_size, fused=fused, dtype=dtype)

@@ -2,7 +2,8 @@
 
 A ViT has one position embedding per patch. For another grid they are resized as a picture, bicubic, and the class
 token's is kept (ViT, arXiv:2010.11929 §3.2). transformers does the same at each call with
-`interpolate_pos_encoding=True`; here the result is a constant of the graph.
+`interpolate_pos_encoding=True`; here the result is a constant of the graph. A convolutional tower has
+no positions: a larger image gives more tokens.
 """
 
 from __future__ import annotations
@@ -13,13 +14,9 @@ import torch
 from transformers import BlipConfig, BlipForConditionalGeneration
 
 from contract.errors import ContractError
+from modeling.towers import image_tokens, trained_image_size
 
 MAX_IMAGE_SIZE = 1024  # pixels a side
-
-
-def trained_image_size(model: BlipForConditionalGeneration) -> int:
-    """Pixels a side that the position embeddings were trained for."""
-    return int(model.config.vision_config.image_size)
 
 
 def check_image_size(model: BlipForConditionalGeneration, size: int) -> None:
@@ -28,7 +25,7 @@ def check_image_size(model: BlipForConditionalGeneration, size: int) -> None:
     The size that the model was trained at is always good.
     """
     patch = int(model.config.vision_config.patch_size)
-    if size == trained_image_size(model):
+    if size == trained_image_size(model.config):
         return
     if size % patch or not 2 * patch <= size <= MAX_IMAGE_SIZE:
         largest = MAX_IMAGE_SIZE // patch * patch
@@ -45,16 +42,11 @@ def config_at(model: BlipForConditionalGeneration, size: int) -> BlipConfig:
     return config
 
 
-def image_tokens(model: BlipForConditionalGeneration, size: int) -> int:
-    """Patches of an image of `size` pixels a side, and the class token."""
-    return (size // int(model.config.vision_config.patch_size)) ** 2 + 1
-
-
 @torch.no_grad()
 def positions_at(model: BlipForConditionalGeneration, size: int) -> torch.Tensor:
     """Position embeddings float32 [1, tokens, width] for images of `size` pixels a side, by transformers' own code."""
     embeddings = model.vision_model.embeddings
     trained = embeddings.position_embedding
-    like = trained.new_empty(1, image_tokens(model, size), trained.shape[-1])  # only its shape is read
+    like = trained.new_empty(1, image_tokens(model.config, size), trained.shape[-1])  # only its shape is read
     positions: torch.Tensor = embeddings.interpolate_pos_encoding(like, size, size)
     return positions.detach().clone()

@@ -25,6 +25,7 @@ from contract.errors import ContractError
 from contract.files import new_folder, write_text_atomic
 from contract.pixels import DRAFT_SIDES
 from modeling.load import Blip
+from modeling.towers import image_tokens, token_width, tower_digest
 from training.data.augment import Augmenter
 from training.data.loading import BadPhotos, batches
 from training.data.sources import Item
@@ -79,8 +80,7 @@ def cached_features(
     """
     folder = Path(recipe.cache.folder) / f"{part}-{_key(blip, recipe, data, part, views)}"
     count = len(cast(Sized, items))
-    tokens = (blip.image_size // blip.model.config.vision_config.patch_size) ** 2 + 1
-    width = blip.model.config.vision_config.hidden_size
+    tokens, width = image_tokens(blip.model.config, blip.image_size), token_width(blip.model.config)
     if accelerator.is_main_process and not (folder / MARKER).is_file():
         for left in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed while it computed
             shutil.rmtree(left, ignore_errors=True)
@@ -93,10 +93,7 @@ def cached_features(
 
 
 def _key(blip: Blip, recipe: Recipe, fingerprint: dict[str, Any], part: str, views: int) -> str:
-    digest = hashlib.sha256()
-    for name, weight in sorted(blip.model.vision_model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    digest = hashlib.sha256(tower_digest(blip.model).encode())
     augment = recipe.augment.model_dump(mode="json", exclude={"mixup"}) if views else None
     made = {
         "data": fingerprint,
@@ -133,24 +130,27 @@ def _compute(
         new_folder(folder, marker=MARKER, replace=True) as scratch,
         tqdm(total=max(1, views) * shape[0], unit="img", mininterval=1.0, desc=f"{part} features") as bar,
     ):
-        for view in range(max(1, views)):
-            out = np.lib.format.open_memmap(scratch / f"view-{view}.npy", mode="w+", dtype=np.float16, shape=shape)
-            done = 0
-            for number, batch in enumerate(batches(items, bad, batch_size=BATCH, workers=recipe.data.workers)):
-                if not len(batch.labels):
-                    continue
-                pixels = batch.pixels.to(device)
+        files = [
+            np.lib.format.open_memmap(scratch / f"view-{view}.npy", mode="w+", dtype=np.float16, shape=shape)
+            for view in range(max(1, views))
+        ]
+        done = 0
+        for number, batch in enumerate(batches(items, bad, batch_size=BATCH, workers=recipe.data.workers)):
+            if not len(batch.labels):
+                continue
+            pixels, ends = batch.pixels.to(device), done + len(batch.labels)
+            for view, out in enumerate(files):
+                changed = pixels
                 if views:
                     torch.manual_seed(stream_seed(recipe.seed, "view", view, number))
-                    pixels = augment(pixels)
-                embeds = blip.embed(pixels)
-                out[done : done + len(pixels)] = embeds.half().cpu().numpy()
-                done += len(pixels)
-                if view == 0:
-                    labels.append(batch.labels.clone())  # a worker's tensor keeps a file descriptor open
+                    changed = augment(pixels)
+                out[done:ends] = blip.embed(changed).half().cpu().numpy()
                 bar.update(len(pixels))
+            labels.append(batch.labels.clone())  # a worker's tensor keeps a file descriptor open
+            done = ends
+        for out in files:
             out.flush()
-            del out
+        del files, out
         if not labels:
             raise ContractError(f"No photo could be read ({bad.first or 'the data is empty'}).")
         np.save(scratch / "labels.npy", torch.cat(labels).numpy(), allow_pickle=False)
