@@ -68,8 +68,9 @@ class Trainer:
         self.recipe = task.recipe.train
         model = task.blip.model
         loss = CaptionLoss(
-            model, task.captions, caption_weight=self.recipe.caption_weight, smoothing=self.recipe.label_smoothing
-        )
+            model, task.captions, caption_weight=self.recipe.caption_weight, smoothing=self.recipe.label_smoothing,
+            channel_dropout=self.recipe.channel_dropout,
+        )  # fmt: skip
         loss.to(accelerator.device)
         self.average = MovingAverage(model, self.recipe.ema)
         self.objective, self.optimiser = accelerator.prepare(loss, make_optimiser(model, self.recipe))

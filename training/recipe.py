@@ -172,6 +172,9 @@ class TrainRecipe(_Section):
         description="weight of the language-model term over the whole caption, which keeps free captions in form; 0: off",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="drop-out in the text decoder")
+    channel_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the image tokens' channels left out, others for each photo"
+    )
     absorbed: bool = Field(
         default=True, description="cross-attention without projecting every image token: same result, less work"
     )
