@@ -1,7 +1,7 @@
 """Options of the CUDA and TensorRT providers, as ONNX Runtime 1.31 spells them; every value is a string.
 
-A test looks every name up in the wheel of `onnxruntime-gpu`, and its option parser reads TensorRT's values. The effect
-of none has been seen on a GPU.
+A test looks every name up in the wheel of `onnxruntime-gpu`, and its option parser reads TensorRT's values. CUDA's have
+been run on one GPU, where fp32 stayed within 1e-6 of PyTorch; the effect of TensorRT's has not been seen.
 """
 
 from __future__ import annotations

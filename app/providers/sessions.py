@@ -3,7 +3,7 @@
 With a GPU provider that cannot load, ONNX Runtime logs a line and hands back a working CPU session; so does the retry
 of its Python class, at creation and again in `run`. Here both are switched off, what can be known beforehand is checked
 beforehand (driver, libraries), and a session that would run anything on the CPU is refused. The options are in
-`app/providers/options.py`. The CUDA and TensorRT providers have not been run on a GPU.
+`app/providers/options.py`. CUDA has been run on one GPU (`docs/providers.md`), TensorRT on none.
 """
 
 from __future__ import annotations
