@@ -77,7 +77,7 @@ def quantise_convolutions(model: onnx.ModelProto, pictures: Sequence[np.ndarray]
     return made
 
 
-class _Pictures(CalibrationDataReader):  # type: ignore[misc]
+class _Pictures(CalibrationDataReader):
     """What `quantize_static` reads: one picture a call."""
 
     def __init__(self, pictures: Sequence[np.ndarray]) -> None:
