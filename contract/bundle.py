@@ -81,6 +81,13 @@ class ImageTower(BaseModel):
     licence: str | None = None
     needs_cudnn: bool = False  # its graph holds convolutions, which the CUDA provider leaves to cuDNN
 
+    def __str__(self) -> str:
+        """For people: `image tower efficientnet-lite0 (source; Apache-2.0); GPUs need cuDNN`."""
+        about = "; ".join(part for part in (self.source, self.licence) if part is not None)
+        return (
+            f"image tower {self.name}{f' ({about})' if about else ''}{'; GPUs need cuDNN' if self.needs_cudnn else ''}"
+        )
+
 
 class Manifest(BaseModel):
     """`manifest.json`. `files` names every other file of the bundle."""
@@ -129,6 +136,11 @@ class Manifest(BaseModel):
     def providers(self) -> tuple[ProviderName, ...]:
         """Providers that may run a bundle of this precision."""
         return LIMITS[self.precision].providers
+
+    @property
+    def needs_cudnn(self) -> bool:
+        """Whether a GPU provider needs cuDNN for it; an older bundle has BLIP's own tower, which has no convolution."""
+        return self.tower is not None and self.tower.needs_cudnn
 
     @property
     def version(self) -> str:
