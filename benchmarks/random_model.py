@@ -108,7 +108,7 @@ def _make(shapes: str, seed: int, path: Path, work: Path) -> None:
     vocabulary = work / "vocab.txt"
     vocabulary.write_text("\n".join(_pieces()) + "\n", encoding="utf-8")
     overrides = [*SHAPES[shapes], f"seed={seed}", f"model.vocabulary={vocabulary}"]
-    blip = initial_blip(load_recipe("drawn", overrides), FOOD101)
+    blip = initial_blip(load_recipe("drawn-scratch", overrides), FOOD101)
     with torch.no_grad():
         for name, parameter in blip.model.text_decoder.named_parameters():
             if parameter.ndim == 2 and "embeddings" not in name and "predictions.decoder" not in name:

@@ -26,6 +26,7 @@ STAGES = (
     (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )  # fmt: skip
+PIECE = 4  # images that a CPU is given at a time; of more, the largest map (4.8 MB an image) leaves its caches
 EPSILON = 1e-3  # of the batch normalisations, as TensorFlow has it
 
 
@@ -91,7 +92,8 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutput:
         """See the class; what else transformers passes to a tower has no meaning here."""
-        return BaseModelOutput(last_hidden_state=self.tokens(pixel_values))
+        pieces = pixel_values.split(PIECE) if pixel_values.device.type == "cpu" else (pixel_values,)
+        return BaseModelOutput(last_hidden_state=torch.cat([self.tokens(piece) for piece in pieces]))
 
 
 def folded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,20 +1,25 @@
-"""The whole path on two CPU cores, offline: train, compare, export, serve, label one picture over HTTP.
+"""The whole path on two CPU cores, offline: train, compare, export, serve, label over HTTP.
 
-    make demo
+    make demo                   # on drawn pictures of food
+    make demo PHOTOS=photos     # on your own photos, of which nothing but the labels is kept
 
 Every step is a command that is printed before it runs, so that it can be typed again.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,59 +29,193 @@ from contract.cli import run
 from contract.errors import ContractError
 
 ROOT = Path(__file__).parent.parent
-WORK = Path("build/demo")
-CHECKPOINT, BUNDLE, PICTURE = WORK / "checkpoint", WORK / "bundle", WORK / "picture.png"
 HELD_OUT_PICTURE = 1_000_005  # drawn pictures from 1,000,000 on are never trained on
+SHOWN = 3  # held-out photos that are labelled at the end
+FEWEST = 3  # photos a class: one to learn from, one to choose the best epoch by, one that is never trained on
 
 
-def main() -> int:
-    """Run all steps; returns the exit code of the first that fails, 1 for another failure, 130 after Ctrl-C."""
-    return run("demo", _demo)
+@dataclass(frozen=True)
+class Plan:
+    """What of the steps is the demo's own: the folder that all is written to, the recipe and its settings.
+
+    `photos` are what is labelled at the end, each with its true label's display name.
+    """
+
+    work: Path
+    recipe: str
+    settings: tuple[str, ...]
+    photos: tuple[tuple[Path, str], ...]
+    intro: str
+    learns: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where training writes to."""
+        return self.work / "checkpoint"
+
+    @property
+    def bundle(self) -> Path:
+        """Where export writes to."""
+        return self.work / "bundle"
+
+    def training(self) -> list[object]:
+        """The arguments of the training command. A run that was cut off is begun anew: its data may be other."""
+        sets = chain.from_iterable(("--set", setting) for setting in self.settings)
+        return ["--recipe", self.recipe, *sets, "--out", self.checkpoint, "--force", "--restart"]
 
 
-def _demo() -> int:
+def main(argv: list[str] | None = None) -> int:
+    """Run all steps.
+
+    Returns the exit code of the first that fails, 1 for another failure, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="python -m scripts.demo", description="The whole path, offline.")
+    parser.add_argument(
+        "--photos", type=Path, metavar="FOLDER",
+        help="your own photos: FOLDER/<class>/*.jpg, or FOLDER/train/<class>/ and FOLDER/test/<class>/ "
+        "(default: drawn pictures)",
+    )  # fmt: skip
+    args = parser.parse_args(argv)
+    photos = args.photos
+    if photos is not None:
+        photos = photos.expanduser()
+        if not os.path.samefile(Path.cwd(), ROOT):  # as it was given, it reads better in the commands
+            photos = photos.resolve()
+    return run("demo", lambda: _demo(photos))
+
+
+def _demo(photos: Path | None) -> int:
     os.chdir(ROOT)
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"  # all that is asked is on this machine
-    WORK.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    print("Train, compare, export, serve, label: five steps, two to four minutes on two cores, offline.", flush=True)
+    plan = drawn() if photos is None else of_photos(photos)
+    plan.work.mkdir(parents=True, exist_ok=True)
+    print(plan.intro, flush=True)
     try:
-        step(
-            "Train a small BLIP on drawn pictures", 100, "training", "--recipe", "drawn", "--out", CHECKPOINT, "--force"
-        )
-        step("Before and after, on pictures it has never seen", 30, "training.evaluate", CHECKPOINT)
-        step("Export to ONNX, compared with PyTorch", 15, "export", CHECKPOINT, BUNDLE, "--force")
-        step("Draw one picture it has never seen", 5, "training.drawn", "--index", HELD_OUT_PICTURE, "--out", PICTURE)
-        with server() as url:
-            label(url)
+        step(plan.learns, "training", *plan.training())
+        step("Before and after, on what it has never seen", "training.evaluate", plan.checkpoint)
+        step("Export to ONNX, compared with PyTorch", "export", plan.checkpoint, plan.bundle, "--force")
+        if photos is None:
+            picture = plan.photos[0][0]
+            step("Draw one picture it has never seen", "training.drawn", "--index", HELD_OUT_PICTURE, "--out", picture)
+        with server(plan.bundle) as url:
+            for photo, truth in plan.photos:
+                label(url, photo, truth)
     except subprocess.CalledProcessError as error:
         print(f"demo: this step failed with exit code {error.returncode}", file=sys.stderr)
         return error.returncode if error.returncode > 0 else 1
     except (RuntimeError, httpx.HTTPError) as error:
         raise ContractError(str(error)) from error
-    print(
-        f"\nAll steps took {time.monotonic() - started:.0f} s. The bundle is {BUNDLE}. Next, serve it and send photos:\n"
-    )
-    print(f"    make serve BUNDLE={BUNDLE}")
-    print(f"    curl -F image=@{PICTURE} http://127.0.0.1:8000/predict\n")
+    print(f"\nAll steps took {time.monotonic() - started:.0f} s. The bundle is {plan.bundle}. Next, serve it:\n")
+    print(f"    make serve BUNDLE={plan.bundle}")
+    print(f"    curl -F image=@{shlex.quote(str(plan.photos[0][0]))} http://127.0.0.1:8000/predict\n")
+    if photos is None:
+        print("It knows drawings, no photos. The same with your own photos, in photos/<class>/*.jpg:\n")
+        print("    make demo PHOTOS=photos\n")
     return 0
 
 
-def step(title: str, seconds: int, module: str, *arguments: object) -> None:
-    """Print a command and what it takes on two cores, and run it."""
+# -- the two kinds of data --------------------------------------------------------------------------------------------
+
+
+def drawn() -> Plan:
+    """The demo on drawn pictures, which need no photos and no download."""
+    work = Path("build/demo")
+    return Plan(
+        work, "drawn", (), ((work / "picture.png", "Ice Cream Cone"),),
+        "Pictures of food, drawn by code: train, compare, export, serve, label. One to three minutes on two cores, "
+        "offline.",
+        "Train a small text decoder on a pretrained image tower, on drawn pictures",
+    )  # fmt: skip
+
+
+def of_photos(folder: Path) -> Plan:
+    """The demo on the photos of a folder, as recipe `folder-small` has it. Nothing is written there.
+
+    Raises `ContractError` for a folder whose photos cannot be trained on.
+    """
+    settings = parts(folder)
+    shown, classes, count = held_out("folder-small", settings)
+    return Plan(
+        Path("build/demo-photos"), "folder-small", tuple(settings), tuple(shown),
+        f"{count} photos of {classes} classes in {folder}: train, compare, export, serve, label, offline.",
+        "Train a small text decoder on a pretrained image tower, on your photos",
+    )  # fmt: skip
+
+
+def parts(folder: Path) -> list[str]:
+    """The settings that name a folder's photos: its class folders, or those in its `train` and `test`.
+
+    Raises `ContractError` for what is no folder.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise ContractError(f"PHOTOS={folder} {what}; name a folder with one folder of photos for each class.")
+    # "./" as `--set` reads a value such as 2024 or true as TOML does.
+    start = str(folder) if folder.is_absolute() or folder.parts[:1] == ("..",) else f"./{folder}"
+    train, test = folder / "train", folder / "test"
+    if not train.is_dir() or not any(inner.is_dir() for inner in train.iterdir()):
+        return [f"data.train={start}"]
+    return [f"data.train={start}/train", *([f"data.test={start}/test"] if test.is_dir() else [])]
+
+
+def held_out(recipe: str, settings: list[str]) -> tuple[list[tuple[Path, str]], int, int]:
+    """Photos to show, of those that a training by this recipe keeps for the end, and all classes and photos.
+
+    Raises `ContractError` that says which class has too few photos, or what else is wrong with them.
+    """
+    from training.data.dataset import Photos
+    from training.data.sources import open_source
+    from training.recipe import load_recipe
+
+    source = open_source(load_recipe(recipe, [*settings, "data.validation=0"]).data, 224)
+    assert isinstance(source.train, Photos)
+    assert isinstance(source.test, Photos)
+    test = [(Path(source.test.where(index)), source.test.label(index)) for index in range(len(source.test))]
+    train = Counter(source.train.label(index) for index in range(len(source.train)))
+    alone = next((name for name in source.labels if train[name.id] == 1), None)
+    if alone is not None:
+        raise ContractError(
+            f"The class {alone.name!r} has one photo to train on; at least two are needed, as one is kept to choose the "
+            f"best epoch by (and of a folder without a test part another is held out: {FEWEST} in all). Add photos, or "
+            "leave the class out."
+        )
+    shown = [(path, source.labels[label].display) for path, label in chosen(test)]
+    return shown, len(source.labels), len(source.train) + len(source.test)
+
+
+def chosen(photos: Sequence[tuple[Path, int]], count: int = SHOWN) -> list[tuple[Path, int]]:
+    """`count` of the photos with their label ids: of different classes, spread over all, where there are as many.
+
+    It depends on the names alone: a class's first photo comes before any class's second.
+    """
+    classes: dict[int, list[tuple[Path, int]]] = {}
+    for photo in sorted(photos):
+        classes.setdefault(photo[1], []).append(photo)
+    ids = sorted(classes)
+    spread = [ids[index * (len(ids) - 1) // (count - 1)] for index in range(count)] if len(ids) >= count else ids
+    turns = zip_longest(*(classes[label] for label in spread))
+    return [photo for turn in turns for photo in turn if photo is not None][:count]
+
+
+# -- the steps --------------------------------------------------------------------------------------------------------
+
+
+def step(title: str, module: str, *arguments: object) -> None:
+    """Print a command, and run it."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    print(f"\n== {title} (about {seconds} s)\n$ python {shlex.join(command[1:])}", flush=True)
+    print(f"\n== {title}\n$ python {shlex.join(command[1:])}", flush=True)
     subprocess.run(command, check=True)
 
 
 @contextmanager
-def server() -> Iterator[str]:
+def server(bundle: Path) -> Iterator[str]:
     """Start the service on a free port, yield its URL once it is ready, and stop it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app", "--bundle", str(BUNDLE), "--port", str(port), "--log-level", "warning"]
-    print(f"\n== Serve it (about 5 s)\n$ python {shlex.join(command[1:])}", flush=True)
+    command = [sys.executable, "-m", "app", "--bundle", str(bundle), "--port", str(port), "--log-level", "warning"]
+    print(f"\n== Serve it\n$ python {shlex.join(command[1:])}", flush=True)
     process = subprocess.Popen(command)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
@@ -102,16 +241,19 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the service was not ready within 60 s")
 
 
-def label(url: str) -> None:
-    """Post the picture and print the answer."""
-    print(f"\n== Label it\n$ curl -F image=@{PICTURE} {url}/predict", flush=True)
+def label(url: str, photo: Path, truth: str) -> None:
+    """Post a photo and print the answer beside the truth, or why there is none."""
+    print(f"\n== Label it\n$ curl -F image=@{shlex.quote(str(photo))} {url}/predict", flush=True)
     answer: dict[str, Any] = {}
     for _ in range(3):  # the times of the last one: caches are warm
-        response = httpx.post(f"{url}/predict", files={"image": PICTURE.read_bytes()}, params={"top_k": 3})
-        response.raise_for_status()
+        response = httpx.post(f"{url}/predict", files={"image": photo.read_bytes()}, params={"top_k": 3}, timeout=60)
         answer = response.json()
-    print(f"picture  {PICTURE}")
-    print(f"label    {answer['prediction']}  ({answer['raw_output']!r})")
+    print(f"photo    {photo}\ntruth    {truth}")
+    if response.status_code != 200:
+        print(f"label    none, status {response.status_code}: {answer.get('detail')}")
+        return
+    right = "right" if answer["prediction"] == truth else "wrong"
+    print(f"label    {answer['prediction']}  ({answer['raw_output']!r}), {right}")
     print("top 3    " + ", ".join(f"{one['prediction']} {100 * one['confidence']:.1f} %" for one in answer["top"]))
     print("times    " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in answer["timings_ms"].items()))
 

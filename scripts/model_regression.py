@@ -40,7 +40,7 @@ ROUNDED = 1e-6  # the service rounds a probability to 6 digits
 CAPTION_TOKENS = 20
 RECIPE = [
     "--recipe",
-    "drawn",
+    "drawn-scratch",
     "--set",
     "model.vision_layers=2",
     "--set",

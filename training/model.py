@@ -40,6 +40,15 @@ def initial_blip(recipe: Recipe, labels: LabelSet) -> Blip:
     return with_new_decoder(base, _shape(made), tokenizer, recipe.seed)
 
 
+def starting_point(made: ModelRecipe) -> str:
+    """What `initial_blip` starts from, in words: its base's name, or what is new."""
+    if made.base is not None:
+        return made.base
+    if made.tower == LITE0.name:
+        return f"a new text decoder with random weights on the pretrained {made.tower}"
+    return "a new model with random weights"
+
+
 def _shape(made: ModelRecipe) -> Shape:
     return Shape(
         image_size=made.image_size,

@@ -45,7 +45,16 @@ ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 470  # seconds of all steps
 GRACE = 5  # seconds between asking a step to stop and making it
 CHILD = "benchmarks.gpu.child"
-DRAWN = ["training", "--recipe", "drawn", "--force", "--set", "data.train_count=1024", "--set", "train.epochs=1"]
+DRAWN = [
+    "training",
+    "--recipe",
+    "drawn-scratch",
+    "--force",
+    "--set",
+    "data.train_count=1024",
+    "--set",
+    "train.epochs=1",
+]
 ENGINE = ["--device", "cuda", "--batches", "1,2,4,8,16,32", "--rounds", "10", "--warmups", "2", "--only"]
 CONTESTANTS = "original,generate-bf16,one-pass,one-pass-bf16,ours-cuda-fp32,ours-cuda-fp16,ours-cuda-bf16"
 COMPARE = """

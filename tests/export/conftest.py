@@ -92,7 +92,7 @@ def names_checkpoint(once: Once) -> Path:
     vocabulary = shared_data("bert_base_uncased_vocab.txt")
 
     def make(path: Path) -> None:
-        recipe = load_recipe("drawn", [*SHAPE, "caption.target=name", f"model.vocabulary={vocabulary}"])
+        recipe = load_recipe("drawn-scratch", [*SHAPE, "caption.target=name", f"model.vocabulary={vocabulary}"])
         blip = initial_blip(recipe, FOOD101)
         with torch.no_grad():
             for name, parameter in blip.model.named_parameters():

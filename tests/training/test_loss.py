@@ -29,7 +29,7 @@ EACH = torch.arange(len(LABELS))
 
 @pytest.fixture
 def blip() -> Blip:
-    made = initial_blip(load_recipe("drawn", SHAPE), LABELS)
+    made = initial_blip(load_recipe("drawn-scratch", SHAPE), LABELS)
     with torch.no_grad():
         for parameter in made.model.text_decoder.parameters():
             parameter.mul_(2)  # untrained attention is nearly uniform; this is not
@@ -137,7 +137,7 @@ def test_absorbed_cross_attention_has_the_same_loss_and_gradients(blip: Blip, dr
 
 
 def test_a_frozen_tower_stays_as_it_is(blip: Blip) -> None:
-    recipe = load_recipe("drawn", ["train.learning_rate=0.1"]).train
+    recipe = load_recipe("drawn-scratch", ["train.learning_rate=0.1"]).train
     freeze(blip.model, "decoder", embeddings=True)
     loss = CaptionLoss(
         blip.model, packed_captions(blip.tokenizer, NAMES, LABELS), caption_weight=0.1, smoothing=0.0
@@ -155,7 +155,7 @@ def test_a_frozen_tower_stays_as_it_is(blip: Blip) -> None:
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
-    recipe = load_recipe("drawn", ["train.warmup=0.1", "train.final_rate=0.01"]).train
+    recipe = load_recipe("drawn-scratch", ["train.warmup=0.1", "train.final_rate=0.01"]).train
     rates = [rate_at(step, 1000, recipe) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[99] == max(rates) == 1.0

@@ -12,7 +12,14 @@ from contract.errors import CheckpointError, ContractError
 from contract.labels import LabelSet
 from modeling.load import PICKLE
 from training.drawn.pictures import FOODS
-from training.model import freeze, frozen_digest, initial_blip, parameter_counts, parameter_report
+from training.model import (
+    freeze,
+    frozen_digest,
+    initial_blip,
+    parameter_counts,
+    parameter_report,
+    starting_point,
+)
 from training.recipe import load_recipe
 
 LABELS = LabelSet.from_names(FOODS)
@@ -52,7 +59,7 @@ def test_last_blocks_of_the_tower(base_shapes: BlipForConditionalGeneration) -> 
 
 def test_same_seed_same_weights() -> None:
     first, again, other = (
-        initial_blip(load_recipe("drawn", [f"seed={seed}"]), LABELS).model.state_dict() for seed in (1, 1, 2)
+        initial_blip(load_recipe("drawn-scratch", [f"seed={seed}"]), LABELS).model.state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["vision_model.encoder.layers.0.mlp.fc1.weight"],
@@ -60,19 +67,19 @@ def test_same_seed_same_weights() -> None:
 
 
 def test_captions_start_with_dec_and_end_at_sep() -> None:
-    blip = initial_blip(load_recipe("drawn", []), LABELS)
+    blip = initial_blip(load_recipe("drawn-scratch", []), LABELS)
     text = blip.model.config.text_config
     assert blip.tokenizer.convert_ids_to_tokens([text.bos_token_id, text.sep_token_id]) == ["[DEC]", "[SEP]"]
     assert text.num_attention_heads == 4
 
 
 def test_a_new_decoder_on_the_tower_of_a_base(tmp_path: Path) -> None:
-    base = initial_blip(load_recipe("drawn", ["seed=3"]), LABELS)
+    base = initial_blip(load_recipe("drawn-scratch", ["seed=3"]), LABELS)
     base.model.save_pretrained(tmp_path / "base")
     base.tokenizer.save_pretrained(tmp_path / "base")
     other = LabelSet.from_names(["pho", "ramen", "a name that the base has no words for"])
-    recipe = load_recipe("drawn", [f"model.base={tmp_path / 'base'}", "model.new_decoder=true", "model.text_layers=1",
-                                   "model.text_width=48", "caption.target=name"])  # fmt: skip
+    recipe = load_recipe("drawn-scratch", [f"model.base={tmp_path / 'base'}", "model.new_decoder=true",
+                                           "model.text_layers=1", "model.text_width=48", "caption.target=name"])  # fmt: skip
     made = initial_blip(recipe, other)
     tower = base.model.vision_model.state_dict()
     assert all(torch.equal(weight, tower[name]) for name, weight in made.model.vision_model.state_dict().items())
@@ -84,7 +91,7 @@ def test_a_new_decoder_on_the_tower_of_a_base(tmp_path: Path) -> None:
 
 
 def test_the_digest_is_of_what_does_not_train() -> None:
-    model = initial_blip(load_recipe("drawn", []), LABELS).model
+    model = initial_blip(load_recipe("drawn-scratch", []), LABELS).model
     freeze(model, "decoder")
     before = frozen_digest(model)
     with torch.no_grad():
@@ -96,17 +103,24 @@ def test_the_digest_is_of_what_does_not_train() -> None:
 
 
 def test_a_pickled_base_is_the_one_that_was_named(tmp_path: Path) -> None:
-    blip = initial_blip(load_recipe("drawn", []), LABELS)
+    blip = initial_blip(load_recipe("drawn-scratch", []), LABELS)
     blip.model.config.save_pretrained(tmp_path)
     blip.tokenizer.save_pretrained(tmp_path)
     torch.save(blip.model.state_dict(), tmp_path / PICKLE)
-    found = initial_blip(load_recipe("drawn", [f"model.base={tmp_path}"]), LABELS)
+    found = initial_blip(load_recipe("drawn-scratch", [f"model.base={tmp_path}"]), LABELS)
     assert all(torch.equal(a, b) for a, b in zip(found.model.parameters(), blip.model.parameters(), strict=True))
     assert found.pickle_sha256 is not None
     named = [f"model.base={tmp_path}", "model.new_decoder=true", f"model.base_sha256={found.pickle_sha256}"]
-    assert initial_blip(load_recipe("drawn", named), LABELS).pickle_sha256 == found.pickle_sha256
+    assert initial_blip(load_recipe("drawn-scratch", named), LABELS).pickle_sha256 == found.pickle_sha256
     other = [f"model.base={tmp_path}", f"model.base_sha256={'0' * 64}"]
     with pytest.raises(CheckpointError, match="not the file that was expected"):
-        initial_blip(load_recipe("drawn", other), LABELS)
+        initial_blip(load_recipe("drawn-scratch", other), LABELS)
     with pytest.raises(ContractError, match="needs model.base"):
-        load_recipe("drawn", [f"model.base_sha256={'0' * 64}"])
+        load_recipe("drawn-scratch", [f"model.base_sha256={'0' * 64}"])
+
+
+def test_what_a_run_starts_from_is_said() -> None:
+    base, scratch = load_recipe("folder", []).model, load_recipe("drawn-scratch", []).model
+    assert starting_point(base) == "Salesforce/blip-image-captioning-base"
+    assert starting_point(scratch) == "a new model with random weights"
+    assert "new text decoder with random weights on the pretrained" in starting_point(load_recipe("drawn", []).model)

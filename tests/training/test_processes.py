@@ -29,7 +29,7 @@ SMALL = [  # nothing random by process: augmentation and drop-out draw their own
 
 def command(out: Path, *overrides: str) -> list[object]:
     sets = [part for override in (*SMALL, *overrides) for part in ("--set", override)]
-    return ["training", "--recipe", "drawn", "--out", out, "--threads", 1, *sets]
+    return ["training", "--recipe", "drawn-scratch", "--out", out, "--threads", 1, *sets]
 
 
 def in_two_processes(arguments: list[object]) -> list[CompletedProcess[str]]:
@@ -58,7 +58,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert len(losses[0]) == 2 * 5 + 2, "five steps an epoch, the last one of one photo, and two validations"
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert norms[0] == pytest.approx(norms[1], rel=1e-4), "AdamW would hide gradients that are twice as large"
-    first = initial_blip(load_recipe("drawn", SMALL), LabelSet.from_names(FOODS)).model.state_dict()
+    first = initial_blip(load_recipe("drawn-scratch", SMALL), LabelSet.from_names(FOODS)).model.state_dict()
     weights = [load_file(path / "model.safetensors") for path in (one, two)]
     for name, weight in weights[0].items():
         exact = not name.endswith("key.bias")  # its gradient is nothing but rounding, which AdamW makes larger

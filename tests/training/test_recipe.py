@@ -13,7 +13,7 @@ from training.recipe import RECIPES, Recipe, load_recipe, recipe_names, settings
 
 
 def test_every_recipe_that_comes_along_is_valid() -> None:
-    assert {"drawn", "folder", "folder-small", "food101"} <= set(recipe_names())
+    assert {"drawn", "drawn-scratch", "folder", "folder-small", "food101"} <= set(recipe_names())
     for name in recipe_names():
         recipe = load_recipe(name, [])
         assert recipe.caption.render(FOOD101[6]) == "a photo of delicious 6", name
@@ -26,15 +26,21 @@ def test_food101_is_the_original_task_on_the_original_model() -> None:
     assert recipe.train.freeze == "decoder"
 
 
+def test_the_demo_shows_the_real_method() -> None:
+    recipe = load_recipe("drawn", [])
+    assert (recipe.model.tower, recipe.train.freeze) == ("efficientnet-lite0", "decoder")
+    assert recipe.cache.views, "the tower runs once a picture and view"
+
+
 def test_overrides_take_toml_values_or_plain_text(tmp_path: Path) -> None:
     recipe = load_recipe(
-        "drawn", ["train.epochs=3", "augment.flip=false", "data.train=a folder/x", 'caption.target="name"']
+        "drawn-scratch", ["train.epochs=3", "augment.flip=false", "data.train=a folder/x", 'caption.target="name"']
     )
     assert (recipe.train.epochs, recipe.augment.flip) == (3, False)
     assert (recipe.data.train, recipe.caption.target) == ("a folder/x", "name")
     copy = tmp_path / "mine.toml"
-    copy.write_text((RECIPES / "drawn.toml").read_text())
-    assert load_recipe(str(copy), []) == load_recipe("drawn", [])
+    copy.write_text((RECIPES / "drawn-scratch.toml").read_text())
+    assert load_recipe(str(copy), []) == load_recipe("drawn-scratch", [])
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,7 @@ def test_overrides_take_toml_values_or_plain_text(tmp_path: Path) -> None:
 )
 def test_mistakes_name_the_key_and_what_is_allowed(override: str, says: str) -> None:
     with pytest.raises(ContractError, match=says):
-        load_recipe("drawn", [override])
+        load_recipe("drawn-scratch", [override])
 
 
 def test_settings_that_exclude_each_other() -> None:

@@ -41,7 +41,7 @@ RANDOM_KILLS = 20
 
 def command(out: Path, *overrides: str) -> list[str]:
     sets = [part for override in (*EVERYTHING, *overrides) for part in ("--set", override)]
-    return ["training", "--recipe", "drawn", "--out", str(out), "--threads", "1", *sets]
+    return ["training", "--recipe", "drawn-scratch", "--out", str(out), "--threads", "1", *sets]
 
 
 def killed(arguments: list[str], prepare: Callable[[], None]) -> str:

@@ -33,7 +33,7 @@ def sets(*overrides: str) -> list[str]:
 def trained(out: Path, *overrides: str) -> Path:
     """The checkpoint of eight steps by the command."""
     done = run_module(
-        "training", "--recipe", "drawn", "--out", out, "--threads", 1, *sets("train.epochs=4", *overrides)
+        "training", "--recipe", "drawn-scratch", "--out", out, "--threads", 1, *sets("train.epochs=4", *overrides)
     )
     assert done.returncode == 0, done.stderr
     return out
@@ -73,7 +73,7 @@ def test_skipped_photos_are_counted_in_the_record(tmp_path: Path) -> None:
             (tmp_path / "photos" / name / f"{i}.png").write_bytes(drawn_png(position + 16 * i, 32))
     (tmp_path / "photos" / "pho" / "bad.jpg").write_text("not a photo")
     folder = ["data.source=folder", f"data.train={tmp_path / 'photos'}", f"data.test={tmp_path / 'photos'}"]
-    stopped = run_module("training", "--recipe", "drawn", "--out", tmp_path / "out", *sets(*folder))
+    stopped = run_module("training", "--recipe", "drawn-scratch", "--out", tmp_path / "out", *sets(*folder))
     assert stopped.returncode == 1
     assert "bad.jpg" in stopped.stderr
     assert "Traceback" not in stopped.stderr
@@ -81,7 +81,7 @@ def test_skipped_photos_are_counted_in_the_record(tmp_path: Path) -> None:
     skipped = run_module(
         "training",
         "--recipe",
-        "drawn",
+        "drawn-scratch",
         "--out",
         tmp_path / "out",
         *sets(*folder, "data.on_bad_image=skip", "data.preload=false", "data.workers=1", "train.epochs=2"),
@@ -94,10 +94,10 @@ def test_skipped_photos_are_counted_in_the_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--recipe", "drawn"], 2, "--out"),
+        (["--recipe", "drawn-scratch"], 2, "--out"),
         (["--recipe", "nothing", "--out", "x"], 1, "no recipe 'nothing'"),
         (["--recipe", "folder", "--out", "x", "--set", "data.train=nowhere"], 1, "no folder of photos at nowhere"),
-        (["--recipe", "drawn", "--out", "tests"], 1, "will not be replaced"),
+        (["--recipe", "drawn-scratch", "--out", "tests"], 1, "will not be replaced"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], code: int, says: str) -> None:
@@ -117,7 +117,9 @@ def test_bfloat16_follows_float32_and_stores_float32(single: Path, tmp_path: Pat
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert curves[1] == pytest.approx(curves[0], rel=2e-3)  # 7e-5 in these eight steps, on any processor
     assert curves[1] != curves[0], "it did run in another precision"
-    refused = run_module("training", "--recipe", "drawn", "--out", tmp_path / "half", *sets("train.precision=fp16"))
+    refused = run_module(
+        "training", "--recipe", "drawn-scratch", "--out", tmp_path / "half", *sets("train.precision=fp16")
+    )
     if not torch.cuda.is_available():
         assert "'fp16' needs a GPU" in refused.stderr
 
@@ -135,7 +137,7 @@ def test_it_stops_early_and_keeps_the_best(
 
     monkeypatch.setattr("training.loop.validate", found)
     settings = sets("train.epochs=50", "train.patience=2")
-    assert main(["--recipe", "drawn", "--out", str(tmp_path / "out"), *settings]) == 0
+    assert main(["--recipe", "drawn-scratch", "--out", str(tmp_path / "out"), *settings]) == 0
     entries = read_journal(tmp_path / "out.run" / "log.jsonl")
     assert [(e["accuracy"], e["loss"]) for e in entries if e["kind"] == "validation"] == values
     assert "after epoch 3 of 5" in capsys.readouterr().out, "as right as the second with a lower loss; two are worse"
@@ -159,7 +161,7 @@ def test_the_temperature_reaches_record_and_bundle(checkpoint: Path, bundle: Pat
 
 def test_preview_shows_photos_without_training(tmp_path: Path) -> None:
     done = run_module(
-        "training", "--recipe", "drawn", "--preview", tmp_path / "a" / "sheet.png", *sets("augment.mixup=1")
+        "training", "--recipe", "drawn-scratch", "--preview", tmp_path / "a" / "sheet.png", *sets("augment.mixup=1")
     )
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "a" / "sheet.png") as sheet:
@@ -174,5 +176,5 @@ def test_help_and_settings_say_what_to_type() -> None:
     settings = run_module("training", "--settings")
     assert settings.returncode == 0
     assert "train.learning_rate" in settings.stdout
-    neither = run_module("training", "--recipe", "drawn")
+    neither = run_module("training", "--recipe", "drawn-scratch")
     assert (neither.returncode, "--out" in neither.stderr) == (2, True)

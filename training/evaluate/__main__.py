@@ -42,7 +42,7 @@ from training.evaluate.ask import ask
 from training.evaluate.confidence import threshold_for_risk
 from training.evaluate.metrics import Difference
 from training.evaluate.report import MARKER, side_by_side, write_report
-from training.model import initial_blip
+from training.model import initial_blip, starting_point
 from training.recipe import Recipe, apply_overrides, parse_recipe
 
 CONSTRAINED = {"id": 200, "name": 20}  # photos, by what the caption's target is
@@ -107,7 +107,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_can_write(args.report, marker=MARKER, replace=args.force)
     recipe = _recipe(record, args.overrides)
-    origin = args.base or recipe.model.base or "a new model with random weights"
+    origin = args.base or starting_point(recipe.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = {"after": load_blip(str(args.checkpoint))}
     if args.no_base:

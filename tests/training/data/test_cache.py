@@ -29,7 +29,7 @@ TINY = [
 
 
 def recipe_for(folder: Path, *overrides: str) -> Recipe:
-    return load_recipe("drawn", [*TINY, f"cache.folder={folder}", *overrides])
+    return load_recipe("drawn-scratch", [*TINY, f"cache.folder={folder}", *overrides])
 
 
 def cached(recipe: Recipe, blip: Blip | None = None, views: int = 2) -> Features:
@@ -106,22 +106,24 @@ def test_damage_is_said(tmp_path: Path) -> None:
 def test_training_and_the_probe_share_a_cache(tmp_path: Path) -> None:
     tower = tmp_path / "tower"
     sets = [part for value in (*TINY[:-2], "data.validation=0.3", "train.epochs=1") for part in ("--set", value)]
-    done = run_module("training", "--recipe", "drawn", "--out", tower, *sets)
+    done = run_module("training", "--recipe", "drawn-scratch", "--out", tower, *sets)
     assert done.returncode == 0, done.stderr
     frozen = [
         *sets, "--set", f"model.base={tower}", "--set", "train.freeze=decoder", "--set", "cache.views=2",
         "--set", f"cache.folder={tmp_path / 'cache'}",
     ]  # fmt: skip
     trained = run_module(
-        "training", "--recipe", "drawn", "--out", tmp_path / "out", "--set", "model.new_decoder=true", *frozen
+        "training", "--recipe", "drawn-scratch", "--out", tmp_path / "out", "--set", "model.new_decoder=true", *frozen
     )
     assert trained.returncode == 0, trained.stderr
     before = {p.name for p in (tmp_path / "cache").iterdir()}
-    probed = run_module("training.evaluate.probe", "--recipe", "drawn", *frozen, "--json", tmp_path / "probe.json")
+    probed = run_module(
+        "training.evaluate.probe", "--recipe", "drawn-scratch", *frozen, "--json", tmp_path / "probe.json"
+    )
     assert probed.returncode == 0, probed.stderr
     assert "linear probe: 16 photos of 16 classes, top-1 " in probed.stdout
     assert {p.name.split("-")[0] for p in (tmp_path / "cache").iterdir() if p.name not in before} == {"test"}
-    colours = run_module("training.evaluate.probe", "--recipe", "drawn", *sets, "--colour")
+    colours = run_module("training.evaluate.probe", "--recipe", "drawn-scratch", *sets, "--colour")
     assert "colour histogram: 16 photos of 16 classes, top-1 " in colours.stdout, colours.stderr
-    towerless = run_module("training.evaluate.probe", "--recipe", "drawn", *sets)
+    towerless = run_module("training.evaluate.probe", "--recipe", "drawn-scratch", *sets)
     assert (towerless.returncode, towerless.stderr.count("\n")) == (1, 1)

@@ -62,7 +62,7 @@ class Endless(Stream):
 
 
 def asked(items: Dataset[Item], target: str = "id", *, limit: int | None = None, constrained: int = 0) -> Answers:
-    recipe = load_recipe("drawn", [*TINY, f"caption.target={target}"])
+    recipe = load_recipe("drawn-scratch", [*TINY, f"caption.target={target}"])
     blip = initial_blip(recipe, NAMES)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
