@@ -129,7 +129,7 @@ class CacheRecipe(_Section):
         default=0,
         ge=0,
         le=1000,
-        description="augmented views of each photo that are kept, epoch e uses e mod views; 0: off",
+        description="views of each photo that are kept: as it is, then augmented; epoch e uses e mod views; 0: off",
     )
     folder: str = Field(default="build/features", description="where; entries are keyed by weights, data and views")
     on: Literal["disk", "device"] = Field(

@@ -1,4 +1,4 @@
-"""The frozen image tower's outputs, computed once: fp16, memory-mapped, several augmented views of each photo.
+"""The frozen image tower's outputs, computed once: fp16, memory-mapped, each photo as it is and augmented views of it.
 
 A cache folder holds `view-<n>.npy` float16 [N, tokens, width], `labels.npy` int64 [N] and `cache.json`. Its name is a
 digest of the tower's weights, the data, the augmentation and the seed, so that a changed one is never mistaken.
@@ -73,7 +73,7 @@ def cached_features(
     bad: BadPhotos,
     accelerator: Accelerator,
 ) -> Features:
-    """Open the cache of `items`, which have a length, computing it first if need be; `views` 0 means one plain view.
+    """Open the cache of `items`, which have a length, computing it first if need be; `views` 0 means one, too.
 
     `data` is the fingerprint of the photos. The first process computes, the others wait. Raises `ContractError` when
     the disk has no room for it.
@@ -94,7 +94,7 @@ def cached_features(
 
 def _key(blip: Blip, recipe: Recipe, fingerprint: dict[str, Any], part: str, views: int) -> str:
     digest = hashlib.sha256(tower_digest(blip.model).encode())
-    augment = recipe.augment.model_dump(mode="json", exclude={"mixup"}) if views else None
+    augment = recipe.augment.model_dump(mode="json", exclude={"mixup"}) if views > 1 else None
     made = {
         "data": fingerprint,
         "on_bad_image": recipe.data.on_bad_image,
@@ -102,7 +102,8 @@ def _key(blip: Blip, recipe: Recipe, fingerprint: dict[str, Any], part: str, vie
         "part": part,
         "views": views,
         "augment": augment,
-        "seed": recipe.seed if views else None,
+        "seed": recipe.seed if views > 1 else None,
+        "first": "as it is",
     }
     digest.update(json.dumps(made, sort_keys=True).encode())
     return digest.hexdigest()[:16]
@@ -141,7 +142,7 @@ def _compute(
             pixels, ends = batch.pixels.to(device), done + len(batch.labels)
             for view, out in enumerate(files):
                 changed = pixels
-                if views:
+                if view:  # the first is the photo as it is
                     torch.manual_seed(stream_seed(recipe.seed, "view", view, number))
                     changed = augment(pixels)
                 out[done:ends] = blip.embed(changed).half().cpu().numpy()
