@@ -3,9 +3,9 @@
 python -m training.evaluate.probe --recipe food101-64px --set model.base=checkpoints/tower --set cache.views=8
 
 It is the baseline of the frozen-tower recipe: a text decoder that reads the same tower should do at least as well. The
-probe sees what the decoder sees: the same photos, split and augmented views. Photo → the class token beside the mean of
-the patch tokens, standardised → softmax regression (AdamW, cosine), learning rate and weight decay chosen on the
-validation photos.
+probe sees what the decoder sees: the same photos, split and augmented views. Photo → the token of the whole image beside
+the mean of the others (where it is not that mean already), standardised → softmax regression (AdamW, cosine), learning
+rate and weight decay chosen on the validation photos. The tower is that of `model.base`, or a pretrained `model.tower`.
 `--colour` ignores the tower and takes a joint colour histogram of the photo instead.
 """
 
@@ -30,10 +30,12 @@ from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
 from modeling.load import load_blip
+from modeling.towers import LITE0
 from training.data.cache import Features, cached_features
 from training.data.loading import BadPhotos, batches
 from training.data.sources import Item, open_source
 from training.evaluate.metrics import Share
+from training.model import initial_blip
 from training.recipe import Recipe, load_recipe, recipe_names
 
 RATES, DECAYS = (1e-2, 3e-2, 1e-1), (0.0, 0.1, 1.0)  # AdamW's, tried on the validation photos
@@ -90,10 +92,14 @@ def _probe(args: argparse.Namespace) -> int:
 
 
 def _tower(recipe: Recipe) -> tuple[Table, Table, Table, int]:
-    if recipe.model.base is None:
+    if recipe.model.base is not None:
+        blip = load_blip(recipe.model.base, sha256=recipe.model.base_sha256)
+        source = open_source(recipe.data, blip.image_size, seed=recipe.seed)
+    elif recipe.model.tower == LITE0.name:
+        source = open_source(recipe.data, recipe.model.image_size, seed=recipe.seed)
+        blip = initial_blip(recipe, source.labels)
+    else:
         raise ContractError("A probe needs a tower: --set model.base=CHECKPOINT (or --colour).")
-    blip = load_blip(recipe.model.base, sha256=recipe.model.base_sha256)
-    source = open_source(recipe.data, blip.image_size, seed=recipe.seed)
     if source.validation is None:
         raise ContractError("A probe chooses its weight decay on validation photos: data.validation must not be 0.")
     accelerator = Accelerator()
@@ -106,18 +112,20 @@ def _tower(recipe: Recipe) -> tuple[Table, Table, Table, int]:
             blip, items, recipe=recipe, data=source.fingerprint,
             part=part, views=recipe.cache.views if part == "train" else 0, bad=bad, accelerator=accelerator,
         )  # fmt: skip
-        tables.append(_pooled(found))
+        tables.append(_pooled(found, first_is_mean=blip.tower.first_is_mean))
     return tables[0], tables[1], tables[2], len(source.labels)
 
 
-def _pooled(features: Features) -> Table:
-    """[N, tokens, width] → [N, 2 * width]: the class token, and the mean of the patch tokens."""
-    views = []
-    for view in features.views:
-        parts = [
-            torch.cat([p[:, 0], p[:, 1:].mean(1)], dim=1) for p in (part.float().cpu() for part in view.split(1024))
-        ]
-        views.append(torch.cat(parts))
+def _pooled(features: Features, *, first_is_mean: bool) -> Table:
+    """[N, tokens, width] → [N, 2 * width]: the first token, and the mean of the others.
+
+    Where the first is that mean, [N, width].
+    """
+
+    def pooled(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, 0] if first_is_mean else torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], dim=1)
+
+    views = [torch.cat([pooled(part.float().cpu()) for part in view.split(1024)]) for view in features.views]
     return Table(views, features.labels)
 
 
