@@ -8,7 +8,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,7 +238,7 @@ class Installed:
 
 def refused(monkeypatch: pytest.MonkeyPatch, package: Installed) -> str:
     """What is said with this package installed."""
-    monkeypatch.setattr(towers.importlib, "metadata", SimpleNamespace(distribution=lambda _: package))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: package)
     with pytest.raises(CheckpointError) as stopped:
         pretrained_lite0()
     assert "\n" not in str(stopped.value)

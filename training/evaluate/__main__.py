@@ -36,6 +36,7 @@ from modeling.checkpoint import (
 )
 from modeling.load import Blip, check_checkpoint_folder, load_blip
 from modeling.scoring import free_captions, label_logprobs
+from modeling.towers import VIT
 from training.data.loading import BadPhotos
 from training.data.sources import open_source
 from training.evaluate.ask import ask
@@ -107,7 +108,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_can_write(args.report, marker=MARKER, replace=args.force)
     recipe = _recipe(record, args.overrides)
-    origin = args.base or recipe.model.base or "a new model with random weights"
+    origin = args.base or recipe.model.base or _new(recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = {"after": load_blip(str(args.checkpoint))}
     if args.no_base:
@@ -179,6 +180,13 @@ def _recipe(record: TrainingRecord, overrides: list[str]) -> Recipe:
     values = {key: value for key, value in record.recipe.items() if key in needed}
     apply_overrides(values, overrides)
     return parse_recipe(values, "training.json")
+
+
+def _new(recipe: Recipe) -> str:
+    """What a recipe without a base starts from, for people."""
+    if recipe.model.tower == VIT.name:
+        return "a new model with random weights"
+    return f"a new text decoder with random weights on the pretrained {recipe.model.tower}"
 
 
 def _one_photo(photo: Path, models: dict[str, Blip], caption: CaptionFormat, labels: LabelSet) -> int:
