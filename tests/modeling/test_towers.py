@@ -33,6 +33,7 @@ from modeling.towers import (
     tower_digest,
 )
 from modeling.vocabulary import new_tokenizer
+from tests.conftest import ROOT
 from tests.modeling.conftest import LABELS, NAMES, SHAPE, noise, small_blip
 
 
@@ -81,6 +82,13 @@ def test_the_config_names_the_tower(folders: dict[str, Path]) -> None:
     images = json.loads((folders[LITE0.name] / "processor_config.json").read_text())["image_processor"]
     assert images["image_mean"] == list(LITE0.mean)
     assert images["image_std"] == list(LITE0.std)
+
+
+def test_the_notice_goes_with_the_weights(folders: dict[str, Path]) -> None:
+    notice = (folders[LITE0.name] / "NOTICE").read_text(encoding="utf-8")
+    assert (ROOT / "NOTICE").read_text(encoding="utf-8").endswith(notice), "one text"
+    assert all(words in notice for words in ("Apache License, Version 2.0", f"{towers.PACKAGE} {towers.VERSION}"))
+    assert not (folders[VIT.name] / "NOTICE").exists(), "it depends on what its training started from"
 
 
 @pytest.mark.parametrize("name", TOWERS)
