@@ -16,6 +16,7 @@ from contract.bundle import (
     DECODER_FILE,
     ENCODER_FILE,
     LABELS_FILE,
+    NOTICE_FILE,
     SCORER_FILE,
     STEP_FILE,
     TOKENIZER_FILE,
@@ -25,6 +26,7 @@ from contract.bundle import (
     finish_bundle,
     new_bundle,
 )
+from contract.files import write_text_atomic
 from contract.precision import Precision
 from contract.self_check import CHECK_FILE
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
@@ -77,6 +79,8 @@ def export_bundle(
         subject = Subject(model, tree, tokens, folder, size, precision)
         report = check_parity(subject, photos, gate=gate)
         make_self_check(subject).save(folder / CHECK_FILE)
+        if checkpoint.tower.notice is not None:
+            write_text_atomic(folder / NOTICE_FILE, checkpoint.tower.notice)
         _save_tokenizer(checkpoint.tokenizer, folder)
         if checkpoint.labels is not None:
             checkpoint.labels.save(folder / LABELS_FILE)
@@ -125,7 +129,7 @@ def _write_graphs(
     encoder = export_graph(tower, EncoderConfig(config), opset)
     convolutions = has_convolutions(encoder)
     if precision == "int8" and convolutions:
-        encoder = quantise_convolutions(encoder, photos or probe_pixels(CALIBRATION, size))
+        encoder = quantise_convolutions(encoder, photos or list(probe_pixels(CALIBRATION, size)))
     elif precision == "int8":
         encoder = quantise(encoder)
     save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")

@@ -95,9 +95,10 @@ class ModelRecipe(_Section):
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelRecipe:
         patch = self.patch_size if self.tower == "blip-vit" else 32
-        if self.image_size % patch:
-            named = "patch_size" if self.tower == "blip-vit" else f"the {self.tower}'s"
-            raise ValueError(f"image_size {self.image_size} is not a multiple of {named} {patch}")
+        if self.base is None and self.image_size % patch:  # a base has its own
+            named = f"patch_size {patch}" if self.tower == "blip-vit" else f"{patch}, as {self.tower} needs"
+            near = max(1, round(self.image_size / patch)) * patch
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {named}; {near} is")
         for width in (self.vision_width, self.text_width):
             if width % self.heads:
                 raise ValueError(f"width {width} is not a multiple of heads {self.heads}")
@@ -259,7 +260,9 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ContractError(f"{origin}: there is no setting {where!r}; {_known_keys(first['loc'])}.") from None
-        raise ContractError(f"{origin}: {where or 'recipe'}: {first['msg']}.") from None
+        says = first["msg"].removeprefix("Value error, ")
+        given = f", not {first['input']!r}" if first["type"] == "literal_error" else ""
+        raise ContractError(f"{origin}: {where or 'recipe'}: {says}{given}.") from None
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:
