@@ -180,9 +180,11 @@ class TrainRecipe(_Section):
         default=True, description="cross-attention without projecting every image token: same result, less work"
     )
     validate_every: int = Field(default=1, ge=1, description="epochs between validations")
-    patience: int = Field(
-        default=0, ge=0, description="stop after so many validations without a better accuracy; 0: never"
+    best_by: Literal["accuracy", "loss"] = Field(
+        default="accuracy",
+        description="what the best validation has: of few photos the loss, before the temperature, tells more",
     )
+    patience: int = Field(default=0, ge=0, description="stop after so many validations without a better one; 0: never")
     save_every: int = Field(
         default=500, ge=0, description="steps between states to go on from after a stop; 0: after each epoch only"
     )
