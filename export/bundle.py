@@ -125,7 +125,7 @@ def _write_graphs(
     encoder = export_graph(tower, EncoderConfig(config), opset)
     convolutions = has_convolutions(encoder)
     if precision == "int8" and convolutions:
-        encoder = quantise_convolutions(encoder, photos or probe_pixels(CALIBRATION, size))
+        encoder = quantise_convolutions(encoder, photos or list(probe_pixels(CALIBRATION, size)))
     elif precision == "int8":
         encoder = quantise(encoder)
     save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")
