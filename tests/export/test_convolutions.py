@@ -82,7 +82,7 @@ def test_the_graph_equals_pytorch(lite0: Checkpoint, opset: int, precision: Prec
     assert found.shape == wanted.shape == (3, (size // 32) ** 2 + 1, 1280)
     error = np.abs(found - wanted).max() / np.abs(wanted).max()
     assert error < LIMITS[precision].max_error
-    assert (error > 1e-5) == short, "16 bits are rounded, and 32 are not"
+    assert (error > 1e-4) == short, "16 bits are rounded, and 32 are not"
 
 
 @pytest.mark.parametrize("size", [100, 32, 0])
