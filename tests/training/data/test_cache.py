@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from contract.errors import ContractError
 from contract.labels import LabelSet
 from modeling.load import Blip
+from modeling.towers import image_tokens, token_width
 from tests.conftest import run_module
 from training.data.augment import Augmenter
 from training.data.cache import Features, cached_features
+from training.data.dataset import Photos
 from training.data.loading import BadPhotos
 from training.data.sources import open_source
 from training.drawn.pictures import FOODS
@@ -97,6 +103,105 @@ def test_a_disk_without_room_is_found_before_the_work(tmp_path: Path, monkeypatc
     assert not list((tmp_path / "cache").iterdir())
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_room_is_taken_before_the_work(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of a mapped file that has no room any more would end the process by SIGBUS."""
+    taken: list[int] = []
+
+    def take(descriptor: int, start: int, length: int) -> None:
+        assert (start, length) == (0, os.fstat(descriptor).st_size)
+        taken.append(length)
+        if len(taken) == 2:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", take)
+    with pytest.raises(ContractError, match=f"cannot be written to .*: {os.strerror(number)}. Lower cache.views, set"):
+        cached(recipe_for(tmp_path))
+    assert len(taken) == 2, "before a photo is read"
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_its_files_have_their_room(tmp_path: Path) -> None:
+    cached(recipe_for(tmp_path))
+    for view in tmp_path.glob("*/view-*.npy"):
+        assert view.stat().st_blocks * 512 >= view.stat().st_size, "no holes"
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/cache"):
+        with pytest.raises(ContractError, match="Cached features cannot be written to .*file.* set cache.folder"):
+            cached(recipe_for(tmp_path / folder))
+
+
+class Coloured(Photos):
+    """Photos of one colour each, every third of them broken."""
+
+    def __len__(self) -> int:
+        return 150
+
+    def label(self, index: int) -> int:
+        return index % len(FOODS)
+
+    def where(self, index: int) -> str:
+        return f"photo {index}"
+
+    def read(self, index: int) -> bytes:
+        if index % 3 == 1:
+            raise OSError(errno.EIO, "gone")
+        file = io.BytesIO()
+        Image.new("RGB", (16, 16), (index, 255 - index, index // 2)).save(file, format="PNG")
+        return file.getvalue()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_views_leave_out_the_same_photos(workers: int, tmp_path: Path) -> None:
+    """Without a random change every view is the photo itself, so a row of another photo would show."""
+    recipe = recipe_for(tmp_path, "augment.flip=false", "augment.crop=1.0", f"data.workers={workers}")
+    blip, bad = initial_blip(recipe, LabelSet.from_names(FOODS)), BadPhotos("skip")
+    found = cached_features(
+        blip, Coloured(16), recipe=recipe, data={}, part="train", views=3, bad=bad, accelerator=Accelerator(cpu=True)
+    )  # fmt: skip
+    good = [index for index in range(150) if index % 3 != 1]
+    items = [Coloured(16)[index] for index in good]
+    with torch.no_grad():
+        wanted = blip.embed(torch.stack([item.pixels for item in items if item.pixels is not None]))
+    assert found.labels.tolist() == [index % len(FOODS) for index in good]
+    assert bad.skipped == 50
+    for view in found.views:
+        assert torch.allclose(view.float(), wanted, atol=2e-3)
+    assert not torch.allclose(wanted[1:], wanted[:-1], atol=2e-3), "or being in line means little"
+
+
+def test_what_a_killed_run_left_is_taken_away_and_computed_as_before(tmp_path: Path) -> None:
+    """The numbers depend on no state of before, and not on how many processes decode."""
+    first = cached(recipe_for(tmp_path / "a"))
+    (made,) = (tmp_path / "a").iterdir()
+    left = tmp_path / "b" / f".{made.name}.0123"
+    left.mkdir(parents=True)
+    (left / "view-0.npy").write_bytes(b"half")
+    torch.manual_seed(99)
+    again = cached(recipe_for(tmp_path / "b", "data.workers=2"))
+    assert [path.name for path in (tmp_path / "b").iterdir()] == [made.name]
+    assert all(torch.equal(a, b) for a, b in zip(first.views, again.views, strict=True))
+    assert torch.equal(first.labels, again.labels)
+
+
+def test_a_tower_of_another_kind_has_another_entry(tmp_path: Path) -> None:
+    names = []
+    for tower in ("blip-vit", "efficientnet-lite0"):
+        recipe = recipe_for(tmp_path, f"model.tower={tower}", "model.image_size=32", "data.train_count=8")
+        source = open_source(recipe.data, 32)
+        blip = initial_blip(recipe, source.labels)
+        found = cached_features(
+            blip, source.train, recipe=recipe, data=source.fingerprint, part="train", views=1, bad=BadPhotos("stop"),
+            accelerator=Accelerator(cpu=True),
+        )  # fmt: skip
+        assert found.views[0].shape[1:] == (image_tokens(blip.model.config, 32), token_width(blip.model.config))
+        names.append({path.name for path in tmp_path.iterdir()})
+    assert len(names[1] - names[0]) == 1
+
+
 def test_damage_is_said(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path)
     cached(recipe)
@@ -127,5 +232,8 @@ def test_training_and_the_probe_share_a_cache(tmp_path: Path) -> None:
     assert {p.name.split("-")[0] for p in (tmp_path / "cache").iterdir() if p.name not in before} == {"test"}
     colours = run_module("training.evaluate.probe", "--recipe", "drawn-scratch", *sets, "--colour")
     assert "colour histogram: 16 photos of 16 classes, top-1 " in colours.stdout, colours.stderr
+    lite = ["--set", "model.tower=efficientnet-lite0", "--set", "model.image_size=32", "--set", "data.train_count=32"]
+    pretrained = run_module("training.evaluate.probe", "--recipe", "drawn-scratch", *sets, *lite, *frozen[-2:])
+    assert "linear probe: 16 photos of 16 classes, top-1 " in pretrained.stdout, pretrained.stderr
     towerless = run_module("training.evaluate.probe", "--recipe", "drawn-scratch", *sets)
     assert (towerless.returncode, towerless.stderr.count("\n")) == (1, 1)
