@@ -16,7 +16,7 @@ RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     python3 -m venv --without-pip /build/tools && sh /build/install.sh /build/tools /build/build.txt
 
 FROM tools AS build
-COPY pyproject.toml README.md LICENSE /build/source/
+COPY pyproject.toml README.md LICENSE NOTICE /build/source/
 COPY app /build/source/app
 COPY contract /build/source/contract
 # Only these two rooms are here, so the wheel holds only these two.
@@ -51,7 +51,7 @@ RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
         printf '%s\n' "${TORCH}" > /build/torch.txt && UNHASHED=1 sh /build/install.sh /opt/venv /build/torch.txt; \
     fi && sh /build/install.sh /opt/venv /build/training.txt
 # After the packages: gigabytes are not fetched and compiled again for a change of ours.
-COPY pyproject.toml README.md LICENSE /build/source/
+COPY pyproject.toml README.md LICENSE NOTICE /build/source/
 COPY contract /build/source/contract
 COPY export /build/source/export
 COPY modeling /build/source/modeling

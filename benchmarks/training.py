@@ -4,17 +4,20 @@
     python -m benchmarks.training base          # the shapes of BLIP-base at 384 px, random weights, real vocabulary
 
 The four kinds of epoch take turns, so that a busy machine slows all of them alike; each ratio is the median over turns.
+The file is written after each turn, so that a run which is cut off leaves what it has; `turns` says how many that are.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +28,7 @@ from contract.files import write_text_atomic
 from contract.labels import FOOD101
 from modeling.attention import absorbed_cross_attention
 from modeling.captions import packed_captions
+from modeling.load import Blip
 from training.data.cache import cached_features
 from training.data.loading import BadPhotos, Preloaded
 from training.data.sources import Item
@@ -60,6 +64,7 @@ def main() -> int:
     parser.add_argument("shapes", choices=("tiny", "base"), help="model shapes to measure")
     parser.add_argument("--turns", type=int, default=5, help="how often each kind of epoch runs")
     parser.add_argument("--photos", type=int, help="photos an epoch (default: 1024 tiny, 16 base)")
+    parser.add_argument("--batch", type=int, help="photos a step (default: 64 tiny, 8 base)")
     parser.add_argument("--vocabulary", help="WordPiece vocab.txt (default: made from the captions)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="autocast type")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file (default: do not)")
@@ -71,36 +76,52 @@ def measure(args: argparse.Namespace) -> int:
     """Time all kinds of epoch in turn; returns the exit code."""
     overrides = [*(TINY if args.shapes == "tiny" else BASE), f"train.precision={args.precision}"]
     overrides += [f"model.vocabulary={args.vocabulary}"] if args.vocabulary else []
+    overrides += [f"train.batch_size={args.batch}"] if args.batch else []
     recipe = load_recipe("food101-64px", [*overrides, "train.freeze=decoder", "train.epochs=1", "train.save_every=0"])
-    count = args.photos or (1024 if args.shapes == "tiny" else 16)
     accelerator = Accelerator(mixed_precision="no" if args.precision == "fp32" else args.precision)
+    first = initial_blip(recipe, FOOD101)  # copied for each epoch: drawing BLIP-base's weights takes longer than one
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(args.turns + 1):
             for cached in (False, True):
                 for absorbed in (False, True):
                     name = f"{'cached' if cached else 'photos'}, {'absorbed' if absorbed else 'plain'}"
-                    took = epoch(recipe, count, Path(scratch), accelerator, cached=cached, absorbed=absorbed)
+                    blip = copy.deepcopy(first)
+                    took = epoch(
+                        blip, recipe, _photos(args), Path(scratch), accelerator, cached=cached, absorbed=absorbed
+                    )
                     if turn:  # the first is for warming up
                         seconds.setdefault(name, []).append(took)
-    rates = {name: count / statistics.median(times) for name, times in seconds.items()}
-    made = {
+            if turn and args.json is not None:
+                args.json.parent.mkdir(parents=True, exist_ok=True)
+                write_text_atomic(args.json, json.dumps(summary(args, recipe, accelerator, seconds), indent=2) + "\n")
+    print(json.dumps(summary(args, recipe, accelerator, seconds), indent=2))
+    return 0
+
+
+def summary(
+    args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator, seconds: dict[str, list[float]]
+) -> dict[str, Any]:
+    """What the turns so far say."""
+    count = _photos(args)
+    return {
         "shapes": args.shapes, "hardware": hardware(accelerator), "precision": args.precision, "photos": count,
-        "turns": args.turns, "photos_per_second": rates,
+        "batch_size": recipe.train.batch_size, "turns": min(map(len, seconds.values())),
+        "photos_per_second": {name: count / statistics.median(times) for name, times in seconds.items()},
         "cached_ratio": ratio(seconds["photos, absorbed"], seconds["cached, absorbed"]),
         "absorbed_ratio_cached": ratio(seconds["cached, plain"], seconds["cached, absorbed"]),
         "absorbed_ratio_photos": ratio(seconds["photos, plain"], seconds["photos, absorbed"]),
     }  # fmt: skip
-    print(json.dumps(made, indent=2))
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(args.json, json.dumps(made, indent=2) + "\n")
-    return 0
 
 
-def epoch(recipe: Recipe, count: int, folder: Path, accelerator: Accelerator, *, cached: bool, absorbed: bool) -> float:
-    """Seconds of one epoch of a fresh model, without validation; caching itself is not counted."""
-    blip = initial_blip(recipe, FOOD101)
+def _photos(args: argparse.Namespace) -> int:
+    return args.photos or (1024 if args.shapes == "tiny" else 16)
+
+
+def epoch(
+    blip: Blip, recipe: Recipe, count: int, folder: Path, accelerator: Accelerator, *, cached: bool, absorbed: bool
+) -> float:
+    """Seconds of one epoch of `blip`, which it trains, without validation; caching itself is not counted."""
     freeze(blip.model, recipe.train.freeze, embeddings=recipe.train.freeze_embeddings)
     blip.model.to(accelerator.device)
     bad = BadPhotos("stop")

@@ -46,6 +46,7 @@ ENCODER_FILE = "encoder.onnx"
 SCORER_FILE = "scorer.onnx"
 DECODER_FILE = "decoder.onnx"
 STEP_FILE = "decoder_step.onnx"
+NOTICE_FILE = "NOTICE"  # of whose weights it holds and under which licence, where there is something to say
 ALWAYS = (TOKENIZER_FILE, ENCODER_FILE, DECODER_FILE, STEP_FILE)
 CLASSIFIER = (LABELS_FILE, SCORER_FILE)
 GRAPH = ".onnx"
@@ -80,6 +81,13 @@ class ImageTower(BaseModel):
     source: str | None = None
     licence: str | None = None
     needs_cudnn: bool = False  # its graph holds convolutions, which the CUDA provider leaves to cuDNN
+
+    def __str__(self) -> str:
+        """For people: `image tower efficientnet-lite0 (source; Apache-2.0); GPUs need cuDNN`."""
+        about = "; ".join(part for part in (self.source, self.licence) if part is not None)
+        return (
+            f"image tower {self.name}{f' ({about})' if about else ''}{'; GPUs need cuDNN' if self.needs_cudnn else ''}"
+        )
 
 
 class Manifest(BaseModel):
@@ -129,6 +137,11 @@ class Manifest(BaseModel):
     def providers(self) -> tuple[ProviderName, ...]:
         """Providers that may run a bundle of this precision."""
         return LIMITS[self.precision].providers
+
+    @property
+    def needs_cudnn(self) -> bool:
+        """Whether a GPU provider needs cuDNN for it; an older bundle has BLIP's own tower, which has no convolution."""
+        return self.tower is not None and self.tower.needs_cudnn
 
     @property
     def version(self) -> str:

@@ -4,7 +4,7 @@
 |---|---|---|
 | fp32 | all float32 | every provider |
 | fp16, bf16 | layers in 16 bits; pixel normalisation, label and word scores in float32 | GPUs |
-| int8 | the image tower's matrix products in 8 bits, scaled per channel and per call; the text decoder in float32 | CPU |
+| int8 | the image tower's products in 8 bits: matrices scaled per call, convolutions from photos; the rest float32 | CPU |
 
 ONNX Runtime's CPU provider has no bf16 arithmetic and runs fp16 by converting it to and fro, so neither is served there.
 """

@@ -123,6 +123,7 @@ def _summary(manifest: Manifest, seconds: float) -> str:
     text = (
         f"exported {manifest.name} {manifest.version} (opset {manifest.opset}, {manifest.precision}, {megabytes:.1f} MB) "
         f"in {seconds:.0f} s\n"
+        f"{manifest.tower}\n"
         f"parity with PyTorch (fp32) on {manifest.parity['samples']} samples: largest difference {errors}; "
         f"same label {manifest.parity['same_label']}, same caption token {manifest.parity['same_caption_token']}"
     )

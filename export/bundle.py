@@ -16,6 +16,7 @@ from contract.bundle import (
     DECODER_FILE,
     ENCODER_FILE,
     LABELS_FILE,
+    NOTICE_FILE,
     SCORER_FILE,
     STEP_FILE,
     TOKENIZER_FILE,
@@ -25,10 +26,12 @@ from contract.bundle import (
     finish_bundle,
     new_bundle,
 )
+from contract.files import write_text_atomic
 from contract.precision import Precision
 from contract.self_check import CHECK_FILE
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
-from export.gate.parity import Subject, check_parity, check_photos
+from export.convolutions import CALIBRATION, has_convolutions, quantise_convolutions
+from export.gate.parity import Subject, check_parity, check_photos, probe_pixels
 from export.gate.self_check import make_self_check
 from export.graphs.decoder import CaptionDecoder, CaptionStep, Scorer
 from export.graphs.encoder import encoder_graph
@@ -72,10 +75,12 @@ def export_bundle(
     check_image_size(model, size)
     config = config_at(model, size)
     with new_bundle(path, replace=replace) as folder:
-        convolutions = _write_graphs(folder, model, tree, config, opset, precision)
+        convolutions = _write_graphs(folder, model, tree, config, opset, precision, photos)
         subject = Subject(model, tree, tokens, folder, size, precision)
         report = check_parity(subject, photos, gate=gate)
         make_self_check(subject).save(folder / CHECK_FILE)
+        if checkpoint.tower.notice is not None:
+            write_text_atomic(folder / NOTICE_FILE, checkpoint.tower.notice)
         _save_tokenizer(checkpoint.tokenizer, folder)
         if checkpoint.labels is not None:
             checkpoint.labels.save(folder / LABELS_FILE)
@@ -104,11 +109,12 @@ def export_bundle(
 
 @torch.no_grad()
 def _write_graphs(
-    folder: Path, model: Any, tree: LabelTree | None, config: BlipConfig, opset: int, precision: Precision
-) -> bool:
+    folder: Path, model: Any, tree: LabelTree | None, config: BlipConfig, opset: int, precision: Precision,
+    photos: Sequence[np.ndarray],
+) -> bool:  # fmt: skip
     """All graphs of one precision, with the text decoder's weights in one file and the image tower's in another.
 
-    Returns whether the encoder holds convolutions.
+    `photos` calibrate 8-bit convolutions; without any, made-up pictures do. Returns whether the encoder holds convolutions.
     """
     dtype, size = DTYPES[precision], trained_image_size(config)
     length = static_caption(config)
@@ -121,8 +127,13 @@ def _write_graphs(
     save_graphs(text, folder, "text.weights")
     tower = encoder_graph(model, size, fused=opset >= ATTENTION_OPSET, dtype=dtype)
     encoder = export_graph(tower, EncoderConfig(config), opset)
-    save_graphs({ENCODER_FILE: quantise(encoder) if precision == "int8" else encoder}, folder, "encoder.weights")
-    return any(node.op_type == "Conv" for node in encoder.graph.node)
+    convolutions = has_convolutions(encoder)
+    if precision == "int8" and convolutions:
+        encoder = quantise_convolutions(encoder, photos or list(probe_pixels(CALIBRATION, size)))
+    elif precision == "int8":
+        encoder = quantise(encoder)
+    save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")
+    return convolutions
 
 
 def _tower(checkpoint: Checkpoint, convolutions: bool) -> ImageTower:

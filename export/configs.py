@@ -13,13 +13,14 @@ from optimum.exporters.base import ExporterConfig
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 from transformers import BlipConfig
 
+from modeling.towers import image_tokens
+
 Axes = dict[str, dict[int, str]]
 BEST = ("best_token", "best_logit", "logits")
 
 _NORMALIZED = NormalizedConfig.with_args(
     allow_new=True,
     image_size="vision_config.image_size",
-    patch_size="vision_config.patch_size",
     vision_width="vision_config.hidden_size",
     vocab_size="text_config.vocab_size",
     text_layers="text_config.num_hidden_layers",
@@ -43,11 +44,11 @@ class _BlipDummyInputs(DummyInputGenerator):
     def generate(
         self, input_name: str, framework: str = "pt", int_dtype: str = "int64", float_dtype: str = "fp32"
     ) -> torch.Tensor:
-        size, patch = self.config.image_size, self.config.patch_size
+        size = self.config.image_size
         if input_name == "pixels":
             return torch.randint(0, 256, (self.batch_size, size, size, 3), dtype=torch.uint8)
         if input_name == "image_embeds":
-            shape = [self.batch_size, (size // patch) ** 2 + 1, self.config.vision_width]
+            shape = [self.batch_size, image_tokens(self.config.config, size), self.config.vision_width]
             return self.random_float_tensor(shape, framework=framework, dtype=float_dtype)
         if input_name == "past":
             heads, width = self.config.text_heads, self.config.text_width

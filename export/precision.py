@@ -1,5 +1,7 @@
 """Reduced precisions: 8-bit matrix products of the image tower, and a way to check 16-bit graphs on a CPU.
 
+8-bit convolutions are in `export.convolutions`.
+
 fp16 and bf16 graphs come from modules of that type (`export.graphs.encoder`, `export.graphs.decoder`), so every tensor has
 its type in the graph: what TensorRT calls a strongly typed network. ONNX Runtime's CPU provider cannot run bf16 and
 fuses away some of fp16's rounding, so the gate runs a stand-in: the same graph in float32, rounded to 16 bits wherever
@@ -19,7 +21,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from contract.precision import Precision
-from export.scopes import keep_scopes, name_scopes
+from export.scopes import keep_all_scopes, name_scopes
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -51,19 +53,12 @@ def quantise(model: onnx.ModelProto) -> onnx.ModelProto:
         finally:
             logging.root.setLevel(level)
         made = onnx.load(target)
-    _keep_scopes(model, made)
+    keep_all_scopes(made, of=model)
     return made
 
 
 def _is_patches(node: NodeProto) -> bool:
     return any("patch_embedding" in scope for scope in name_scopes(node) or ())
-
-
-def _keep_scopes(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
-    """Give each integer product the module path of the product that it replaces; other notes of the tool go."""
-    before = {node.name: node for node in model.graph.node}
-    for node in made.graph.node:
-        keep_scopes(node, of=before.get(node.name.removesuffix("_quant")))
 
 
 def cpu_stand_in(model: onnx.ModelProto) -> onnx.ModelProto:

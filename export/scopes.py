@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from onnx import NodeProto
+from onnx import ModelProto, NodeProto
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's key
 
@@ -20,3 +20,10 @@ def keep_scopes(node: NodeProto, of: NodeProto | None) -> None:
     kept = [note for note in of.metadata_props if note.key == SCOPES] if of is not None else []
     del node.metadata_props[:]
     node.metadata_props.extend(kept)
+
+
+def keep_all_scopes(made: ModelProto, of: ModelProto) -> None:
+    """Give each node of a quantised graph the module path of the one that it replaces; other notes of the tool go."""
+    before = {node.name: node for node in of.graph.node}
+    for node in made.graph.node:
+        keep_scopes(node, of=before.get(node.name.removesuffix("_quant")))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import BlipProcessor
 from transformers.models.blip import BlipImageProcessorPil
 
+from contract.bundle import NOTICE_FILE
 from contract.caption import CaptionFormat
 from contract.errors import CheckpointError, ContractError
 from contract.files import new_folder, sha256_file, write_text_atomic
@@ -140,6 +141,8 @@ def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRe
             blip.model.save_pretrained(folder)
             processor.save_pretrained(folder)
             labels.save(folder / LABELS_FILE)
+            if blip.tower.notice is not None:
+                write_text_atomic(folder / NOTICE_FILE, blip.tower.notice)
             if record is not None:
                 record.save(folder)
     except (OSError, SafetensorError) as error:

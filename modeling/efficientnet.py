@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput
 
 from contract.errors import CheckpointError
 
@@ -63,7 +63,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalised images [B, 3, S, S] → image tokens [B, 1 + (S / 32)², 1280]: the mean of the map, then its places.
+    """Normalised images [B, 3, S, S] → image tokens [B, (S / 32)², 1280]: the places of the last map, row by row.
 
     S is a multiple of 32. Called as transformers calls BLIP's own tower.
     """
@@ -88,14 +88,12 @@ class EfficientNetLite0(nn.Module):
 
     def tokens(self, images: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        places = self.feature_map(images).flatten(2).transpose(1, 2)
-        return torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
+        return self.feature_map(images).flatten(2).transpose(1, 2)
 
-    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
+    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutput:
         """See the class; what else transformers passes to a tower has no meaning here."""
         pieces = pixel_values.split(PIECE) if pixel_values.device.type == "cpu" else (pixel_values,)
-        tokens = torch.cat([self.tokens(piece) for piece in pieces])
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens[:, 0])
+        return BaseModelOutput(last_hidden_state=torch.cat([self.tokens(piece) for piece in pieces]))
 
 
 def folded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -105,7 +103,8 @@ def folded(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     `CheckpointError` when a weight is missing or has another shape.
     """
     made: dict[str, torch.Tensor] = {}
-    model = EfficientNetLite0()
+    with torch.device("meta"):  # its names and shapes alone: no random numbers are drawn
+        model = EfficientNetLite0()
     for ours, theirs, norm in _names(model):
         try:
             weight = weights[f"{theirs}.weight"].double()

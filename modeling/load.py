@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.blip import BlipImageProcessorPil
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from contract.errors import CheckpointError
-from modeling.towers import Tower, check_tower_weights, embed_pixels, model_class, tower_of, trained_image_size
+from modeling.towers import Tower, check_weights, embed_pixels, model_class, tower_of, trained_image_size
 from modeling.vocabulary import with_caption_start
 from modeling.weights import read_pickled_weights
 
@@ -54,7 +55,7 @@ def load_blip(base: str | Path, *, sha256: str | None = None) -> Blip:
     (`modeling.weights`), which must have the hex digest `sha256` if that is given.
 
     Raises `CheckpointError` when it cannot be had, is another kind of model, has not the weights of
-    the image tower that its config names, has 8 text heads at BLIP-base's width, a tokenizer with
+    the model and image tower that its config describes, has 8 text heads at BLIP-base's width, a tokenizer with
     other special tokens than the model, NaN or infinity in the weights, or (a folder) a processor
     that normalises in another way than its tower.
     """
@@ -69,10 +70,7 @@ def load_blip(base: str | Path, *, sha256: str | None = None) -> Blip:
         if Path(base).is_dir():
             _check_normalisation(Path(base), tower_of(config))
         if pickle is None:
-            model, about = model_class(config).from_pretrained(
-                base, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-            check_tower_weights(str(base), config, about["missing_keys"])
+            model = _from_weights(str(base), config, base, use_safetensors=True)
         else:
             model, digest = _from_pickle(base, pickle, sha256)
         tokenizer = with_caption_start(AutoTokenizer.from_pretrained(base))
@@ -175,13 +173,24 @@ def _from_pickle(base: str | Path, pickle: Path, sha256: str | None) -> tuple[Bl
     """The model and its pickle's digest; transformers is given tensors, never the file."""
     weights = read_pickled_weights(pickle, sha256=sha256)
     config = AutoConfig.from_pretrained(base)
-    model, about = model_class(config).from_pretrained(
-        None, config=config, state_dict=weights.tensors, dtype=torch.float32,
-        output_loading_info=True,
-    )  # fmt: skip
-    if about["missing_keys"]:
-        raise CheckpointError(f"{pickle} lacks the weight {min(about['missing_keys'])} of a BLIP captioning model.")
-    return model, weights.sha256
+    return _from_weights(str(pickle), config, None, state_dict=weights.tensors), weights.sha256
+
+
+def _from_weights(
+    named: str, config: BlipConfig, base: str | Path | None, **given: Any
+) -> BlipForConditionalGeneration:
+    """The model with all of its weights. Raises `CheckpointError` in place of transformers' table of the others."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, about = model_class(config).from_pretrained(
+            base, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **given
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    shapes = [name for name, *_ in about["mismatched_keys"]]
+    check_weights(named, config, about["missing_keys"], about["unexpected_keys"], shapes)
+    return model
 
 
 def _reason(error: Exception) -> str:

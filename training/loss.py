@@ -5,7 +5,9 @@
     caption term   cross-entropy of the whole caption over the full vocabulary, of small weight: it keeps free captions
                    in form. Padding is masked out.
 
-The image tower runs without gradients and in eval mode while it is frozen.
+The image tower runs without gradients and in eval mode while it is frozen. While training, whole channels of its tokens
+may be left out, others for each photo (spatial drop-out, Tompson et al. 2015, arXiv:1411.4280): a decoder that has seen
+few photos then relies on no single channel.
 """
 
 from __future__ import annotations
@@ -33,10 +35,17 @@ class CaptionLoss(nn.Module):
     membership: torch.Tensor
 
     def __init__(
-        self, model: BlipForConditionalGeneration, captions: PackedCaptions, *, caption_weight: float, smoothing: float
+        self,
+        model: BlipForConditionalGeneration,
+        captions: PackedCaptions,
+        *,
+        caption_weight: float,
+        smoothing: float,
+        channel_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.model, self.caption_weight, self.smoothing = model, caption_weight, smoothing
+        self.channel_dropout = channel_dropout
         tree = captions.tree
         length = captions.tokens.shape[1] if caption_weight else len(tree.tokens)  # without the term: the tree alone
         edges = torch.from_numpy(tree.choice_fork).bincount().cumsum(0).tolist()  # the choices stand fork by fork
@@ -80,6 +89,8 @@ class CaptionLoss(nn.Module):
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower_is_frozen):
                 embeds = embed_pixels(self.model, images)
+        if self.channel_dropout:
+            embeds = F.dropout1d(embeds.transpose(1, 2), self.channel_dropout, self.training).transpose(1, 2)
         decoder = self.model.text_decoder
         hidden = decoder.bert(
             input_ids=self.tokens[labels],

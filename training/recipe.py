@@ -95,9 +95,10 @@ class ModelRecipe(_Section):
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelRecipe:
         patch = self.patch_size if self.tower == "blip-vit" else 32
-        if self.image_size % patch:
-            named = "patch_size" if self.tower == "blip-vit" else f"the {self.tower}'s"
-            raise ValueError(f"image_size {self.image_size} is not a multiple of {named} {patch}")
+        if self.base is None and self.image_size % patch:  # a base has its own
+            named = f"patch_size {patch}" if self.tower == "blip-vit" else f"{patch}, as {self.tower} needs"
+            near = max(1, round(self.image_size / patch)) * patch
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {named}; {near} is")
         for width in (self.vision_width, self.text_width):
             if width % self.heads:
                 raise ValueError(f"width {width} is not a multiple of heads {self.heads}")
@@ -129,7 +130,7 @@ class CacheRecipe(_Section):
         default=0,
         ge=0,
         le=1000,
-        description="augmented views of each photo that are kept, epoch e uses e mod views; 0: off",
+        description="views of each photo that are kept: as it is, then augmented; epoch e uses e mod views; 0: off",
     )
     folder: str = Field(default="build/features", description="where; entries are keyed by weights, data and views")
     on: Literal["disk", "device"] = Field(
@@ -172,13 +173,18 @@ class TrainRecipe(_Section):
         description="weight of the language-model term over the whole caption, which keeps free captions in form; 0: off",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="drop-out in the text decoder")
+    channel_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the image tokens' channels left out, others for each photo"
+    )
     absorbed: bool = Field(
         default=True, description="cross-attention without projecting every image token: same result, less work"
     )
     validate_every: int = Field(default=1, ge=1, description="epochs between validations")
-    patience: int = Field(
-        default=0, ge=0, description="stop after so many validations without a better accuracy; 0: never"
+    best_by: Literal["accuracy", "loss"] = Field(
+        default="accuracy",
+        description="what the best validation has: of few photos the loss, before the temperature, tells more",
     )
+    patience: int = Field(default=0, ge=0, description="stop after so many validations without a better one; 0: never")
     save_every: int = Field(
         default=500, ge=0, description="steps between states to go on from after a stop; 0: after each epoch only"
     )
@@ -256,7 +262,9 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ContractError(f"{origin}: there is no setting {where!r}; {_known_keys(first['loc'])}.") from None
-        raise ContractError(f"{origin}: {where or 'recipe'}: {first['msg']}.") from None
+        says = first["msg"].removeprefix("Value error, ")
+        given = f", not {first['input']!r}" if first["type"] == "literal_error" else ""
+        raise ContractError(f"{origin}: {where or 'recipe'}: {says}{given}.") from None
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:

@@ -89,6 +89,7 @@ class _Sessions:
             precision=self.bundle.manifest.precision,
             engine_cache=self.engine_cache,
             device=self.device,
+            cudnn=self.bundle.manifest.needs_cudnn,
         )
 
     def _profile(self, file: str) -> Profile:

@@ -1,7 +1,7 @@
 """What the NVIDIA driver says about the GPUs, and page-locked host buffers: ctypes on the driver and the CUDA runtime.
 
 Signatures and codes: `cuda.h` and `cuda_runtime_api.h` of CUDA 13. Tested against compiled stand-ins of the libraries;
-nothing here has run on a GPU.
+the driver's part has run on one GPU, where nobody looked whether `pin` locks.
 """
 
 from __future__ import annotations

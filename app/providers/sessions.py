@@ -3,7 +3,7 @@
 With a GPU provider that cannot load, ONNX Runtime logs a line and hands back a working CPU session; so does the retry
 of its Python class, at creation and again in `run`. Here both are switched off, what can be known beforehand is checked
 beforehand (driver, libraries), and a session that would run anything on the CPU is refused. The options are in
-`app/providers/options.py`. The CUDA and TensorRT providers have not been run on a GPU.
+`app/providers/options.py`. CUDA has been run on one GPU (`docs/providers.md`), TensorRT on none.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ def open_session(
     precision: str = "fp32",
     engine_cache: Path | None = None,
     device: int = 0,
+    cudnn: bool = False,
 ) -> ort.InferenceSession:
     """A session for one graph on `provider` (`cpu`, `cuda`, `tensorrt`), made of the bytes of `graph` and of no file.
 
@@ -82,6 +83,7 @@ def open_session(
     `threads` is the CPU provider's thread count, 0 for one per core. `fixed` gives symbolic dimensions a size
     (`{"batch": 8}`); on a GPU it also folds away the shape arithmetic, which would run on the CPU. `cuda_graph` needs
     every dimension fixed, and inputs and outputs at fixed addresses (IOBinding): otherwise it answers with old results.
+    `cudnn` says that a GPU provider will need cuDNN, which CUDA alone would miss only at the first convolution.
 
     TensorRT needs `fixed` or a `profile` for every symbolic dimension, else it would build engines during requests.
     Its engines are kept in `engine_cache`, keyed by `model_digest` and all else that they depend on; without a cache
@@ -98,7 +100,7 @@ def open_session(
         plan = _Plan(provider, [(PROVIDERS[provider], {})])
     else:
         found = gpu.gpu(device)
-        tensorrt.load_cuda(provider)
+        tensorrt.load_cuda(provider, cudnn=cudnn)
         cuda = (PROVIDERS["cuda"], cuda_options(device, cuda_graph=cuda_graph and provider == "cuda"))
         plan = _Plan(provider, [cuda])
         if provider == "tensorrt":

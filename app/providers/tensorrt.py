@@ -30,18 +30,19 @@ INSTALL = (
     "install tensorrt-cu13-libs==10.16.1.11 from NVIDIA's package index, or put the folder of another TensorRT 10 on "
     "LD_LIBRARY_PATH"
 )
+CUDNN = "libcudnn.so.9"  # the CUDA provider opens it only when it comes to a convolution (since ONNX Runtime 1.28)
 # NEEDED entries of the two providers of onnxruntime-gpu 1.31.1 (readelf -d), the driver's aside.
 CUDA_LIBRARIES = {
     "cuda": ("libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudart.so.13"),
-    "tensorrt": ("libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudart.so.13", "libcudnn.so.9"),
+    "tensorrt": ("libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudart.so.13", CUDNN),
 }
 TF32 = "NVIDIA_TF32_OVERRIDE"
 
 _loading = threading.Lock()  # engines may be made in several threads
 
 
-def load_cuda(provider: str) -> None:
-    """Load the CUDA libraries that `provider` (`cuda`, `tensorrt`) is linked to.
+def load_cuda(provider: str, *, cudnn: bool = False) -> None:
+    """Load the CUDA libraries that `provider` (`cuda`, `tensorrt`) is linked to, and with `cudnn` cuDNN as well.
 
     Raises `ProviderError` that names those which are in no pip package of NVIDIA's and not on the loader's path.
     """
@@ -52,6 +53,12 @@ def load_cuda(provider: str) -> None:
         raise ProviderError(
             f"The provider {provider!r} was asked for, but it needs libraries that cannot be loaded: "
             f"{', '.join(missing)}; install the GPU extra (onnxruntime-gpu[cuda,cudnn]), put the CUDA 13 libraries on "
+            "LD_LIBRARY_PATH, or set FOOD_VISION_PROVIDER=cpu."
+        )
+    if cudnn and not _loads(CUDNN):
+        raise ProviderError(
+            f"The provider {provider!r} was asked for, but the bundle's image tower holds convolutions, which need cuDNN "
+            f"9, and {CUDNN} cannot be loaded; install the GPU extra (onnxruntime-gpu[cuda,cudnn]), put cuDNN 9 on "
             "LD_LIBRARY_PATH, or set FOOD_VISION_PROVIDER=cpu."
         )
 

@@ -180,6 +180,7 @@ class ServedModel:
             "self_check": asdict(self.self_check) if self.self_check is not None else None,
             "metrics": manifest.metrics,
             "source": manifest.source,
+            "tower": manifest.tower.model_dump() if manifest.tower is not None else None,
             "queued": {"predict": self._scores.depth, "caption": self._captions.depth},
             "oldest_seconds": round(max(self._scores.oldest_seconds, self._captions.oldest_seconds), 3),
         }

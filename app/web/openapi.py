@@ -149,6 +149,12 @@ INFO = {
     "image_size": 384,
     "precision": "fp32",
     "caption": "a photo of delicious {target}",
+    "tower": {
+        "name": "blip-vit",
+        "source": "Salesforce/blip-image-captioning-base",
+        "licence": None,
+        "needs_cudnn": False,
+    },
     "abstain_below": 0.0,
     "limits": {"max_batch": 16, "max_queue": 256, "max_body_bytes": 33554432, "max_pixels": 67108864},
     "queued": {"predict": 0, "caption": 0},

@@ -9,7 +9,8 @@ folder) into the work folder, from which the other steps read.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -41,17 +42,36 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def device(args: argparse.Namespace) -> dict[str, Any]:
-    """Versions and the GPU, which torch and ONNX Runtime must both see. Raises `ContractError`."""
+    """Versions and the GPU, which torch and ONNX Runtime must both see; all that later steps import is there.
+
+    Raises `ContractError`.
+    """
     if not torch.cuda.is_available():
         raise ContractError(f"torch {torch.__version__} finds no GPU.")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ContractError(f"This ONNX Runtime has no CUDA provider, only {ort.get_available_providers()}.")
+    _check_packages()
     return {
         "gpu": torch.cuda.get_device_name(), "capability": list(torch.cuda.get_device_capability()),
         "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
         "onnxruntime": ort.__version__, "providers": ort.get_available_providers(),
-        "missing_packages": [name for name in NEEDED if importlib.util.find_spec(name) is None],
     }  # fmt: skip
+
+
+def _check_packages() -> None:
+    """Import everything: a package that is there may lack one of its own, and each step would end with that."""
+    missing = []
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # whatever a package raises while it is imported
+            missing.append(f"{name} ({type(error).__name__}: {error})")
+    try:
+        importlib.metadata.version("food-vision")
+    except importlib.metadata.PackageNotFoundError:
+        missing.append("food-vision itself (pip install --no-deps -e .)")
+    if missing:
+        raise ContractError(f"Not all packages can be imported: {'; '.join(missing)}.")
 
 
 def export(args: argparse.Namespace) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Inspection:
             "format_version": manifest.format_version,
             "image_size": manifest.image_size,
             "trained_image_size": manifest.trained_image_size,
+            "tower": manifest.tower.model_dump() if manifest.tower is not None else None,
             "image_tokens": manifest.image_tokens,
             "width": manifest.width,
             "precision": manifest.precision,
@@ -104,6 +105,8 @@ def report(inspection: Inspection) -> str:
         f"{labels}, {manifest.precision}, {_bytes(inspection.weights_bytes)} of weights, "
         f"format {manifest.format_version}"
     ]
+    if manifest.tower is not None:
+        lines.append(str(manifest.tower))
     for graph in inspection.graphs.values():
         lines += ["", *_graph_lines(graph, manifest.tokens)]
     return "\n".join([*lines, "", *_total_lines(inspection)])

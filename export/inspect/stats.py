@@ -102,7 +102,10 @@ def read_graph(bundle: Bundle, file: str) -> GraphStats:
 
 
 def foldable_nodes(model: onnx.ModelProto) -> list[str]:
-    """`name (type)` of every node that depends on constants only, so that its result could be stored instead."""
+    """`name (type)` of every node that depends on constants only, so that its result could be stored instead.
+
+    Not `DequantizeLinear`: what it reads is stored in 8 bits on purpose.
+    """
     overridable = {value.name for value in model.graph.input}
     constant = {tensor.name for tensor in model.graph.initializer} - overridable
     found = []
@@ -111,7 +114,8 @@ def foldable_nodes(model: onnx.ModelProto) -> list[str]:
             constant.update(node.output)
         elif node.input and all(name in constant for name in node.input if name):
             constant.update(node.output)
-            found.append(f"{node.name} ({node.op_type})")
+            if node.op_type != "DequantizeLinear":
+                found.append(f"{node.name} ({node.op_type})")
     return found
 
 

@@ -83,7 +83,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
     monkeypatch.setattr(ort, "InferenceSession", Session)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [TRT, CUDA, CPU])
     monkeypatch.setattr(gpu, "gpu", lambda index: Gpu(index, "NVIDIA H200", "9.0", "13.0"))
-    monkeypatch.setattr(tensorrt, "load_cuda", lambda provider: None)
+    monkeypatch.setattr(tensorrt, "load_cuda", lambda provider, cudnn: None)
     monkeypatch.setattr(tensorrt, "load", lambda: "10.16.1")
     monkeypatch.setenv(tensorrt.TF32, "0")
     return Session.made

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from contract import bundle as contract_bundle
-from contract.bundle import DESCRIPTIONS, DecoderTokens, Manifest, finish_bundle, new_bundle, read_bundle
+from contract.bundle import DESCRIPTIONS, DecoderTokens, ImageTower, Manifest, finish_bundle, new_bundle, read_bundle
 from contract.bundle_files import Folder
 from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
@@ -221,7 +221,7 @@ OTHERS: dict[str, Any] = {
     "format_version": 2, "name": "other", "source": {"checkpoint": "x"}, "image_size": 32, "trained_image_size": 32,
     "image_tokens": 17, "width": 16, "text_layers": 3, "text_heads": 4, "text_width": 16, "precision": "fp16", "opset": 23,
     "caption": CaptionFormat(target="name"), "temperature": 1.25, "parity": {"samples": 1}, "metrics": {"accuracy": 0.5},
-    "versions": {"torch": "2"},
+    "versions": {"torch": "2"}, "tower": ImageTower(name="other", licence="Apache-2.0", needs_cudnn=True),
     "tokens": DecoderTokens(bos=1, sep=3, pad=0, vocabulary=9, max_length=8, static_length=4),
     "files": {},
 }  # fmt: skip
@@ -238,6 +238,16 @@ def test_the_version_says_all_that_an_answer_depends_on(field: str, folder: Path
     other = manifest.model_copy(update={field: OTHERS[field]})
     assert (other.digest == manifest.digest) == (field in DESCRIPTIONS)
     assert (other.graphs_digest == manifest.graphs_digest) == (field != "files"), "engines are built from graphs alone"
+
+
+def test_a_bundle_from_before_towers_were_recorded_is_read_and_needs_no_cudnn(folder: Path) -> None:
+    path = folder / "manifest.json"
+    data = json.loads(path.read_text())
+    version = read_bundle(folder).manifest.version
+    data.pop("tower")
+    path.write_text(json.dumps(data))
+    found = read_bundle(folder).manifest
+    assert (found.tower, found.needs_cudnn, found.version) == (None, False, version)
 
 
 @pytest.mark.parametrize("name", ["labels.json", "tokenizer.json", "encoder.onnx", "check.npz"])

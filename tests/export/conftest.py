@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from filelock import FileLock
+from transformers import BlipConfig
 
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE
 from contract.caption import CaptionFormat
@@ -21,9 +22,11 @@ from export.__main__ import main
 from export.bundle import export_bundle
 from export.configs import ScorerConfig
 from export.graphs.decoder import CaptionDecoder, CaptionStep, Scorer
-from export.graphs.encoder import VisionEncoder
+from export.graphs.encoder import ConvolutionalEncoder, VisionEncoder
 from export.onnx import export_graph
 from modeling.checkpoint import Checkpoint, load_checkpoint
+from modeling.efficientnet import WIDTH
+from modeling.towers import KEY, LITE0, lite0_vision_config, model_class
 from tests.conftest import shared_data
 from training.model import initial_blip
 from training.recipe import load_recipe
@@ -37,7 +40,8 @@ SHAPE = [
     "model.heads=2",
 ]
 FILES: dict[type, str] = {
-    VisionEncoder: ENCODER_FILE, Scorer: SCORER_FILE, CaptionDecoder: DECODER_FILE, CaptionStep: STEP_FILE,
+    VisionEncoder: ENCODER_FILE, ConvolutionalEncoder: ENCODER_FILE, Scorer: SCORER_FILE,
+    CaptionDecoder: DECODER_FILE, CaptionStep: STEP_FILE,
 }  # fmt: skip
 Once = Callable[[str, Callable[[Path], object]], Path]
 
@@ -142,6 +146,45 @@ def strong_checkpoint(checkpoint: Path, once: Once) -> Path:
         found.model.save_pretrained(path)
 
     return once("strong", make)
+
+
+@pytest.fixture(scope="session")
+def lite0_checkpoint(checkpoint: Path, once: Once) -> Path:
+    """The tiny checkpoint's labels and decoder's sizes on an EfficientNet-Lite0 of 64 px, with random weights."""
+
+    def make(path: Path) -> None:
+        text = load_checkpoint(checkpoint).model.config.text_config.to_dict() | {"encoder_hidden_size": WIDTH}
+        config = BlipConfig(text_config=text, vision_config=lite0_vision_config(64), **{KEY: LITE0.name})
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = model_class(config)(config)
+            for weight in model.vision_model.parameters():
+                if weight.ndim > 1:
+                    torch.nn.init.kaiming_normal_(weight, nonlinearity="relu")
+            for name, parameter in model.text_decoder.named_parameters():
+                if parameter.ndim == 2 and "embeddings" not in name:
+                    parameter.data.mul_(4)  # so that labels differ
+        model.save_pretrained(path)
+        for file in ("labels.json", "training.json", "tokenizer.json", "tokenizer_config.json"):
+            (path / file).write_bytes((checkpoint / file).read_bytes())
+
+    return once("lite0-checkpoint", make)
+
+
+@pytest.fixture(scope="session")
+def lite0(lite0_checkpoint: Path) -> Checkpoint:
+    """It, loaded."""
+    return load_checkpoint(lite0_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def lite0_bundle(lite0_checkpoint: Path, once: Once) -> Path:
+    """Its bundle (fp32, opset 23), by the command; beside it what that printed."""
+
+    def make(path: Path) -> None:
+        path.with_suffix(".txt").write_text(export_by_command(lite0_checkpoint, path))
+
+    return once("lite0", make)
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ def test_the_gpu_lock_differs_by_the_engine_alone() -> None:
 
 
 def test_the_training_lock_is_what_the_extras_need_and_cuda() -> None:
-    wanted = needed("food-vision", frozenset({"training", "export"})) - {"food-vision"}
+    wanted = needed("food-vision", frozenset({"training", "tower", "export"})) - {"food-vision"}
     found = {name: number for name, number in locked("training").items() if not re.match(OF_CUDA, name)}
     assert {"triton", "nvidia-cublas", "nvidia-nccl-cu13", "cuda-toolkit"} <= set(locked("training")) - set(found)
     installed = {name: Version(version(name)).public for name in wanted if not re.match(OF_CUDA, name)}
@@ -144,7 +144,15 @@ def test_the_builder_is_sent_what_the_images_hold_alone() -> None:
     assert lines[1] == "*", "all is left out"
     sent = {line[1:] for line in lines if line.startswith("!")}
     sources = {"app", "contract", "export", "modeling", "training"}
-    assert sent == sources | {"docker/install.sh", "locks", "pyproject.toml", "README.md", "LICENSE"}
+    assert sent == sources | {"docker/install.sh", "locks", "pyproject.toml", "README.md", "LICENSE", "NOTICE"}
+
+
+def test_every_file_of_a_licence_is_sent_copied_and_packed() -> None:
+    """setuptools takes what pyproject.toml names; a file that is not there would be left out without a word."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    copied = re.findall(r"^COPY pyproject\.toml README\.md (.+) /build/source/$", DOCKERFILE, re.MULTILINE)
+    assert [line.split() for line in copied] == [project["license-files"]] * 2
+    assert all((ROOT / name).is_file() for name in project["license-files"])
 
 
 def jobs(path: Path) -> dict[str, Any]:

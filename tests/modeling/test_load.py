@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -119,8 +120,19 @@ def test_pickled_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         load_blip(tmp_path)
     weights["vision_model.post_layernorm.weight"] = torch.zeros(3)
     torch.save(weights, tmp_path / PICKLE)
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"weight vision_model\.post_layernorm\.weight of .* has not the shape"):
         load_blip(tmp_path)
+
+
+def test_a_missing_weight_is_no_random_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    blip = small_blip()
+    weights = blip.model.state_dict()
+    for part in ("text_decoder.bert.encoder.layer.1.output.dense.bias", "vision_model.post_layernorm.bias"):
+        blip.model.save_pretrained(tmp_path, state_dict={k: v for k, v in weights.items() if k != part})
+        blip.tokenizer.save_pretrained(tmp_path)
+        with pytest.raises(CheckpointError, match=f"lacks the weight {re.escape(part)} of a BLIP captioning model"):
+            load_blip(tmp_path)
+    assert "LOAD REPORT" not in capfd.readouterr().err, "the sentence says it"
 
 
 def test_pickled_weights_of_a_hub_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

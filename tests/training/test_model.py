@@ -10,7 +10,9 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 
 from contract.errors import CheckpointError, ContractError
 from contract.labels import LabelSet
-from modeling.load import PICKLE
+from modeling.checkpoint import save_checkpoint
+from modeling.load import PICKLE, Blip
+from modeling.towers import LITE0, VIT, tower_digest
 from training.drawn.pictures import FOODS
 from training.model import (
     freeze,
@@ -20,7 +22,7 @@ from training.model import (
     parameter_report,
     starting_point,
 )
-from training.recipe import load_recipe
+from training.recipe import Recipe, load_recipe
 
 LABELS = LabelSet.from_names(FOODS)
 
@@ -124,3 +126,72 @@ def test_what_a_run_starts_from_is_said() -> None:
     assert starting_point(base) == "Salesforce/blip-image-captioning-base"
     assert starting_point(scratch) == "a new model with random weights"
     assert "new text decoder with random weights on the pretrained" in starting_point(load_recipe("drawn", []).model)
+
+
+# -- on the pretrained EfficientNet-Lite0 ------------------------------------------------------------------------------
+
+
+def lite_recipe(*overrides: str) -> Recipe:
+    return load_recipe("drawn-scratch", ["model.tower=efficientnet-lite0", "model.image_size=64", *overrides])
+
+
+@pytest.fixture(scope="module")
+def lite() -> Blip:
+    return initial_blip(lite_recipe(), LABELS)
+
+
+def test_report_on_lite0_is_true(lite: Blip) -> None:
+    freeze(lite.model, "decoder")
+    counts = parameter_counts(lite.model)
+    tower, text = (
+        sum(p.numel() for p in part.parameters()) for part in (lite.model.vision_model, lite.model.text_decoder)
+    )
+    assert (counts["vision"], counts["text"]) == (tower, text)
+    assert tower == 4_652_008 - 1_281_000 - 21_008, "the published ones less the classifier and half the normalisations"
+    assert counts["trainable"] == text == counts["total"] - tower
+    assert f"(image tower {tower / 1e6:.1f} M, text decoder" in parameter_report(counts)
+
+
+def test_last_blocks_of_lite0(lite: Blip) -> None:
+    freeze(lite.model, "last-2-vision-blocks")
+    training = {name for name, p in lite.model.vision_model.named_parameters() if p.requires_grad}
+    assert {".".join(name.split(".")[:-2]) for name in training if name.startswith("blocks.")} == {
+        "blocks.14",
+        "blocks.15",
+    }
+    assert {name for name in training if not name.startswith("blocks.")} == {"head.weight", "head.bias"}
+    freeze(lite.model, "all")
+    assert parameter_counts(lite.model)["trainable"] == parameter_counts(lite.model)["total"]
+    with pytest.raises(CheckpointError, match="the image tower has 16 blocks"):
+        freeze(lite.model, "last-17-vision-blocks")
+
+
+def test_the_base_has_the_tower_that_the_recipe_names(tmp_path: Path, lite: Blip) -> None:
+    save_checkpoint(tmp_path / "lite", lite, LABELS, None, replace=False)
+    save_checkpoint(
+        tmp_path / "vit", initial_blip(load_recipe("drawn-scratch", []), LABELS), LABELS, None, replace=False
+    )
+    for made, base, other in ((lite_recipe(), "vit", LITE0), (load_recipe("drawn-scratch", []), "lite", VIT)):
+        wrong = made.model_copy(update={"model": made.model.model_copy(update={"base": str(tmp_path / base)})})
+        with pytest.raises(
+            CheckpointError, match=f"wants the image tower {other.name!r}, but .*{base}' has .*: set model"
+        ):
+            initial_blip(wrong, LABELS)
+    found = initial_blip(lite_recipe(f"model.base={tmp_path / 'lite'}"), LABELS)
+    assert all(torch.equal(a, b) for a, b in zip(found.model.parameters(), lite.model.parameters(), strict=True))
+    renewed = ["model.new_decoder=true", "model.text_width=48"]
+    made_new = initial_blip(lite_recipe(f"model.base={tmp_path / 'lite'}", *renewed), LABELS)
+    assert tower_digest(made_new.model) == tower_digest(lite.model)
+    assert made_new.model.config.text_config.hidden_size == 48
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("model.image_size=100", "model: image_size 100 is not a multiple of 32, as efficientnet-lite0 needs; 96 is"),
+        ("model.tower=efficientnet", "model.tower: Input should be 'blip-vit' or 'efficientnet-lite0'"),
+    ],
+)
+def test_a_tower_or_size_that_there_is_not(override: str, says: str) -> None:
+    with pytest.raises(ContractError, match=says):
+        lite_recipe(override)

@@ -124,11 +124,21 @@ def test_bfloat16_follows_float32_and_stores_float32(single: Path, tmp_path: Pat
         assert "'fp16' needs a GPU" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("best_by", "values"),
+    [
+        ("accuracy", [(0.1, 3.0), (0.3, 2.0), (0.3, 1.5), (0.3, 1.6), (0.2, 1.0)]),
+        ("loss", [(0.4, 3.0), (0.2, 1.5), (0.3, 1.5), (0.3, 1.6), (0.5, 1.7)]),
+    ],
+)
 def test_it_stops_early_and_keeps_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    best_by: str,
+    values: list[tuple[float, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The validations are made up: whether a real one is better than the last is rounding's choice."""
-    values = [(0.1, 3.0), (0.3, 2.0), (0.3, 1.5), (0.3, 1.6), (0.2, 1.0)]
     seen: list[dict[str, torch.Tensor]] = []
 
     def found(blip: Blip, *args: object, **options: object) -> Validation:
@@ -136,11 +146,13 @@ def test_it_stops_early_and_keeps_the_best(
         return Validation(16, *values[len(seen) - 1])
 
     monkeypatch.setattr("training.loop.validate", found)
-    settings = sets("train.epochs=50", "train.patience=2")
+    settings = sets("train.epochs=50", "train.patience=2", f"train.best_by={best_by}")
     assert main(["--recipe", "drawn-scratch", "--out", str(tmp_path / "out"), *settings]) == 0
     entries = read_journal(tmp_path / "out.run" / "log.jsonl")
     assert [(e["accuracy"], e["loss"]) for e in entries if e["kind"] == "validation"] == values
-    assert "after epoch 3 of 5" in capsys.readouterr().out, "as right as the second with a lower loss; two are worse"
+    assert "after epoch 3 of 5" in capsys.readouterr().out, (
+        "the other figure decides a tie with the second; two are worse"
+    )
     last, kept = tmp_path / "out.run" / "last", tmp_path / "out"
     assert read_training_record(last) is not None
     for path, wanted in ((kept, seen[2]), (last, seen[4])):

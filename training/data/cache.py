@@ -1,4 +1,4 @@
-"""The frozen image tower's outputs, computed once: fp16, memory-mapped, several augmented views of each photo.
+"""The frozen image tower's outputs, computed once: fp16, memory-mapped, each photo as it is and augmented views of it.
 
 A cache folder holds `view-<n>.npy` float16 [N, tokens, width], `labels.npy` int64 [N] and `cache.json`. Its name is a
 digest of the tower's weights, the data, the augmentation and the seed, so that a changed one is never mistaken.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sized
@@ -34,6 +35,7 @@ from training.state import stream_seed
 
 MARKER = "cache.json"
 BATCH = 64
+REMEDIES = "Lower cache.views, set cache.folder to a larger disk, or cache.views = 0 to compute them each epoch."
 
 
 @dataclass
@@ -73,10 +75,10 @@ def cached_features(
     bad: BadPhotos,
     accelerator: Accelerator,
 ) -> Features:
-    """Open the cache of `items`, which have a length, computing it first if need be; `views` 0 means one plain view.
+    """Open the cache of `items`, which have a length, computing it first if need be; `views` 0 means one, too.
 
-    `data` is the fingerprint of the photos. The first process computes, the others wait. Raises `ContractError` when
-    the disk has no room for it.
+    `data` is the fingerprint of the photos. The first process computes, the others wait. Raises
+    `ContractError` when the disk has no room for it or the folder cannot be written.
     """
     folder = Path(recipe.cache.folder) / f"{part}-{_key(blip, recipe, data, part, views)}"
     count = len(cast(Sized, items))
@@ -84,8 +86,13 @@ def cached_features(
     if accelerator.is_main_process and not (folder / MARKER).is_file():
         for left in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed while it computed
             shutil.rmtree(left, ignore_errors=True)
-        _check_room(folder, max(1, views) * count * tokens * width * 2)
-        _compute(blip, items, (count, tokens, width), recipe, folder, views, bad, part)
+        try:
+            _check_room(folder, max(1, views) * count * tokens * width * 2)
+            _compute(blip, items, (count, tokens, width), recipe, folder, views, bad, part)
+        except OSError as error:
+            raise ContractError(
+                f"Cached features cannot be written to {folder.parent}: {error.strerror or error}. {REMEDIES}"
+            ) from None
     accelerator.wait_for_everyone()
     features, unreadable = _open(folder, on_device=accelerator.device if recipe.cache.on == "device" else None)
     bad.left_out.update(dict.fromkeys(unreadable))
@@ -94,7 +101,7 @@ def cached_features(
 
 def _key(blip: Blip, recipe: Recipe, fingerprint: dict[str, Any], part: str, views: int) -> str:
     digest = hashlib.sha256(tower_digest(blip.model).encode())
-    augment = recipe.augment.model_dump(mode="json", exclude={"mixup"}) if views else None
+    augment = recipe.augment.model_dump(mode="json", exclude={"mixup"}) if views > 1 else None
     made = {
         "data": fingerprint,
         "on_bad_image": recipe.data.on_bad_image,
@@ -102,7 +109,8 @@ def _key(blip: Blip, recipe: Recipe, fingerprint: dict[str, Any], part: str, vie
         "part": part,
         "views": views,
         "augment": augment,
-        "seed": recipe.seed if views else None,
+        "seed": recipe.seed if views > 1 else None,
+        "first": "as it is",
     }
     digest.update(json.dumps(made, sort_keys=True).encode())
     return digest.hexdigest()[:16]
@@ -114,8 +122,21 @@ def _check_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise ContractError(
             f"Cached features need {needed / 1e9:.1f} GB in {folder.parent}, which has {free / 1e9:.1f} GB free. "
-            "Lower cache.views, set cache.folder to a larger disk, or cache.views = 0 to compute them each epoch."
+            f"{REMEDIES}"
         )
+
+
+def _new_view(path: Path, shape: tuple[int, int, int]) -> np.memmap[Any, np.dtype[np.float16]]:
+    """A new float16 file of that shape, mapped to be written.
+
+    Its room is taken now, where the system can: a mapped file has none until a page is written, and
+    a disk that fills up meanwhile ends the process by a signal (SIGBUS), without a sentence.
+    """
+    view = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return view
 
 
 @torch.no_grad()
@@ -130,10 +151,7 @@ def _compute(
         new_folder(folder, marker=MARKER, replace=True) as scratch,
         tqdm(total=max(1, views) * shape[0], unit="img", mininterval=1.0, desc=f"{part} features") as bar,
     ):
-        files = [
-            np.lib.format.open_memmap(scratch / f"view-{view}.npy", mode="w+", dtype=np.float16, shape=shape)
-            for view in range(max(1, views))
-        ]
+        files = [_new_view(scratch / f"view-{view}.npy", shape) for view in range(max(1, views))]
         done = 0
         for number, batch in enumerate(batches(items, bad, batch_size=BATCH, workers=recipe.data.workers)):
             if not len(batch.labels):
@@ -141,7 +159,7 @@ def _compute(
             pixels, ends = batch.pixels.to(device), done + len(batch.labels)
             for view, out in enumerate(files):
                 changed = pixels
-                if views:
+                if view:  # the first is the photo as it is
                     torch.manual_seed(stream_seed(recipe.seed, "view", view, number))
                     changed = augment(pixels)
                 out[done:ends] = blip.embed(changed).half().cpu().numpy()

@@ -3,25 +3,26 @@
 python -m training.evaluate.probe --recipe food101-64px --set model.base=checkpoints/tower --set cache.views=8
 
 It is the baseline of the frozen-tower recipe: a text decoder that reads the same tower should do at least as well. The
-probe sees what the decoder sees: the same photos, split and augmented views. Photo → the class token beside the mean of
-the patch tokens, standardised → softmax regression (AdamW, cosine), learning rate and weight decay chosen on the
-validation photos.
+probe sees what the decoder sees: the same photos, split and views. Photo → the mean of the image's tokens, beside the
+class token where the tower has one → logistic regression (scikit-learn), whose C, and whether it is fitted on the photos
+as they are or on all views, is chosen on the validation photos. The tower is that of `model.base`, or a pretrained
+`model.tower`.
 `--colour` ignores the tower and takes a joint colour histogram of the photo instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
@@ -30,20 +31,22 @@ from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
 from modeling.load import load_blip
+from modeling.towers import LITE0
 from training.data.cache import Features, cached_features
 from training.data.loading import BadPhotos, batches
 from training.data.sources import Item, open_source
 from training.evaluate.metrics import Share
+from training.model import initial_blip
 from training.recipe import Recipe, load_recipe, recipe_names
 
-RATES, DECAYS = (1e-2, 3e-2, 1e-1), (0.0, 0.1, 1.0)  # AdamW's, tried on the validation photos
-EPOCHS, BATCH = 30, 256
+PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C: the smaller, the smaller the weights
+STEPS = 1000  # of the solver at most
 COLOURS = 6  # histogram bins a channel
 
 
 @dataclass
 class Table:
-    """One vector a photo: views [V][N, D] float32, of which epoch e uses e mod V; labels int64 [N]."""
+    """One vector a photo: views [V][N, D] float32, the first as it is; labels int64 [N]."""
 
     views: list[torch.Tensor]
     labels: torch.Tensor
@@ -70,11 +73,11 @@ def _probe(args: argparse.Namespace) -> int:
     disable_progress_bar()
     recipe = load_recipe(args.recipe, [*args.overrides, "train.freeze=decoder"])  # a probe trains no tower
     train, validation, test, classes = _colours(recipe) if args.colour else _tower(recipe)
-    top1, top5, rate, decay = fit_and_test(train, validation, test, classes, seed=recipe.seed)
+    top1, top5, penalty, views = fit_and_test(train, validation, test)
     name = "colour histogram" if args.colour else "linear probe"
     print(
         f"{name}: {top1.total} photos of {classes} classes, top-1 {top1}, top-5 {top5}, "
-        f"rate {rate:g}, weight decay {decay:g}"
+        f"C {penalty:g}, fitted on {views} of {len(train.views)} views"
     )
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -83,19 +86,24 @@ def _probe(args: argparse.Namespace) -> int:
             "classes": classes,
             "top1": top1.as_json(),
             "top5": top5.as_json(),
-            "decay": decay,
+            "C": penalty,
+            "views": views,
         }
         write_text_atomic(args.json, json.dumps(made, indent=2) + "\n")
     return 0
 
 
 def _tower(recipe: Recipe) -> tuple[Table, Table, Table, int]:
-    if recipe.model.base is None:
+    if recipe.model.base is not None:
+        blip = load_blip(recipe.model.base, sha256=recipe.model.base_sha256)
+        source = open_source(recipe.data, blip.image_size, seed=recipe.seed)
+    elif recipe.model.tower == LITE0.name:
+        source = open_source(recipe.data, recipe.model.image_size, seed=recipe.seed)
+        blip = initial_blip(recipe, source.labels)
+    else:
         raise ContractError("A probe needs a tower: --set model.base=CHECKPOINT (or --colour).")
-    blip = load_blip(recipe.model.base, sha256=recipe.model.base_sha256)
-    source = open_source(recipe.data, blip.image_size, seed=recipe.seed)
     if source.validation is None:
-        raise ContractError("A probe chooses its weight decay on validation photos: data.validation must not be 0.")
+        raise ContractError("A probe chooses its C on validation photos: data.validation must not be 0.")
     accelerator = Accelerator()
     blip.model.to(accelerator.device)
     tables = []
@@ -106,25 +114,25 @@ def _tower(recipe: Recipe) -> tuple[Table, Table, Table, int]:
             blip, items, recipe=recipe, data=source.fingerprint,
             part=part, views=recipe.cache.views if part == "train" else 0, bad=bad, accelerator=accelerator,
         )  # fmt: skip
-        tables.append(_pooled(found))
+        tables.append(_pooled(found, blip.tower.class_tokens))
     return tables[0], tables[1], tables[2], len(source.labels)
 
 
-def _pooled(features: Features) -> Table:
-    """[N, tokens, width] → [N, 2 * width]: the class token, and the mean of the patch tokens."""
-    views = []
-    for view in features.views:
-        parts = [
-            torch.cat([p[:, 0], p[:, 1:].mean(1)], dim=1) for p in (part.float().cpu() for part in view.split(1024))
-        ]
-        views.append(torch.cat(parts))
+def _pooled(features: Features, class_tokens: int) -> Table:
+    """[N, tokens, width] → [N, D]: the class tokens, where the tower has any, and the mean of the image's places."""
+
+    def pooled(tokens: torch.Tensor) -> torch.Tensor:
+        places = tokens[:, class_tokens:].mean(1)
+        return torch.cat([tokens[:, :class_tokens].flatten(1), places], dim=1)
+
+    views = [torch.cat([pooled(part.float().cpu()) for part in view.split(1024)]) for view in features.views]
     return Table(views, features.labels)
 
 
 def _colours(recipe: Recipe) -> tuple[Table, Table, Table, int]:
     source = open_source(recipe.data, recipe.model.image_size, seed=recipe.seed)
     if source.validation is None:
-        raise ContractError("A probe chooses its weight decay on validation photos: data.validation must not be 0.")
+        raise ContractError("A probe chooses its C on validation photos: data.validation must not be 0.")
     parts = (source.train, source.validation, source.test)
     train, validation, test = (_histograms(items, recipe) for items in parts)
     return train, validation, test, len(source.labels)
@@ -143,42 +151,27 @@ def _histograms(items: Dataset[Item], recipe: Recipe) -> Table:
     return Table([torch.stack(rows).float()], torch.tensor(labels))
 
 
-def fit_and_test(
-    train: Table, validation: Table, test: Table, classes: int, *, seed: int
-) -> tuple[Share, Share, float, float]:
-    """Top-1 and top-5 on `test` of the softmax regression that is best on `validation`, its rate and weight decay."""
-    mean, spread = train.views[0].mean(0), train.views[0].std(0) + 1e-6
-    for table in (train, validation, test):
-        table.views = [(view - mean) / spread for view in table.views]
-    found = []
-    for rate, decay in tqdm(list(itertools.product(RATES, DECAYS)), desc="probes", leave=False):
-        layer = _fit(train, classes, rate, decay, seed)
-        with torch.no_grad():
-            right = (layer(validation.views[0]).argmax(1) == validation.labels).float().mean()
-        found.append((float(right), rate, decay, layer))
-    _, rate, decay, layer = max(found, key=lambda item: item[0])
-    with torch.no_grad():
-        five = layer(test.views[0]).topk(min(5, classes), dim=1).indices == test.labels[:, None]
-    return Share(int(five[:, 0].sum()), len(five)), Share(int(five.any(1).sum()), len(five)), rate, decay
+def fit_and_test(train: Table, validation: Table, test: Table) -> tuple[Share, Share, float, int]:
+    """Top-1 and top-5 on `test` of the logistic regression that is best on `validation`, its C and its views.
 
-
-def _fit(train: Table, classes: int, rate: float, decay: float, seed: int) -> torch.nn.Linear:
-    generator = torch.Generator().manual_seed(seed)
-    layer = torch.nn.Linear(train.views[0].shape[1], classes)
-    torch.nn.init.zeros_(layer.weight)
-    torch.nn.init.zeros_(layer.bias)
-    optimiser = torch.optim.AdamW(layer.parameters(), lr=rate, weight_decay=decay)
-    steps = EPOCHS * math.ceil(len(train.labels) / BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for epoch in range(EPOCHS):
-        view = train.views[epoch % len(train.views)]
-        for index in torch.randperm(len(train.labels), generator=generator).split(BATCH):
-            loss = F.cross_entropy(layer(view[index]), train.labels[index])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    return layer
+    The best is the one of least loss, of each C of `PENALTIES`, fitted on the first view and on all of them.
+    """
+    tried = [
+        (views, penalty) for views in sorted({1, len(train.views)}) for penalty in PENALTIES
+    ]  # fmt: skip
+    best: tuple[float, Any, float, int] | None = None
+    for views, penalty in tqdm(tried, desc="probes", leave=False):
+        vectors = torch.cat(train.views[:views]).numpy()
+        fitted = LogisticRegression(C=penalty, max_iter=STEPS).fit(vectors, train.labels.repeat(views).numpy())
+        loss = log_loss(validation.labels, fitted.predict_proba(validation.views[0]), labels=fitted.classes_)
+        if best is None or loss < best[0]:
+            best = (loss, fitted, penalty, views)
+    assert best is not None
+    _, fitted, penalty, views = best
+    scores = fitted.predict_log_proba(test.views[0])
+    order = torch.from_numpy(fitted.classes_)[torch.from_numpy(scores).topk(min(5, scores.shape[1]), dim=1).indices]
+    right = order == test.labels[:, None]
+    return Share(int(right[:, 0].sum()), len(right)), Share(int(right.any(1).sum()), len(right)), penalty, views
 
 
 if __name__ == "__main__":

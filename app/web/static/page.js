@@ -171,6 +171,7 @@ async function showInfo() {
       Name: info.model.name,
       Version: info.model.version,
       Provider: WORDS[info.provider] ?? info.provider ?? "none yet",
+      "Image tower": info.tower?.name,
       Precision: info.precision,
       Labels: captionsOnly ? "none: captions only" : info.labels,
       "Abstains below": info.abstain_below ? percent(info.abstain_below) : null,

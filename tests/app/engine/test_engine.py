@@ -21,7 +21,7 @@ from app.engine.check import run_self_check
 from app.engine.engine import Engine, EngineError
 from app.engine.graph import Graph
 from app.providers.sessions import open_session
-from contract.bundle import Bundle, read_bundle
+from contract.bundle import Bundle, ImageTower, read_bundle
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
 from contract.pixels import Pixels, photo_to_pixels
@@ -113,6 +113,16 @@ def test_sessions_of_the_two_modes(loaded: Bundle, stand_in: StandIn, tmp_path: 
     fixed = [(name, options["fixed"]["batch"]) for name, options in stand_in.asked if options["cuda_graph"]]
     assert sorted(fixed) == sorted((name, b) for name in asked for b in (1, 2, 4, 6)), "one for each batch size"
     assert {options["profile"] for _, options in stand_in.asked} == {None}
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_only_a_tower_with_convolutions_asks_for_cudnn(loaded: Bundle, stand_in: StandIn, provider: str) -> None:
+    towers = (None, ImageTower(name="blip-vit"), ImageTower(name="efficientnet-lite0", needs_cudnn=True))
+    for tower in towers:
+        stand_in.asked.clear()
+        other = replace(loaded, manifest=loaded.manifest.model_copy(update={"tower": tower}))
+        Engine(other, provider=provider, threads=1)
+        assert {options["cudnn"] for _, options in stand_in.asked} == {tower is towers[-1]}
 
 
 def test_buckets_are_powers_of_two_and_the_largest() -> None:

@@ -16,6 +16,7 @@ CUDA_OPTIONS = {
     "device_id": "0",
     "use_tf32": "0",
     "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",
 }
 
 

@@ -46,7 +46,7 @@ def test_a_package_without_the_provider(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_driver_no_library_no_session(
     provider: str, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ProviderError("No.")
 
     for module, name in ((tensorrt, "load"), (tensorrt, "load_cuda"), (gpu, "gpu")):
@@ -55,6 +55,17 @@ def test_no_driver_no_library_no_session(
             with pytest.raises(ProviderError, match=r"^No\.$"):
                 open_session(GRAPH, provider, 1, fixed={"batch": 8})
     assert not sessions
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("cudnn", [False, True])
+def test_what_needs_cudnn_asks_for_it(
+    provider: str, cudnn: bool, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+    monkeypatch.setattr(tensorrt, "load_cuda", lambda provider, cudnn: asked.append((provider, cudnn)))
+    open_session(GRAPH, provider, 1, fixed={"batch": 8}, cudnn=cudnn)
+    assert asked == [(provider, cudnn)]
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
@@ -176,7 +187,7 @@ def test_a_graph_that_is_damaged(provider: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
     monkeypatch.setattr(ort, "InferenceSession", lambda data, options, **_: real(data, options, providers=[CPU]))
     monkeypatch.setattr(gpu, "gpu", lambda index: Gpu(index, "NVIDIA H200", "9.0", "13.0"))
-    monkeypatch.setattr(tensorrt, "load_cuda", lambda provider: None)
+    monkeypatch.setattr(tensorrt, "load_cuda", lambda provider, cudnn: None)
     with pytest.raises(ContractError, match=r"encoder.onnx cannot be loaded: .*INVALID_PROTOBUF") as raised:
         open_session(graph(tmp_path / "encoder.onnx"), provider, 1)
     assert not isinstance(raised.value, ProviderError)

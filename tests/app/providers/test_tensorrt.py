@@ -129,3 +129,29 @@ def test_cuda_without_what_only_tensorrt_needs(tmp_path: Path) -> None:
     cuda, trt = said(stand_ins.python(CUDA, libraries=tmp_path)).splitlines()
     assert cuda == "loaded"
     assert "loaded: libtwo.so.9; install" in trt
+
+
+CONVOLUTIONS = """
+from app.providers import tensorrt
+from app.providers.gpu import ProviderError
+tensorrt.CUDA_LIBRARIES, tensorrt.CUDNN = {"cuda": ("libonea.so.13",)}, "libtwo.so.9"
+for cudnn in (False, True):
+    try:
+        tensorrt.load_cuda("cuda", cudnn=cudnn)
+        print("loaded")
+    except ProviderError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_only_a_tower_with_convolutions_needs_cudnn(there: bool, tmp_path: Path) -> None:
+    for name in ("libonea.so.13", *(["libtwo.so.9"] if there else [])):
+        stand_ins.compile_library(tmp_path, name, stand_ins.EMPTY)
+    without, convolutions = said(stand_ins.python(CONVOLUTIONS, libraries=tmp_path)).splitlines()
+    assert without == "loaded"
+    refused = (
+        "The provider 'cuda' was asked for, but the bundle's image tower holds convolutions, which need cuDNN 9, and "
+        "libtwo.so.9 cannot be loaded; install the GPU extra (onnxruntime-gpu[cuda,cudnn]), "
+    )
+    assert convolutions == "loaded" if there else convolutions.startswith(refused)

@@ -136,7 +136,7 @@ def test_a_program_gets_links(client: httpx.Client, accept: str, expected: bool)
 def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
     source = tmp_path / "source"  # setuptools would leave its files beside the sources, and take them the next time
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)
     for room in ("app", "contract", "export", "modeling", "training"):
         shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
@@ -147,3 +147,5 @@ def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         assert {f"app/web/static/{path.name}" for path in STATIC.iterdir()} <= set(wheel.namelist())
+        licences = {name.split("/", 1)[1] for name in wheel.namelist() if ".dist-info/licenses/" in name}
+        assert licences == {"licenses/LICENSE", "licenses/NOTICE"}

@@ -137,6 +137,7 @@ def test_info(client: httpx.Client, served: Bundle) -> None:
     assert info["image_size"] == served.manifest.image_size
     assert info["limits"]["max_batch"] == 16
     assert info["queued"] == {"predict": 0, "caption": 0}
+    assert info["tower"] == served.manifest.model_dump()["tower"], "None for a bundle from before it was recorded"
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])

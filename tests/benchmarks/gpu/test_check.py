@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import signal
 import subprocess
@@ -9,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
 from benchmarks.gpu import check as gpu_check
 from benchmarks.gpu import child as gpu_child
 from benchmarks.gpu import speed as gpu_speed
+from contract.errors import ContractError
 from tests.benchmarks.conftest import TinyRun
 from tests.conftest import ROOT, run_module
 
@@ -173,6 +176,31 @@ def test_the_steps_work_on_a_random_model(all_contestants: TinyRun, tmp_path: Pa
     served = step("service")
     assert (served["provider"], served["precision"]) == ("cpu", "int8")
     assert str(served["raw_output"]).startswith("a photo of delicious ")
+
+
+def test_a_package_that_lacks_one_of_its_own_is_told_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "halfway.py").write_text("import not_there_either\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gpu_child, "NEEDED", ("json", "halfway"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert gpu_child.main(["device", "--work", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        "benchmarks.gpu.child: Not all packages can be imported: halfway (ModuleNotFoundError: No module named "
+        "'not_there_either').\n"
+    )
+
+
+def test_a_project_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(gpu_child, "NEEDED", ())
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(ContractError, match="food-vision itself"):
+        gpu_child._check_packages()
 
 
 @no_gpu
