@@ -1,7 +1,7 @@
 """The whole path on two CPU cores, offline: train, compare, export, serve, label over HTTP.
 
     make demo                   # on drawn pictures of food
-    make demo PHOTOS=photos     # on your own photos, of which nothing but the labels is kept
+    make demo PHOTOS=photos     # on your own photos, which are only read
 
 Every step is a command that is printed before it runs, so that it can be typed again.
 """
@@ -134,10 +134,10 @@ def of_photos(folder: Path) -> Plan:
 
     Raises `ContractError` for a folder whose photos cannot be trained on.
     """
-    settings = parts(folder)
+    work, settings = Path("build/demo-photos"), parts(folder)
     shown, classes, count = held_out("folder-small", settings)
     return Plan(
-        Path("build/demo-photos"), "folder-small", tuple(settings), tuple(shown),
+        work, "folder-small", (*settings, f"cache.folder={work}/features"), tuple(shown),
         f"{count} photos of {classes} classes in {folder}: train, compare, export, serve, label, offline.",
         "Train a small text decoder on a pretrained image tower, on your photos",
     )  # fmt: skip

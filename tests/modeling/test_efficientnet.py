@@ -97,13 +97,12 @@ def test_stride_2_pads_below_and_right(kernel: int, size: int) -> None:
     assert not torch.allclose(layer(x), mirrored, atol=1e-3)
 
 
-def test_the_first_token_is_the_mean_of_the_places(tower: EfficientNetLite0) -> None:
-    tokens = tower.tokens(waves(96, 2))
-    assert tokens.shape == (2, 1 + 9, 1280)
-    assert torch.allclose(tokens[:, 0], tokens[:, 1:].mean(1), atol=1e-5)
-    told = tower(waves(96, 2), interpolate_pos_encoding=True)
-    assert torch.equal(told.last_hidden_state, tokens)
-    assert torch.equal(told.pooler_output, tokens[:, 0])
+def test_tokens_are_the_places_of_the_map(tower: EfficientNetLite0) -> None:
+    images = waves(96, 2)
+    tokens = tower.tokens(images)
+    assert tokens.shape == (2, 9, 1280)
+    assert torch.equal(tokens[1, 5], tower.feature_map(images)[1, :, 1, 2]), "row by row"
+    assert torch.equal(tower(images, interpolate_pos_encoding=True).last_hidden_state, tokens)
 
 
 def test_it_sees_the_same_while_it_trains(tower: EfficientNetLite0) -> None:
