@@ -28,8 +28,9 @@ LOCK := $(TOOLS)/bin/uv pip compile -q --generate-hashes --python-version 3.11 -
 BUILD := $(PYTHON) -m scripts.image --target $(TARGET) $(if $(BASE_IMAGE),--base $(BASE_IMAGE)) $(if $(BAKE),--bundle $(BAKE)) \
 	$(if $(filter torch==%,$(TORCH)),--torch $(TORCH))
 
+demo: export PHOTOS := $(PHOTOS)
 demo: installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline; make demo PHOTOS=folder: your own
-	$(BIN)/python -m scripts.demo $(if $(PHOTOS),--photos '$(PHOTOS)')
+	$(BIN)/python -m scripts.demo $(if $(PHOTOS),--photos="$$PHOTOS")
 
 # The models are tiny: a second thread costs more than it brings, so two processes have one each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest

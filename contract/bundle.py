@@ -25,9 +25,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from contract.bundle_files import WEIGHTS, FileEntry, Folder, GraphFile, opened
 from contract.caption import CaptionFormat
@@ -37,8 +37,9 @@ from contract.labels import LabelSet
 from contract.precision import LIMITS, Precision, ProviderName
 from contract.self_check import CHECK_FILE, SelfCheck
 
-FORMAT_VERSION = 3  # 3: the version covers the manifest's fields too
-READS = (2, FORMAT_VERSION)  # 2: `decoder.onnx` takes `position`; `decoder_step.onnx`; precisions
+FORMAT_VERSION = 4  # 4: `tower`
+# 3: the version covers the manifest's fields too; 2: `decoder.onnx` takes `position`; `decoder_step.onnx`; precisions
+READS = (2, 3, FORMAT_VERSION)
 MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -72,14 +73,23 @@ class DecoderTokens(BaseModel):
     static_length: int = Field(ge=2)
 
 
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it holds what cannot be printed on a line")
+    return text
+
+
+Line = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_one_line)]
+
+
 class ImageTower(BaseModel):
     """The image tower's kind, where its weights come from and under which licence (None: as the checkpoint's)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    source: str | None = None
-    licence: str | None = None
+    name: Line
+    source: Line | None = None
+    licence: Line | None = None
     needs_cudnn: bool = False  # its graph holds convolutions, which the CUDA provider leaves to cuDNN
 
     def __str__(self) -> str:
@@ -120,11 +130,12 @@ class Manifest(BaseModel):
     def digest(self) -> str:
         """Hex sha256 over all that an answer depends on: two bundles with the same digest give the same answers.
 
-        Without what only describes the model (`DESCRIPTIONS`), and without the self-check, which is no part of it: the
-        last bits of its numbers are those of the machine that exported.
+        Without what only describes the model (`DESCRIPTIONS`, the notice), and without the self-check, which is no part
+        of it: the last bits of its numbers are those of the machine that exported.
         """
         fields = self.model_dump(mode="json", exclude=DESCRIPTIONS)
-        fields["files"].pop(CHECK_FILE, None)
+        for name in (CHECK_FILE, NOTICE_FILE):
+            fields["files"].pop(name, None)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -244,7 +255,7 @@ def _read_manifest(folder: Folder) -> Manifest:
         if version not in READS:
             raise BundleError(
                 f"{file} has format version {version!r}; this release reads versions "
-                f"{' and '.join(map(str, READS))}. Export the checkpoint again with this release."
+                f"{', '.join(map(str, READS))}. Export the checkpoint again with this release."
             )
         return Manifest.model_validate(data)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

@@ -76,7 +76,7 @@ def load_blip(base: str | Path, *, sha256: str | None = None) -> Blip:
         tokenizer = with_caption_start(AutoTokenizer.from_pretrained(base))
     except CheckpointError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"The model {str(base)!r} cannot be loaded: {_reason(error)}") from None
     _check_model(str(base), model, tokenizer)
     return Blip(model.eval(), tokenizer, digest)
@@ -86,7 +86,7 @@ def base_image_size(base: str) -> int:
     """Pixels a side that a base model (hub name or folder) takes, without loading its weights."""
     try:
         return trained_image_size(AutoConfig.from_pretrained(base))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"The model {base!r} cannot be read: {_reason(error)}") from None
 
 
@@ -130,7 +130,8 @@ def _check_normalisation(folder: Path, tower: Tower) -> None:
         if not (np.allclose(processor.image_mean, tower.mean) and np.allclose(processor.image_std, tower.std)):
             raise CheckpointError(
                 f"The image processor of {folder} normalises with mean {processor.image_mean} and std "
-                f"{processor.image_std}; its image tower {tower.name} needs {list(tower.mean)} and {list(tower.std)}."
+                f"{processor.image_std}; its config names the image tower {tower.name}, which needs {list(tower.mean)} "
+                f"and {list(tower.std)}. Use the config.json and the processor's file that were written with the weights."
             )
 
 

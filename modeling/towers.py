@@ -40,6 +40,7 @@ classifier is left out, and whatever of the tower a recipe trains has been train
 Whoever passes on a checkpoint or a bundle that holds these weights passes on this notice and a
 copy of that licence.
 """
+MOST_PIXELS = 1024  # a side
 MOST_BYTES = 32 << 20  # of the package's weights, which have 19 MB
 
 
@@ -105,7 +106,10 @@ def tower_of(config: BlipConfig) -> Tower:
     """The tower that a configuration names. Raises `CheckpointError` for one that there is not."""
     name = getattr(config, KEY, VIT.name)
     if not isinstance(name, str) or name not in TOWERS:
-        raise CheckpointError(f"The config names the image tower {name!r}; there are {', '.join(TOWERS)}.")
+        raise CheckpointError(
+            f"The config names the image tower {name!r}; there are {', '.join(TOWERS)}. Use the config.json that was "
+            "written with the weights."
+        )
     return TOWERS[name]
 
 
@@ -197,10 +201,13 @@ def check_weights(
 def lite0_vision_config(image_size: int) -> dict[str, int]:
     """The `vision_config` of a model on an EfficientNet-Lite0: sizes, and as little as can be of a ViT.
 
-    Raises `CheckpointError` unless `image_size` is a multiple of 32.
+    Raises `CheckpointError` unless `image_size` is a multiple of 32 from 32 to `MOST_PIXELS`.
     """
-    if image_size % STRIDE:
-        raise CheckpointError(f"The image size {image_size} is not a multiple of {STRIDE}, which {LITE0.name} needs.")
+    if image_size % STRIDE or not STRIDE <= image_size <= MOST_PIXELS:
+        raise CheckpointError(
+            f"{LITE0.name} cannot have the image size {image_size}: it takes multiples of {STRIDE}, from {STRIDE} to "
+            f"{MOST_PIXELS} pixels."
+        )
     return {
         "image_size": image_size, "patch_size": STRIDE, "hidden_size": WIDTH, "intermediate_size": WIDTH,
         "num_hidden_layers": 0, "num_attention_heads": 1,

@@ -76,15 +76,14 @@ def main(argv: list[str] | None = None) -> int:
         "(default: drawn pictures)",
     )  # fmt: skip
     args = parser.parse_args(argv)
-    photos = args.photos
-    if photos is not None:
-        photos = photos.expanduser()
-        if not os.path.samefile(Path.cwd(), ROOT):  # as it was given, it reads better in the commands
-            photos = photos.resolve()
-    return run("demo", lambda: _demo(photos))
+    return run("demo", lambda: _demo(args.photos))
 
 
 def _demo(photos: Path | None) -> int:
+    if photos is not None and not os.path.samefile(
+        Path.cwd(), ROOT
+    ):  # as it was given, it reads better in the commands
+        photos = photos.resolve()
     os.chdir(ROOT)
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"  # all that is asked is on this machine
     started = time.monotonic()

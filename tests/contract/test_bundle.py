@@ -109,7 +109,7 @@ def test_missing_and_shortened_files_are_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format_version": 99}, "format version 99; this release reads versions 2 and 3"),
+        ({"format_version": 99}, "format version 99; this release reads versions 2, 3, 4"),
         ({"format_version": 1}, "format version 1"),
         ({"format_version": None}, "format version None"),
         ({"extra": 1}, "damaged at extra"),
@@ -250,17 +250,28 @@ def test_a_bundle_from_before_towers_were_recorded_is_read_and_needs_no_cudnn(fo
     assert (found.tower, found.needs_cudnn, found.version) == (None, False, version)
 
 
-@pytest.mark.parametrize("name", ["labels.json", "tokenizer.json", "encoder.onnx", "check.npz"])
+@pytest.mark.parametrize("name", ["a\u202eb", "a\x1b[2J", "a\nb", "", "x" * 301])
+def test_a_tower_is_told_on_one_printable_line(name: str, folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tower": {"name": "known", "source": name}}))
+    with pytest.raises(BundleError, match=r"damaged at tower\.source"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["labels.json", "tokenizer.json", "encoder.onnx", "check.npz", "NOTICE"])
 def test_the_version_follows_the_files(name: str, folder: Path) -> None:
     manifest = read_bundle(folder).manifest
     changed = manifest.files | {name: manifest.files["scorer.onnx"].model_copy(update={"sha256": "0" * 64})}
     other = manifest.model_copy(update={"files": changed})
-    assert (other.digest == manifest.digest) == (name == "check.npz")
+    assert (other.digest == manifest.digest) == (name in ("check.npz", "NOTICE"))
     assert (other.graphs_digest == manifest.graphs_digest) == (not name.endswith(".onnx"))
 
 
-def test_a_bundle_of_format_2_is_read_and_has_the_version_of_the_same_one_in_format_3(folder: Path) -> None:
+@pytest.mark.parametrize("older", [2, 3])
+def test_a_bundle_of_an_older_format_is_read_and_has_the_version_of_the_same_one_today(
+    older: int, folder: Path
+) -> None:
     version, path = read_bundle(folder).manifest.version, folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
-    assert read_bundle(folder).manifest.format_version == 2
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": older}))
+    assert read_bundle(folder).manifest.format_version == older
     assert read_bundle(folder).manifest.version == version

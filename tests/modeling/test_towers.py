@@ -112,7 +112,7 @@ def test_each_tower_normalises_as_it_was_trained() -> None:
 def test_a_config_of_the_other_tower_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     lite, vit = folders[LITE0.name], folders[VIT.name]
     bare = edited(lite, tmp_path / "bare", lambda config: config.pop("tower"))
-    with pytest.raises(CheckpointError, match="its image tower blip-vit needs"):
+    with pytest.raises(CheckpointError, match="names the image tower blip-vit, which needs"):
         load_blip(bare)
     without_processor(bare)
     with pytest.raises(CheckpointError, match="'blip-vit', but lacks that tower's weight vision_model.*another tower"):
@@ -126,7 +126,7 @@ def test_a_config_of_the_other_tower_is_refused(folders: dict[str, Path], tmp_pa
         config["vision_config"].update(lite0_vision_config(64))
 
     other = edited(vit, tmp_path / "other", to_lite)
-    with pytest.raises(CheckpointError, match="its image tower efficientnet-lite0 needs"):
+    with pytest.raises(CheckpointError, match="names the image tower efficientnet-lite0, which needs"):
         load_blip(other)
     without_processor(other)
     with pytest.raises(CheckpointError, match="'efficientnet-lite0', but lacks that tower's weight vision_model.bl"):
@@ -145,11 +145,15 @@ def test_a_tower_that_there_is_not_is_refused(name: object, folders: dict[str, P
     [
         ("patch_size", 16, r"patch_size is 16, but the image tower efficientnet-lite0 has 32"),
         ("hidden_size", 768, r"hidden_size is 768, but the image tower efficientnet-lite0 has 1280"),
-        ("image_size", 100, "image size 100 is not a multiple of 32"),
+        ("image_size", 100, "cannot have the image size 100: it takes multiples of 32, from 32 to 1024"),
+        ("image_size", 0, "cannot have the image size 0"),
+        ("image_size", -32, "cannot have the image size -32"),
+        ("image_size", 32_000_000, "cannot have the image size 32000000"),
+        ("image_size", [64, 64], "cannot be loaded"),
     ],
 )
 def test_sizes_that_the_tower_cannot_have_are_refused(
-    key: str, value: int, says: str, folders: dict[str, Path], tmp_path: Path
+    key: str, value: object, says: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     """A wrong patch size would load, and count the tokens wrongly."""
     folder = edited(folders[LITE0.name], tmp_path / "a", lambda config: config["vision_config"].update({key: value}))
@@ -162,7 +166,10 @@ def test_a_processor_of_the_other_tower_is_refused(name: str, folders: dict[str,
     (other,) = set(TOWERS) - {name}
     folder = Path(shutil.copytree(folders[name], tmp_path / "a"))
     shutil.copy(folders[other] / "processor_config.json", folder)
-    with pytest.raises(CheckpointError, match=f"normalises with mean .* its image tower {name} needs"):
+    with pytest.raises(
+        CheckpointError,
+        match=f"normalises with .* names the image tower {name}, which .* written with the weights",
+    ):
         load_blip(folder)
 
 
@@ -200,7 +207,7 @@ def test_on_lite0_is_the_same_for_the_same_seed_and_leaves_the_random_stream_alo
 
 
 def test_an_image_size_between_two_strides_is_refused(lite0: Blip) -> None:
-    with pytest.raises(CheckpointError, match="image size 100 is not a multiple of 32"):
+    with pytest.raises(CheckpointError, match="cannot have the image size 100"):
         on_lite0(dataclasses.replace(SHAPE, image_size=100), lite0.tokenizer, 0)
 
 

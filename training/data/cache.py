@@ -94,7 +94,8 @@ def cached_features(
                 f"Cached features cannot be written to {folder.parent}: {error.strerror or error}. {REMEDIES}"
             ) from None
     accelerator.wait_for_everyone()
-    features, unreadable = _open(folder, on_device=accelerator.device if recipe.cache.on == "device" else None)
+    device = accelerator.device if recipe.cache.on == "device" else None
+    features, unreadable = _open(folder, tokens, width, device)
     bad.left_out.update(dict.fromkeys(unreadable))
     return features
 
@@ -107,6 +108,7 @@ def _key(blip: Blip, recipe: Recipe, fingerprint: dict[str, Any], part: str, vie
         "on_bad_image": recipe.data.on_bad_image,
         "draft_sides": DRAFT_SIDES,  # how photos become pixels
         "part": part,
+        "image_size": blip.image_size,  # a convolutional tower has the same weights at every size
         "views": views,
         "augment": augment,
         "seed": recipe.seed if views > 1 else None,
@@ -176,16 +178,19 @@ def _compute(
         write_text_atomic(scratch / MARKER, json.dumps(about) + "\n")
 
 
-def _open(folder: Path, on_device: torch.device | None) -> tuple[Features, list[str]]:
+def _open(folder: Path, tokens: int, width: int, on_device: torch.device | None) -> tuple[Features, list[str]]:
     try:
         about = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        photos, unreadable = int(about["photos"]), [str(path) for path in about["unreadable"]]
         labels = torch.from_numpy(np.load(folder / "labels.npy", allow_pickle=False))
-        views = [_mapped(folder / f"view-{v}.npy", about["photos"]) for v in range(about["views"])]
-    except (OSError, ValueError, KeyError) as error:
+        views = [_mapped(folder / f"view-{v}.npy", photos) for v in range(about["views"])]
+        if labels.shape != (photos,) or any(view.shape != (photos, tokens, width) for view in views):
+            raise ValueError("its files do not fit together")
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise ContractError(f"The cached features in {folder} cannot be read: {error}. Delete the folder.") from None
     if on_device is not None:
         views = [view.to(on_device) for view in views]
-    return Features(views, labels), about["unreadable"]
+    return Features(views, labels), unreadable
 
 
 def _mapped(path: Path, photos: int) -> torch.Tensor:

@@ -187,25 +187,38 @@ def test_what_a_killed_run_left_is_taken_away_and_computed_as_before(tmp_path: P
     assert torch.equal(first.labels, again.labels)
 
 
-def test_a_tower_of_another_kind_has_another_entry(tmp_path: Path) -> None:
+def test_a_tower_of_another_kind_or_image_size_has_another_entry(tmp_path: Path) -> None:
+    """The weights of a convolutional tower do not tell its image size."""
     names = []
-    for tower in ("blip-vit", "efficientnet-lite0"):
-        recipe = recipe_for(tmp_path, f"model.tower={tower}", "model.image_size=32", "data.train_count=8")
-        source = open_source(recipe.data, 32)
+    for tower, size in (("blip-vit", 32), ("efficientnet-lite0", 32), ("efficientnet-lite0", 64)):
+        recipe = recipe_for(tmp_path, f"model.tower={tower}", f"model.image_size={size}", "data.train_count=8")
+        source = open_source(recipe.data, size)
         blip = initial_blip(recipe, source.labels)
         found = cached_features(
             blip, source.train, recipe=recipe, data=source.fingerprint, part="train", views=1, bad=BadPhotos("stop"),
             accelerator=Accelerator(cpu=True),
         )  # fmt: skip
-        assert found.views[0].shape[1:] == (image_tokens(blip.model.config, 32), token_width(blip.model.config))
-        names.append({path.name for path in tmp_path.iterdir()})
-    assert len(names[1] - names[0]) == 1
+        assert found.views[0].shape[1:] == (image_tokens(blip.model.config, size), token_width(blip.model.config))
+        names.append(len(list(tmp_path.iterdir())))
+    assert names == [1, 2, 3]
 
 
-def test_damage_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("view-1.npy", b"short"),
+        ("view-1.npy", b""),
+        ("labels.npy", b""),
+        ("cache.json", b"[]"),
+        ("cache.json", b'{"photos": "x", "views": 2, "unreadable": []}'),
+        ("cache.json", b'{"photos": 60, "views": 2, "unreadable": []}'),
+        ("cache.json", b'{"photos": 70, "views": 2}'),
+    ],
+)
+def test_damage_is_said(file: str, content: bytes, tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path)
     cached(recipe)
-    (next(tmp_path.iterdir()) / "view-1.npy").write_bytes(b"short")
+    (next(tmp_path.iterdir()) / file).write_bytes(content)
     with pytest.raises(ContractError, match="cannot be read.*Delete the folder"):
         cached(recipe)
 
