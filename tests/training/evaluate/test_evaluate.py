@@ -173,6 +173,19 @@ def test_one_photo_before_and_after(checkpoint: Path, tmp_path: Path) -> None:
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
 
 
+def test_before_is_what_training_started_from(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tower of the model before is the recipe's, pretrained where it says so."""
+    (tmp_path / "photo.png").write_bytes(drawn_png(2))
+    lite = ["--set", "model.tower=efficientnet-lite0"]
+    assert main([str(checkpoint), "--photo", str(tmp_path / "photo.png"), *lite]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(
+        "before: a new text decoder with random weights on the pretrained efficientnet-lite0; after: "
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
