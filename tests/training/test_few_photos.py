@@ -28,7 +28,7 @@ def photos(root: Path, *counts: int, broken: tuple[int, ...] = ()) -> Path:
 
 def trained(tmp_path: Path, folder: Path, *overrides: str) -> int:
     sets = [part for one in (*TINY, f"data.train={folder}", *overrides) for part in ("--set", one)]
-    return main(["--recipe", "drawn", "--out", str(tmp_path / "out"), *sets])
+    return main(["--recipe", "drawn-scratch", "--out", str(tmp_path / "out"), *sets])
 
 
 def test_a_run_says_by_how_many_photos_it_chose(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
