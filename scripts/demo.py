@@ -122,7 +122,7 @@ def drawn() -> Plan:
     work = Path("build/demo")
     return Plan(
         work, "drawn", (), ((work / "picture.png", "Ice Cream Cone"),),
-        "Pictures of food, drawn by code: train, compare, export, serve, label. One to three minutes on two cores, "
+        "Pictures of food, drawn by code: train, compare, export, serve, label. Some minutes on two cores, "
         "offline.",
         "Train a small text decoder on a pretrained image tower, on drawn pictures",
     )  # fmt: skip

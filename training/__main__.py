@@ -39,7 +39,7 @@ from training.state import Progress, check_same_run, clear_leftovers, discard_st
 HELP = """\
 Fine-tune BLIP so that its caption names the food, and write a checkpoint folder.
 
-  1. Try it out, offline, in two minutes:
+  1. Try it out, offline, in minutes:
        python -m training --recipe drawn --out checkpoints/drawn
   2. Your own photos, in photos/train/<class>/*.jpg:
        python -m training --recipe folder --set data.train=photos/train --out checkpoints/mine
