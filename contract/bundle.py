@@ -47,7 +47,6 @@ ENCODER_FILE = "encoder.onnx"
 SCORER_FILE = "scorer.onnx"
 DECODER_FILE = "decoder.onnx"
 STEP_FILE = "decoder_step.onnx"
-NOTICE_FILE = "NOTICE"  # of whose weights it holds and under which licence, where there is something to say
 ALWAYS = (TOKENIZER_FILE, ENCODER_FILE, DECODER_FILE, STEP_FILE)
 CLASSIFIER = (LABELS_FILE, SCORER_FILE)
 GRAPH = ".onnx"

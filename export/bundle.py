@@ -16,7 +16,6 @@ from contract.bundle import (
     DECODER_FILE,
     ENCODER_FILE,
     LABELS_FILE,
-    NOTICE_FILE,
     SCORER_FILE,
     STEP_FILE,
     TOKENIZER_FILE,
@@ -26,7 +25,7 @@ from contract.bundle import (
     finish_bundle,
     new_bundle,
 )
-from contract.files import write_text_atomic
+from contract.notices import write_notice
 from contract.precision import Precision
 from contract.self_check import CHECK_FILE
 from export.configs import DecoderConfig, EncoderConfig, ScorerConfig, StepConfig
@@ -80,7 +79,7 @@ def export_bundle(
         report = check_parity(subject, photos, gate=gate)
         make_self_check(subject).save(folder / CHECK_FILE)
         if checkpoint.tower.notice is not None:
-            write_text_atomic(folder / NOTICE_FILE, checkpoint.tower.notice)
+            write_notice(folder, checkpoint.tower.notice)
         _save_tokenizer(checkpoint.tokenizer, folder)
         if checkpoint.labels is not None:
             checkpoint.labels.save(folder / LABELS_FILE)
@@ -137,10 +136,9 @@ def _write_graphs(
 
 
 def _tower(checkpoint: Checkpoint, convolutions: bool) -> ImageTower:
-    """What the manifest says of the image tower; a base that was a folder is named without its place."""
-    tower, base = checkpoint.tower, checkpoint.base
-    source = tower.source or (Path(base).name if base is not None and Path(base).is_absolute() else base)
-    return ImageTower(name=tower.name, source=source, licence=tower.licence, needs_cudnn=convolutions)
+    """What the manifest says of the image tower."""
+    tower = checkpoint.tower
+    return ImageTower(name=tower.name, source=checkpoint.source, licence=tower.licence, needs_cudnn=convolutions)
 
 
 def decoder_tokens(config: BlipConfig) -> DecoderTokens:

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from transformers import BlipProcessor
 from transformers.models.blip import BlipImageProcessorPil
 
-from contract.bundle import NOTICE_FILE
 from contract.caption import CaptionFormat
 from contract.errors import CheckpointError, ContractError
 from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
+from contract.notices import write_notice
 from modeling.captions import label_tree
 from modeling.label_tree import LabelTree
 from modeling.load import Blip, check_checkpoint_folder, load_blip
@@ -90,6 +90,17 @@ class Checkpoint(Blip):
     metrics: dict[str, float]
     temperature: float
 
+    @property
+    def source(self) -> str | None:
+        """Where the image tower's pretrained weights come from, if from anywhere.
+
+        Of a base that is a folder this is its own name, without its place on the disk.
+        """
+        if self.tower.source is not None or self.base is None:
+            return self.tower.source
+        is_folder = self.base.startswith((".", "/", "~")) or self.base.count("/") > 1 or Path(self.base).is_dir()
+        return Path(self.base).resolve().name if is_folder else self.base
+
     def tree(self) -> LabelTree | None:
         """The label tree, or None without labels."""
         if self.labels is None or self.caption is None:
@@ -119,12 +130,19 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
         tokenizer=blip.tokenizer,
         pickle_sha256=blip.pickle_sha256,
         path=path,
-        base=record.recipe.get("model", {}).get("base") if record is not None else None,
+        base=_base(record) if record is not None else None,
         labels=own_labels or labels,
         caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
         metrics=record.metrics if record is not None else {},
         temperature=record.temperature if record is not None else 1.0,
     )
+
+
+def _base(record: TrainingRecord) -> str | None:
+    """`model.base` of the recipe, whatever JSON that is."""
+    model = record.recipe.get("model")
+    base = model.get("base") if isinstance(model, dict) else None
+    return base if isinstance(base, str) and base else None
 
 
 def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, *, replace: bool) -> None:
@@ -142,7 +160,7 @@ def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRe
             processor.save_pretrained(folder)
             labels.save(folder / LABELS_FILE)
             if blip.tower.notice is not None:
-                write_text_atomic(folder / NOTICE_FILE, blip.tower.notice)
+                write_notice(folder, blip.tower.notice)
             if record is not None:
                 record.save(folder)
     except (OSError, SafetensorError) as error:

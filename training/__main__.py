@@ -1,7 +1,7 @@
 """Fine-tune BLIP on labelled photos.
 
 python -m training --recipe drawn --out checkpoints/drawn
-python -m training --recipe folder --set data.train=photos/train --out checkpoints/mine
+python -m training --recipe folder-small --set data.train=photos/train --out checkpoints/mine
 accelerate launch --num_processes 8 -m training --recipe food101 --out checkpoints/food101
 """
 
@@ -39,12 +39,13 @@ from training.state import Progress, check_same_run, clear_leftovers, discard_st
 HELP = """\
 Fine-tune BLIP so that its caption names the food, and write a checkpoint folder.
 
-  1. Try it out, offline, in minutes:
+  1. Try it out, offline, in minutes (needs the extras: pip install 'food-vision[training,tower]'):
        python -m training --recipe drawn --out checkpoints/drawn
-  2. Your own photos, in photos/train/<class>/*.jpg:
-       python -m training --recipe folder --set data.train=photos/train --out checkpoints/mine
+  2. Your own photos, in photos/train/<class>/*.jpg, in minutes on two CPU cores:
+       python -m training --recipe folder-small --set data.train=photos/train --out checkpoints/mine
+     With a GPU and the hub, --recipe folder fine-tunes BLIP-base instead.
   3. Look at what the model will see, without training:
-       python -m training --recipe folder --set data.train=photos/train --preview sheet.png
+       python -m training --recipe folder-small --set data.train=photos/train --preview sheet.png
   4. Compare before and after:   python -m training.evaluate checkpoints/mine --report report
      Export for serving:         python -m export checkpoints/mine bundles/mine
 

@@ -267,6 +267,17 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         raise ContractError(f"{origin}: {where or 'recipe'}: {says}{given}.") from None
 
 
+def with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A dumped recipe (JSON values) with the default of every setting that it lacks."""
+    defaults = Recipe(data=DataRecipe(source="drawn")).model_dump(mode="json")
+    del defaults["data"]["source"]  # the one setting that has none
+    complete = defaults | recipe
+    for name, default in defaults.items():
+        if isinstance(default, dict) and isinstance(complete[name], dict):
+            complete[name] = default | complete[name]
+    return complete
+
+
 def _known_keys(location: tuple[int | str, ...]) -> str:
     section: Any = Recipe
     for part in location[:-1]:

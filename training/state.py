@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from contract.errors import ContractError
 from contract.files import new_folder, sha256_file, write_text_atomic
+from training.recipe import with_defaults
 
 TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 KEPT = 2
@@ -161,10 +162,13 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def check_same_run(progress: Progress, recipe: dict[str, Any], data: dict[str, Any], frozen: str, folder: Path) -> None:
-    """Raise `ContractError` when a state belongs to another recipe, data or frozen weights, naming what differs."""
+    """Raise `ContractError` when a state belongs to another recipe, data or frozen weights, naming what differs.
+
+    A setting that a stored recipe lacks, being older than the setting, was what it is by default.
+    """
     changed = [
         f"{f'{section}.{key}'.rstrip('.')} was {old!r}, now {new!r}"
-        for section, key, old, new in _differences(progress.recipe, recipe)
+        for section, key, old, new in _differences(with_defaults(progress.recipe), with_defaults(recipe))
         if (section, key) not in FREE_TO_CHANGE
     ]
     if progress.data != data:

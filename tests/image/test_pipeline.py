@@ -151,7 +151,10 @@ def test_every_file_of_a_licence_is_sent_copied_and_packed() -> None:
     """setuptools takes what pyproject.toml names; a file that is not there would be left out without a word."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     copied = re.findall(r"^COPY pyproject\.toml README\.md (.+) /build/source/$", DOCKERFILE, re.MULTILINE)
-    assert [line.split() for line in copied] == [project["license-files"]] * 2
+    of_rooms = [name for name in project["license-files"] if "/" in name]  # these come with their room
+    assert [line.split() + of_rooms for line in copied] == [project["license-files"]] * 2
+    assert {name.split("/")[0] for name in of_rooms} == {"contract"}
+    assert DOCKERFILE.count("COPY contract /build/source/contract\n") == 2
     assert all((ROOT / name).is_file() for name in project["license-files"])
 
 

@@ -15,6 +15,7 @@ from contract.errors import CheckpointError, ContractError
 from contract.labels import LabelSet
 from modeling.checkpoint import (
     TRAINING_FILE,
+    Checkpoint,
     checkpoint_digest,
     load_checkpoint,
     read_training_record,
@@ -86,6 +87,32 @@ def test_a_damaged_record_is_refused(checkpoint: Path, tmp_path: Path) -> None:
         (copy / TRAINING_FILE).write_text(text)
         with pytest.raises(CheckpointError, match="is not a training record"):
             load_checkpoint(copy)
+
+
+def started_from(folder: Path, recipe: dict[str, object]) -> Checkpoint:
+    """The checkpoint with another recipe in its record."""
+    record = json.loads((folder / TRAINING_FILE).read_text())
+    (folder / TRAINING_FILE).write_text(json.dumps(record | {"recipe": recipe}))
+    return load_checkpoint(folder)
+
+
+def test_what_it_started_from_is_told_without_its_place(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_of(checkpoint, tmp_path)
+    (tmp_path / "towers" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for base in ("towers/mine", "./mine", "../mine", "/somewhere/else/mine", "checkpoints/that/went/mine", "~/mine"):
+        found = started_from(copy, {"model": {"base": base}})
+        assert (found.base, found.source) == (base, "mine")
+    assert started_from(copy, {"model": {"base": "towers/mine2"}}).source == "towers/mine2", "a name on the hub"
+    assert started_from(copy, {"model": {"base": "."}}).source == tmp_path.name
+
+
+@pytest.mark.parametrize("recipe", [{}, {"model": None}, {"model": "blip"}, {"model": {"base": 5}}, {"model": []}])
+def test_a_record_of_any_recipe_is_read(recipe: dict[str, object], checkpoint: Path, tmp_path: Path) -> None:
+    found = started_from(copy_of(checkpoint, tmp_path), recipe)
+    assert (found.base, found.source) == (None, None)
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:

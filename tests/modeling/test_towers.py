@@ -88,6 +88,10 @@ def test_the_notice_goes_with_the_weights(folders: dict[str, Path]) -> None:
     notice = (folders[LITE0.name] / "NOTICE").read_text(encoding="utf-8")
     assert (ROOT / "NOTICE").read_text(encoding="utf-8").endswith(notice), "one text"
     assert all(words in notice for words in ("Apache License, Version 2.0", f"{towers.PACKAGE} {towers.VERSION}"))
+    licence = (folders[LITE0.name] / "LICENSE-APACHE-2.0").read_text(encoding="utf-8")
+    assert licence.split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert licence.strip().endswith("limitations under the License."), "the whole of it"
+    assert "the file LICENSE-APACHE-2.0" in notice
     assert not (folders[VIT.name] / "NOTICE").exists(), "it depends on what its training started from"
 
 

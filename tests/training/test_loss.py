@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -172,3 +173,29 @@ def test_dropout_is_the_decoders_alone(blip: Blip) -> None:
     assert not torch.equal(loss(pixels(), EACH, torch.eye(4)), loss(pixels(), EACH, torch.eye(4)))
     loss.eval()
     assert torch.equal(loss(pixels(), EACH, torch.eye(4)), loss(pixels(), EACH, torch.eye(4)))
+
+
+def test_channel_dropout_leaves_out_the_same_channels_of_all_tokens_of_a_photo(
+    blip: Blip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = packed_captions(blip.tokenizer, NAMES, LABELS)
+    loss = CaptionLoss(blip.model, captions, caption_weight=0.1, smoothing=0.0, channel_dropout=0.5)
+    seen: list[torch.Tensor] = []
+    forward = blip.model.text_decoder.bert.forward
+
+    def watched(**given: Any) -> Any:
+        seen.append(given["encoder_hidden_states"].detach())
+        return forward(**given)
+
+    monkeypatch.setattr(blip.model.text_decoder.bert, "forward", watched)
+    embeds = torch.ones(len(LABELS), 17, 32)
+    for mode in (True, False):
+        loss.train(mode)
+        loss(embeds, EACH, torch.eye(4), embedded=True)
+    dropped, plain = seen
+    assert torch.equal(plain, embeds), "nothing is left out where it does not train"
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped)), "a channel of a photo goes as a whole"
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}, "what stays is scaled up"
+    masks = dropped[:, 0]
+    assert len(masks.unique(dim=0)) == len(LABELS), "others for each photo"
+    assert 0.25 < float((masks == 0).float().mean()) < 0.75

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contract.errors import ContractError
 from contract.labels import FOOD101
-from training.recipe import RECIPES, Recipe, load_recipe, recipe_names, settings_table
+from training.recipe import RECIPES, Recipe, load_recipe, recipe_names, settings_table, with_defaults
 
 
 def test_every_recipe_that_comes_along_is_valid() -> None:
@@ -103,3 +104,16 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     (tmp_path / "empty.toml").write_text("")
     with pytest.raises(ContractError, match=r"empty.toml: data: Field required"):
         load_recipe(str(tmp_path / "empty.toml"), [])
+
+
+def test_what_an_older_recipe_lacks_is_what_it_was_by_default() -> None:
+    now = load_recipe("folder-small", ["train.epochs=3"]).model_dump(mode="json")
+    assert with_defaults(now) == now
+    older: dict[str, Any] = {name: dict(part) if isinstance(part, dict) else part for name, part in now.items()}
+    del older["model"]["tower"], older["cache"], older["seed"], older["train"]["best_by"]
+    found = with_defaults(older)
+    assert (found["model"]["tower"], found["train"]["best_by"]) == ("blip-vit", "accuracy")
+    assert (found["seed"], found["cache"]["views"]) == (0, 0)
+    assert found["train"]["epochs"] == 3
+    assert "tower" not in older["model"], "the given one is left as it is"
+    assert "source" not in with_defaults({})["data"], "which has no default"

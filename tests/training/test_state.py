@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from contract.errors import ContractError
+from training.recipe import load_recipe
 from training.state import (
     Best,
     Progress,
@@ -135,3 +137,14 @@ def test_streams_have_seeds_of_their_own() -> None:
     assert len(seeds) == 2000
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert run_folder(Path("a/b")) == Path("a/b.run")
+
+
+def test_a_run_from_before_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+    now = load_recipe("drawn-scratch", []).model_dump(mode="json")
+    stored = copy.deepcopy(now)
+    del stored["model"]["tower"], stored["train"]["channel_dropout"], stored["train"]["best_by"]
+    state = Progress(recipe=stored, data={}, step=5)
+    check_same_run(state, now, {}, "", tmp_path)
+    other = load_recipe("drawn-scratch", ["train.best_by=loss"]).model_dump(mode="json")
+    with pytest.raises(ContractError, match=r"other settings: train\.best_by was 'accuracy', now 'loss'\. Pass"):
+        check_same_run(state, other, {}, "", tmp_path)

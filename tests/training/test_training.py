@@ -91,6 +91,24 @@ def test_skipped_photos_are_counted_in_the_record(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "training.json").read_text())["data"]["unreadable"] == 1
 
 
+@pytest.mark.parametrize("way", [["data.preload=true"], ["cache.views=1", "train.freeze=decoder"]])
+def test_a_class_that_is_lost_whole_ends_the_run(
+    way: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("pho", "ramen"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            (tmp_path / "photos" / name / f"{i}.png").write_bytes(b"no" if name == "ramen" else drawn_png(16 * i, 32))
+    folder = ["data.source=folder", f"data.train={tmp_path / 'photos'}", "data.on_bad_image=skip"]
+    cache = f"cache.folder={tmp_path / 'features'}"
+    command = ["--recipe", "drawn-scratch", "--out", str(tmp_path / "out"), *sets(*folder, cache, *way)]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "No training photo of the class 'ramen' could be read (left out was, for example, " in said
+    assert "Mend or replace them, or leave the class out.\n" in said
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

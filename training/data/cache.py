@@ -6,6 +6,7 @@ digest of the tower's weights, the data, the augmentation and the seed, so that 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,9 @@ from training.state import stream_seed
 
 MARKER = "cache.json"
 BATCH = 64
+OF_THE_DISK = {  # what a folder says that cannot be written; other errors come from reading the photos
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+}  # fmt: skip
 REMEDIES = "Lower cache.views, set cache.folder to a larger disk, or cache.views = 0 to compute them each epoch."
 
 
@@ -90,6 +94,8 @@ def cached_features(
             _check_room(folder, max(1, views) * count * tokens * width * 2)
             _compute(blip, items, (count, tokens, width), recipe, folder, views, bad, part)
         except OSError as error:
+            if error.errno not in OF_THE_DISK:
+                raise
             raise ContractError(
                 f"Cached features cannot be written to {folder.parent}: {error.strerror or error}. {REMEDIES}"
             ) from None

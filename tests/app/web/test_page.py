@@ -148,4 +148,6 @@ def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         assert {f"app/web/static/{path.name}" for path in STATIC.iterdir()} <= set(wheel.namelist())
         licences = {name.split("/", 1)[1] for name in wheel.namelist() if ".dist-info/licenses/" in name}
-        assert licences == {"licenses/LICENSE", "licenses/NOTICE"}
+        licence = "contract/LICENSE-APACHE-2.0"
+        assert licences == {"licenses/LICENSE", "licenses/NOTICE", f"licenses/{licence}"}
+        assert licence in wheel.namelist(), "what is written beside weights"

@@ -135,6 +135,16 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
             cached(recipe_for(tmp_path / folder))
 
 
+def test_an_error_of_the_reading_is_not_blamed_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("training.data.cache.batches", broken)
+    with pytest.raises(OSError, match="Too many open files"):
+        cached(recipe_for(tmp_path))
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
 class Coloured(Photos):
     """Photos of one colour each, every third of them broken."""
 
