@@ -34,6 +34,7 @@ from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
 from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
+from contract.notices import LICENCE_FILE, NOTICE_FILE
 from contract.precision import LIMITS, Precision, ProviderName
 from contract.self_check import CHECK_FILE, SelfCheck
 
@@ -133,7 +134,7 @@ class Manifest(BaseModel):
         of it: the last bits of its numbers are those of the machine that exported.
         """
         fields = self.model_dump(mode="json", exclude=DESCRIPTIONS)
-        for name in (CHECK_FILE, NOTICE_FILE):
+        for name in (CHECK_FILE, NOTICE_FILE, LICENCE_FILE):
             fields["files"].pop(name, None)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

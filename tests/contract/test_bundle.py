@@ -15,6 +15,7 @@ from contract.bundle_files import Folder
 from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
 from contract.labels import LabelSet
+from contract.notices import LICENCE_FILE, NOTICE_FILE
 
 
 def fill(folder: Path, *, classifier: bool = True) -> Manifest:
@@ -258,12 +259,14 @@ def test_a_tower_is_told_on_one_printable_line(name: str, folder: Path) -> None:
         read_bundle(folder)
 
 
-@pytest.mark.parametrize("name", ["labels.json", "tokenizer.json", "encoder.onnx", "check.npz", "NOTICE"])
+@pytest.mark.parametrize(
+    "name", ["labels.json", "tokenizer.json", "encoder.onnx", "check.npz", "NOTICE", "LICENSE-APACHE-2.0"]
+)
 def test_the_version_follows_the_files(name: str, folder: Path) -> None:
     manifest = read_bundle(folder).manifest
     changed = manifest.files | {name: manifest.files["scorer.onnx"].model_copy(update={"sha256": "0" * 64})}
     other = manifest.model_copy(update={"files": changed})
-    assert (other.digest == manifest.digest) == (name in ("check.npz", "NOTICE"))
+    assert (other.digest == manifest.digest) == (name in ("check.npz", NOTICE_FILE, LICENCE_FILE))
     assert (other.graphs_digest == manifest.graphs_digest) == (not name.endswith(".onnx"))
 
 
