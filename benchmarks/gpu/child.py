@@ -38,6 +38,14 @@ NEEDED = (  # by one step or another
     "accelerate", "datasets", "fastapi", "jinja2", "kornia", "matplotlib", "multipart", "onnx", "onnxscript", "optimum",
     "pydantic_settings", "sklearn", "tensorboard", "tokenizers", "tqdm", "transformers", "uvicorn",
 )  # fmt: skip
+TRY = """
+import importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        print(f"{name} ({type(error).__name__}: {error})")
+"""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -60,12 +68,10 @@ def device(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_packages() -> None:
     """Import everything: a package that is there may lack one of its own, and each step would end with that."""
-    missing = []
-    for name in NEEDED:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # whatever a package raises while it is imported
-            missing.append(f"{name} ({type(error).__name__}: {error})")
+    tried = subprocess.run([sys.executable, "-c", TRY, *NEEDED], capture_output=True, text=True, check=False)
+    missing = tried.stdout.splitlines()
+    if tried.returncode:
+        missing.append(f"the interpreter ended with exit code {tried.returncode}")
     try:
         importlib.metadata.version("food-vision")
     except importlib.metadata.PackageNotFoundError:
