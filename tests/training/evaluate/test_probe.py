@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from training.data.cache import Features
 from training.evaluate import probe
@@ -32,7 +33,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
     """C and rows of each fit."""
     made: list[tuple[float, int]] = []
 
-    class Watched(probe.LogisticRegression):  # type: ignore[misc]
+    class Watched(LogisticRegression):
         def fit(self, vectors: Any, labels: Any) -> Any:
             made.append((self.C, len(vectors)))
             return super().fit(vectors, labels)
