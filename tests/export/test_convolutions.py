@@ -99,6 +99,7 @@ def test_bundle_and_reports_name_the_tower(lite0: Checkpoint, lite0_bundle: Path
     inspected = inspect_bundle(lite0_bundle)
     assert line in report(inspected).splitlines()
     assert inspected.data()["tower"] == tower.model_dump()
+    assert {"NOTICE", "LICENSE-APACHE-2.0"} <= read_bundle(lite0_bundle).manifest.files.keys()
     assert not read_bundle(bundle).manifest.needs_cudnn
 
 
