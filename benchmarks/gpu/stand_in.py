@@ -28,6 +28,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from contract.cli import run
@@ -44,9 +45,11 @@ WRITTEN = {DRIVER: "DRIVER", RUNTIME: "CUDART", "libcublas.so.13": "BLAS", "libc
 EXTRA = {"libcurand.so.10": {"curandCreateGenerator"}}  # linked, without a function that is imported
 
 
-def build(folder: Path, wheel: Path = WHEEL) -> Path:
+def build(folder: Path, wheel: Path = WHEEL, importers: Iterable[Path] = ()) -> Path:
     """Compile the stand-ins that the CUDA provider in `wheel`, an unpacked onnxruntime-gpu, is linked to.
 
+    `importers` are libraries that must find what they import in the same ones: those of a CUDA build of torch, where
+    it stays on the CPU and the stand-ins are preloaded (LD_PRELOAD).
     Returns `folder`, for LD_LIBRARY_PATH. Raises `ContractError`: no wheel, compiler or CUDA header there.
     """
     provider = wheel / PROVIDER
@@ -58,7 +61,11 @@ def build(folder: Path, wheel: Path = WHEEL) -> Path:
     include = headers()
     folder.mkdir(parents=True, exist_ok=True)
     own = _defined()
-    for library, names in _wanted(provider).items():
+    wanted = _wanted(provider)
+    for importer in importers:
+        for library, names in _wanted(importer).items():
+            wanted.get(library, set()).update(names)
+    for library, names in wanted.items():
         macro = WRITTEN.get(library)
         lines = [f"long {name}(void) {{ return 0; }}" for name in sorted(names - own.get(macro or "", set()))]
         _compile(folder, library, "\n".join([*_included(macro), *lines]) + "\n", include)
