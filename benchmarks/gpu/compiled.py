@@ -12,17 +12,38 @@ Reads a JSON list of jobs and prints one JSON object a line. Imports nothing of 
 import json
 import sys
 import time
+from typing import Any
 
 import tensorrt_rtx_bindings as trt
 
-LOGGER = trt.Logger(trt.Logger.ERROR)
+# TensorRT-RTX's compiler has no float32 products for Turing (7.5): its own limit, which the data-centre TensorRT has not.
+# Label and word scores are such products (contract/precision.py), so a scorer is parsed for 7.5 and not compiled.
+NO_FLOAT32 = "FP32 GEMM is not supported"
 
 
-def compile_graph(path: str, capability: str, batches: list[int]) -> dict:
+class Errors(trt.ILogger):
+    """Keeps what TensorRT complains about."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.told: list[str] = []
+
+    def log(self, severity: Any, text: str) -> None:
+        """Called by TensorRT."""
+        if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+            self.told.append(" ".join(text.split()))
+
+
+LOGGER = Errors()
+
+
+def compile_graph(path: str, capability: str, batches: list[int]) -> dict[str, Any]:
     """Parse and compile one graph for one capability (`8.9`), for batches from the first to the last of `batches`.
 
     The middle one is what the engine is tuned for. The types of the graph are kept: the network is strongly typed.
+    `fault` says why not; `limit` says so where TensorRT-RTX itself is the reason, after every node was parsed.
     """
+    LOGGER.told.clear()
     began = time.monotonic()
     builder = trt.Builder(LOGGER)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -30,11 +51,7 @@ def compile_graph(path: str, capability: str, batches: list[int]) -> dict:
     if not parser.parse_from_file(path):
         refused = [parser.get_error(i) for i in range(parser.num_errors)]
         told = "; ".join(f"{one.node_operator()} {one.node_name()!r}: {one.desc()}" for one in refused)
-        return {
-            "layers": 0,
-            "fault": f"TensorRT-RTX refuses {told[:400]}",
-            "seconds": round(time.monotonic() - began, 1),
-        }
+        return {"layers": 0, "fault": f"TensorRT-RTX refuses {told[:400]}", "limit": None, "seconds": _since(began)}
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), 0)
@@ -46,10 +63,17 @@ def compile_graph(path: str, capability: str, batches: list[int]) -> dict:
     if dynamic:
         config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
-    found = {"layers": network.num_layers, "seconds": round(time.monotonic() - began, 1)}
-    if engine is None:
-        return {**found, "fault": f"TensorRT-RTX makes no engine for {capability}"}
-    return {**found, "fault": None, "megabytes": round(engine.nbytes / 1e6)}
+    found = {"layers": network.num_layers, "seconds": _since(began)}
+    if engine is not None:
+        return {**found, "fault": None, "limit": None, "megabytes": round(engine.nbytes / 1e6)}
+    told = "; ".join(LOGGER.told)[-400:]
+    if NO_FLOAT32 in told and capability == "7.5":
+        return {**found, "fault": None, "limit": NO_FLOAT32}
+    return {**found, "fault": f"TensorRT-RTX makes no engine: {told}", "limit": None}
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 1)
 
 
 def main() -> int:

@@ -9,8 +9,9 @@ service, and runs it once there. TensorRT: the parser and compiler of TensorRT f
 the data-centre TensorRT that the service uses and is another product (`benchmarks/gpu/compiled.py`). Neither shows what a
 GPU computes or how fast. Two graphs with a node that must be refused go along: a proof that misses them fails.
 
-Prints a table; all of it goes to `proof.json`. Exit code 1 when a node is elsewhere, an engine is not made, or the
-structure of a usual graph is not that in `export/inspect/proved.json` (renew it: `make gpu-proof FULL=1 RECORD=1`).
+Prints a table. All of it goes to `proof.json`, and what `python -m export.inspect --proved` reads to `proved.json`. Exit
+code 1 when a node is elsewhere, an engine is not made, or the structure of a usual graph is not that in
+`export/inspect/proved.json`, which is renewed by `make gpu-proof FULL=1 RECORD=1`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ COMPILE = Path(__file__).with_name("compiled.py")
 LARGEST = 32
 BUCKETS = (1, 2, 4, 8, 16, LARGEST)
 BATCHES = [1, 8, LARGEST]  # of TensorRT's profile: smallest, usual, largest
+GOOD = "no fault: every node on CUDA, every graph taken by TensorRT-RTX, both controls caught"
 BF16_FROM = 8.0  # compute capability
 
 
@@ -73,6 +75,7 @@ class Row:
     cudnn: str | None = None
     cuda: dict[str, list[str]] = field(default_factory=dict)  # capability → faults
     tensorrt: dict[str, list[str]] = field(default_factory=dict)
+    limits: dict[str, str] = field(default_factory=dict)  # capability → why TensorRT-RTX itself compiles nothing there
     seconds: float = 0.0  # of TensorRT
 
     @property
@@ -124,12 +127,14 @@ def prove(args: argparse.Namespace) -> int:
         print("\n".join(_line(row, plan) for row in found), flush=True)
         if not control:
             control = _controls(folder, work, device, args.tensorrt)
+    if limits := sorted({limit for row in rows for limit in row.limits.values()}):
+        print(f"* every node parsed, no engine: TensorRT-RTX has a limit there, {'; '.join(limits)}")
     print("\n".join(f"control: {text}" for text in control.values()))
     bad = [fault for row in rows for fault in row.faults]
     bad += [f"the control for {name} was not caught" for name, text in control.items() if ON_PURPOSE not in text]
     bad += _recorded(rows, args)
     _write(work / "proof.json", rows, control, bad, began)
-    print("\n".join(f"FAULT: {text}" for text in bad) or "every node on CUDA, every engine made, both controls caught")
+    print("\n".join(f"FAULT: {text}" for text in bad) or GOOD)
     print(f"{len(rows)} graphs in {time.monotonic() - began:.0f} s; {args.work / 'proof.json'}")
     return 1 if bad else 0
 
@@ -161,6 +166,8 @@ def _case(name: str, folder: Path, plan: Plan, device: Path, tensorrt: Path) -> 
         faults = row.tensorrt.setdefault(found["capability"], [])
         if found["fault"]:
             faults.append(f"batches {found['batches']}: {found['fault']}")
+        if found["limit"]:
+            row.limits[found["capability"]] = found["limit"]
     return list(rows.values())
 
 
@@ -198,20 +205,21 @@ def _ask(command: list[str], jobs: list[dict[str, Any]], environment: dict[str, 
 
 
 def _recorded(rows: list[Row], args: argparse.Namespace) -> list[str]:
-    """Write the record, or compare with it; a bundle of one's own is in none."""
+    """Write this run's record, and the project's or what differs from it; a bundle of one's own is not in that."""
+    new = {
+        row.name: Proof(
+            sha256=row.sha256, cuda=_shown(row.cuda), tensorrt_rtx=_shown(row.tensorrt, row.limits), cudnn=row.cudnn
+        )
+        for row in rows
+    }
+    made_by = provenance()
+    record = Record(date=made_by["date"], commit=made_by["commit"], versions=_versions(), graphs=new)
+    write_text_atomic(args.work / RECORD.name, record.model_dump_json(indent=1) + "\n")
     if args.bundle:
         return []
     if args.record:
-        old = read_record().graphs if RECORD.is_file() and not args.full else {}
-        new = {
-            row.name: Proof(
-                sha256=row.sha256, cuda=_without_fault(row.cuda), tensorrt_rtx=_without_fault(row.tensorrt),
-                cudnn=row.cudnn,
-            )
-            for row in rows
-        }  # fmt: skip
-        made_by = provenance()
-        record = Record(date=made_by["date"], commit=made_by["commit"], versions=_versions(), graphs=old | new)
+        kept = read_record().graphs if RECORD.is_file() and not args.full else {}
+        record = record.model_copy(update={"graphs": kept | new})
         write_text_atomic(RECORD, record.model_dump_json(indent=1) + "\n")
         return []
     known = read_record().graphs
@@ -222,8 +230,8 @@ def _recorded(rows: list[Row], args: argparse.Namespace) -> list[str]:
     ]
 
 
-def _without_fault(found: dict[str, list[str]]) -> tuple[str, ...]:
-    return tuple(capability for capability, faults in found.items() if not faults)
+def _shown(found: dict[str, list[str]], but: Container[str] = ()) -> tuple[str, ...]:
+    return tuple(capability for capability, faults in found.items() if not faults and capability not in but)
 
 
 def _versions() -> dict[str, str]:
@@ -257,13 +265,15 @@ def _head(plan: Plan) -> str:
 
 
 def _line(row: Row, plan: Plan) -> str:
-    cells = []
-    for capability in plan.cuda:
-        cells.append("-" if capability not in row.cuda else "FAULT" if row.cuda[capability] else f"{row.nodes} of all")
-    for capability in plan.tensorrt:
-        cells.append("-" if capability not in row.tensorrt else "FAULT" if row.tensorrt[capability] else "compiled")
+    cells = [_cell(one in row.cuda, row.cuda.get(one), f"{row.nodes} of all") for one in plan.cuda]
+    for one in plan.tensorrt:
+        cells.append(_cell(one in row.tensorrt, row.tensorrt.get(one), "parsed *" if one in row.limits else "compiled"))
     cudnn = "not needed" if row.cudnn is None else f"needed: {row.cudnn}"
     return f"{row.name:<42}{''.join(f'{one:>11}' for one in cells)}  {cudnn}"
+
+
+def _cell(asked: bool, faults: list[str] | None, good: str) -> str:
+    return "FAULT" if faults else good if asked else "-"
 
 
 if __name__ == "__main__":

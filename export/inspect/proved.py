@@ -54,10 +54,11 @@ class Record(BaseModel):
         proof = self.of(sha256)
         if proof is None:
             return "no, this structure is not in the record: make gpu-proof BUNDLE=…"
-        rtx = f"TensorRT-RTX {self.versions['tensorrt-rtx']} compiles for {', '.join(proof.tensorrt_rtx)}"
+        version = self.versions["tensorrt-rtx"]
+        rtx = f"TensorRT-RTX {version} compiles for {', '.join(proof.tensorrt_rtx)}"
         parts = [
             f"CUDA takes every node on {', '.join(proof.cuda)} (onnxruntime-gpu {self.versions['onnxruntime-gpu']})",
-            rtx if proof.tensorrt_rtx else "TensorRT-RTX was not asked",
+            rtx if proof.tensorrt_rtx else f"TensorRT-RTX {version} has compiled it for none",
             "needs no cuDNN" if proof.cudnn is None else f"needs cuDNN ({proof.cudnn})",
         ]
         return "; ".join(parts)
