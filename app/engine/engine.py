@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 from app.engine.batches import buckets, cpu_batch, is_memory
 from app.engine.captioner import Captioner, PrefixCaptioner, StepCaptioner, greedy
 from app.engine.graph import Graph, Value
+from app.engine.memory import sizes_that_fit, weights_bytes
 from app.providers.gpu import pin, unpin
-from app.providers.sessions import Profile, ProviderError, open_session
+from app.providers.sessions import Profile, ProviderError, free_bytes, open_session
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, TOKENIZER_FILE, Bundle
 from contract.errors import BundleError, ContractError
 from contract.pixels import Pixels
@@ -143,10 +144,19 @@ class Engine:
         self.buckets = buckets(max_batch) if provider != "cpu" else ()
         self.max_batch = max_batch if self.buckets else min(max_batch, cpu_batch(bundle.manifest))
         self._staging: dict[int, Pixels] = {}
-        files = [ENCODER_FILE, SCORER_FILE] if bundle.labels is not None else [ENCODER_FILE]
         self.decoder_file = DECODER_FILE if self.buckets else STEP_FILE
+        files = (ENCODER_FILE, *([SCORER_FILE] if bundle.labels is not None else []), self.decoder_file)
+        if self.buckets:
+            self.buckets = sizes_that_fit(
+                self.buckets,
+                sum(weights_bytes(bundle.graph(file)) for file in files),
+                free_bytes(provider, precision=manifest.precision, device=device, cudnn=manifest.needs_cudnn),
+                cuda_graphs=cuda_graphs,
+                device=device,
+            )
+            self.max_batch = self.buckets[-1]
         sessions = _Sessions(bundle, provider, threads, self.max_batch, self._cuda_graphs, engine_cache, device)
-        self._graphs = {file: sessions.graph(file) for file in (*files, self.decoder_file)}
+        self._graphs = {file: sessions.graph(file) for file in files}
         try:
             self._prepare(self.buckets[0] if self.buckets else 1)
             self._tokenizer = _tokenizer(bundle)
