@@ -13,6 +13,7 @@ CHART_VENV := build/chart-venv
 TORCH ?=
 READY = $(PYTHON) -m scripts.prepare $(if $(TORCH),--torch '$(TORCH)')
 GPU_WHEEL := build/onnxruntime-gpu
+CUDA_HEADERS := build/cuda-headers
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
@@ -81,11 +82,17 @@ chaos: installed  ## all that a service must stand, figures in build/chaos.json;
 bulk-check: installed  ## 10,000 drawn photos labelled, with a kill in the middle; make bulk-check BUNDLE=path
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.app.bulk --bundle $(BUNDLE)
 
-gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info  ## onnxruntime-gpu beside the CPU one (256 MB), for tests that need no GPU
+gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info $(CUDA_HEADERS)/.installed  ## onnxruntime-gpu beside the CPU one (256 MB) and CUDA's headers, for tests that need no GPU
 
 $(GPU_WHEEL)/onnxruntime_gpu-%.dist-info: | installed
 	rm -rf $(GPU_WHEEL)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -qq --no-deps --target $(GPU_WHEEL) onnxruntime-gpu
+
+# Apart from onnxruntime-gpu, which would find the real CUDA runtime beside them.
+$(CUDA_HEADERS)/.installed: locks/cuda-headers.txt | installed
+	rm -rf $(CUDA_HEADERS)
+	$(BIN)/python -m pip install -qq --no-deps --require-hashes --target $(CUDA_HEADERS) -r locks/cuda-headers.txt
+	touch $@
 
 image:  ## make image TARGET=cpu|gpu|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)
@@ -105,7 +112,7 @@ regression: installed  ## fixed pictures keep their labels and log-probabilities
 lock: $(TOOLS)/.installed  ## the images' packages with their hashes, from pyproject.toml and constraints.txt
 	for engine in cpu gpu; do $(LOCK) pyproject.toml -c constraints.txt --extra $$engine --extra otel -o locks/$$engine.txt || exit 1; done
 	$(LOCK) pyproject.toml -c constraints.txt --extra training --extra tower --extra export -o locks/training.txt
-	for list in build tools; do $(LOCK) locks/$$list.in -o locks/$$list.txt || exit 1; done
+	for list in build tools cuda-headers tensorrt-rtx; do $(LOCK) locks/$$list.in -o locks/$$list.txt || exit 1; done
 
 sbom: $(TOOLS)/.installed  ## CycloneDX lists of the images' packages, in build/sbom
 	mkdir -p build/sbom
