@@ -174,4 +174,6 @@ class CaptionStep(nn.Module):
 
 
 def _best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return logits.argmax(dim=-1), logits.amax(dim=-1), logits
+    # not argmax and amax: ONNX Runtime's CUDA kernels of those need cuDNN, that of TopK does not
+    best, token = logits.topk(1, dim=-1)
+    return token.squeeze(1), best.squeeze(1), logits
