@@ -50,6 +50,7 @@ NO_MEMORY = (
     "out_of_memory",
     "alloc_failed",
 )
+MOST_NAMED = 5  # nodes in a message
 NO_FALLBACK, RECORD = "session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info"
 # Its fused kernel asks for cuDNN, the two that it replaces do not: 740 MB for an addition (docs/providers.md).
 NOT_FUSED = "optimization.disable_specified_optimizers", "BiasSoftmaxFusion"
@@ -217,8 +218,7 @@ def _on_cpu(graph: GraphFile, plan: _Plan, options: ort.SessionOptions) -> Provi
         session = ort.InferenceSession(graph.data, options, providers=plan.providers, enable_fallback=0)
         if session.get_providers()[0] != PROVIDERS["cuda"]:
             return _not_loaded(graph.path, "cuda", session.get_providers()[0])
-        kinds = _assigned(session).get(PROVIDERS["cpu"], Counter())
-        where = f"{kinds.total()} of its nodes would run on the CPU ({', '.join(sorted(kinds))})"
+        where = _told(_nodes(session).get(PROVIDERS["cpu"], []))
     return ProviderError(
         f"The provider {plan.provider!r} was asked for, but of {graph.path.name} {where}; fix its symbolic dimensions (such "
         "nodes compute shapes), export the checkpoint again, or set FOOD_VISION_PROVIDER=cpu."
@@ -269,10 +269,21 @@ def _check_tensorrt_share(assigned: dict[str, Counter[str]], path: Path, cuda_gr
         log.warning("%s: TensorRT runs %d nodes, CUDA %d (%s)", path.name, mine, others.total(), kinds)
 
 
+def _told(nodes: list[tuple[str, str]]) -> str:
+    named = [f"{kind} {name!r}" for kind, name in sorted(nodes)]
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return f"{len(named)} of its nodes would run on the CPU ({', '.join(named[:MOST_NAMED])}{more})"
+
+
 def _assigned(session: ort.InferenceSession) -> dict[str, Counter[str]]:
     """How many nodes of each kind every provider runs, before they are fused."""
-    found: dict[str, Counter[str]] = {}
+    return {provider: Counter(kind for kind, _ in nodes) for provider, nodes in _nodes(session).items()}
+
+
+def _nodes(session: ort.InferenceSession) -> dict[str, list[tuple[str, str]]]:
+    """Kind and name of the nodes that every provider runs."""
+    found: dict[str, list[tuple[str, str]]] = {}
     part: Any
     for part in session.get_provider_graph_assignment_info():
-        found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+        found.setdefault(part.ep_name, []).extend((node.op_type, node.name) for node in part.get_nodes())
     return found

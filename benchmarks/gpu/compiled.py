@@ -1,0 +1,63 @@
+"""What TensorRT's ONNX parser and compiler make of graphs, on a machine without a GPU: a step of `benchmarks.gpu.proof`.
+
+python benchmarks/gpu/compiled.py < jobs.json      in the environment of locks/tensorrt-rtx.txt, which has nothing else
+
+TensorRT for RTX is the flavour whose engines are built ahead of time without a GPU. It shares the ONNX parser with the
+data-centre TensorRT that the service uses; it is another product with another compiler, and knows no capability 9.0. It
+shows that every node is taken and an engine comes out, not what that computes or how fast.
+
+Reads a JSON list of jobs and prints one JSON object a line. Imports nothing of this project.
+"""
+
+import json
+import sys
+import time
+
+import tensorrt_rtx_bindings as trt
+
+LOGGER = trt.Logger(trt.Logger.ERROR)
+
+
+def compile_graph(path: str, capability: str, batches: list[int]) -> dict:
+    """Parse and compile one graph for one capability (`8.9`), for batches from the first to the last of `batches`.
+
+    The middle one is what the engine is tuned for. The types of the graph are kept: the network is strongly typed.
+    """
+    began = time.monotonic()
+    builder = trt.Builder(LOGGER)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, LOGGER)
+    if not parser.parse_from_file(path):
+        refused = [parser.get_error(i) for i in range(parser.num_errors)]
+        told = "; ".join(f"{one.node_operator()} {one.node_name()!r}: {one.desc()}" for one in refused)
+        return {
+            "layers": 0,
+            "fault": f"TensorRT-RTX refuses {told[:400]}",
+            "seconds": round(time.monotonic() - began, 1),
+        }
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), 0)
+    profile = builder.create_optimization_profile()
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    dynamic = [one for one in inputs if -1 in tuple(one.shape)]
+    for one in dynamic:
+        profile.set_shape(one.name, *(tuple(n if size == -1 else size for size in one.shape) for n in batches))
+    if dynamic:
+        config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    found = {"layers": network.num_layers, "seconds": round(time.monotonic() - began, 1)}
+    if engine is None:
+        return {**found, "fault": f"TensorRT-RTX makes no engine for {capability}"}
+    return {**found, "fault": None, "megabytes": round(engine.nbytes / 1e6)}
+
+
+def main() -> int:
+    """Do the jobs of standard input: `{"path": …, "capability": "8.9", "batches": [1, 8, 32]}` each."""
+    for job in json.load(sys.stdin):
+        print(json.dumps({**job, **compile_graph(job["path"], job["capability"], job["batches"])}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
