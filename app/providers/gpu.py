@@ -182,8 +182,8 @@ def unpin(array: np.ndarray) -> bool:
 def free_bytes(index: int) -> int | None:
     """Memory of one GPU that nobody uses, in bytes; None, with a line for debugging, when the CUDA runtime does not say.
 
-    The GPU becomes that of the calling thread, and CUDA opens its context there, as the first session would. The
-    runtime must have been loaded, or be on the loader's path.
+    The GPU becomes that of the calling thread, so that `pin` there opens no context on another one, and CUDA opens its
+    context, as the first session would. The runtime must have been loaded, or be on the loader's path.
     """
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     try:

@@ -78,9 +78,10 @@ def ask(url: str, times: int) -> list[str]:
         files = [("images", photo) for photo in photos[:count]]
         answer = httpx.post(f"{url}/predict/batch", files=files)
         assert answer.status_code == 200, answer.text
-        found = [one["model"]["version"] for one in answer.json()["results"]]
-        assert len(found) == count
-        return found
+        results = answer.json()["results"]
+        assert len(results) == count
+        assert [one for one in results if "error" in one] == []
+        return [one["model"]["version"] for one in results]
 
     with ThreadPoolExecutor(3) as clients:
         return [version for found in clients.map(one, times * [1, 3, 8]) for version in found]
