@@ -21,12 +21,12 @@ import onnxruntime as ort
 from app.cores import available
 from app.providers import gpu, tensorrt
 from app.providers.cache import is_built
-from app.providers.gpu import ProviderError
+from app.providers.gpu import Gpu, ProviderError
 from app.providers.options import Profile, cuda_options, tensorrt_options
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
 
-__all__ = ["PROVIDERS", "Profile", "ProviderError", "open_session"]
+__all__ = ["PROVIDERS", "Profile", "ProviderError", "free_bytes", "open_session"]
 
 log = logging.getLogger("food_vision")
 
@@ -102,8 +102,7 @@ def open_session(
     if provider == "cpu":
         plan = _Plan(provider, [(PROVIDERS[provider], {})])
     else:
-        found = gpu.gpu(device)
-        tensorrt.load_cuda(provider, cudnn=cudnn)
+        found = _ready_gpu(provider, precision, device, cudnn=cudnn)
         cuda = (PROVIDERS["cuda"], cuda_options(device, cuda_graph=cuda_graph and provider == "cuda"))
         plan = _Plan(provider, [cuda])
         if provider == "tensorrt":
@@ -122,6 +121,23 @@ def open_session(
     session = _create(graph, plan, _session_options(graph, threads, fixed, strict=provider != "cpu"))
     _check_session(session, graph.path, provider, profile, cuda_graph)
     return session
+
+
+def free_bytes(provider: str, *, precision: str, device: int, cudnn: bool) -> int | None:
+    """Free memory in bytes of the GPU on which a GPU provider's sessions would be; None when CUDA does not say.
+
+    Everything is checked that can be known before a session is opened. Raises `ProviderError` as `open_session` does.
+    """
+    _check_package(provider)
+    return gpu.free_bytes(_ready_gpu(provider, precision, device, cudnn=cudnn).index)
+
+
+def _ready_gpu(provider: str, precision: str, device: int, *, cudnn: bool) -> Gpu:
+    """The GPU, after driver, capability and CUDA's libraries were found to be what they must."""
+    found = gpu.gpu(device)
+    gpu.check_capability(found, provider, precision, ort.__version__)
+    tensorrt.load_cuda(provider, cudnn=cudnn)
+    return found
 
 
 def _check_arguments(provider: str, profile: Profile | None, fixed: Mapping[str, int], cuda_graph: bool) -> None:
