@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from optimum.exporters.base import ExporterConfig
 from torch import nn
@@ -47,7 +46,7 @@ from modeling.towers import image_tokens, token_width, trained_image_size
 
 MAX_CAPTION = 64  # tokens, [DEC] included
 STATIC_CAPTION = 32
-GraphWriter = Callable[[Path], None]  # graphs and weights of a bundle into a folder
+GraphWriter = Callable[[Path], bool]  # all of a bundle into a folder; whether the encoder holds convolutions
 VERSIONED = ("torch", "transformers", "optimum", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -70,7 +69,7 @@ def export_bundle(
     `image_size`, in pixels a side, defaults to the size that the model was trained at. At another size the manifest
     carries no metrics: the checkpoint's were measured at its own size. `gate` false only records the differences, for
     benchmarks on random weights, whose labels say nothing. `compare` false looks at nothing: most of the time goes there,
-    and a bundle's stored answers still tell where it is served. `graphs` writes them into a folder instead of tracing.
+    and a bundle's stored answers still tell where it is served. `graphs` writes graphs and weights instead of tracing.
     Raises `export.gate.parity.ParityError`, and `ContractError` for a size that the model cannot have, a precision without
     photos to judge it by, or a target that cannot be written.
     """
@@ -83,10 +82,9 @@ def export_bundle(
     config = config_at(model, size)
     with new_bundle(path, replace=replace) as folder:
         if graphs is None:
-            _write_graphs(folder, model, tree, config, opset, precision, photos)
+            convolutions = write_graphs(folder, model, tree, config, opset, precision, photos)
         else:
-            graphs(folder)
-        convolutions = has_convolutions(onnx.load(folder / ENCODER_FILE, load_external_data=False))
+            convolutions = graphs(folder)
         subject = Subject(model, tree, tokens, folder, size, precision)
         report = check_parity(subject, photos, gate=gate) if compare else {"gate": "not applied: nothing compared"}
         make_self_check(subject).save(folder / CHECK_FILE)
@@ -127,41 +125,48 @@ class TracedGraph:
 
 
 def traced_graphs(
-    model: BlipForConditionalGeneration, tree: LabelTree | None, config: BlipConfig, opset: int, precision: Precision
-) -> dict[str, TracedGraph]:
-    """File name → what is traced for it, at one precision (int8: before it is quantised); without a tree no scorer."""
+    model: BlipForConditionalGeneration, tree: LabelTree | None, config: BlipConfig, opset: int, precision: Precision,
+    *, step: bool = True,
+) -> dict[str, TracedGraph]:  # fmt: skip
+    """File name → what is traced for it, at one precision (int8: before it is quantised).
+
+    Without a tree there is no scorer. `step` false leaves out decoder_step.onnx, which GPUs have no use for.
+    """
     dtype, length = DTYPES[precision], static_caption(config)
     size, fused = trained_image_size(config), opset >= ATTENTION_OPSET
-    found = {
-        DECODER_FILE: TracedGraph(lambda: CaptionDecoder(model, length, dtype), DecoderConfig(config, length)),
-        STEP_FILE: TracedGraph(lambda: CaptionStep(model, dtype), StepConfig(config)),
-        ENCODER_FILE: TracedGraph(lambda: encoder_graph(model, size, fused=fused, dtype=dtype), EncoderConfig(config)),
-    }
+    found = {DECODER_FILE: TracedGraph(lambda: CaptionDecoder(model, length, dtype), DecoderConfig(config, length))}
+    if step:
+        found[STEP_FILE] = TracedGraph(lambda: CaptionStep(model, dtype), StepConfig(config))
     if tree is not None:
         found[SCORER_FILE] = TracedGraph(lambda: Scorer(model, tree, dtype), ScorerConfig(config))
-    return found
+    tower = TracedGraph(lambda: encoder_graph(model, size, fused=fused, dtype=dtype), EncoderConfig(config))
+    return found | {ENCODER_FILE: tower}
 
 
 @torch.no_grad()
-def _write_graphs(
+def write_graphs(
     folder: Path, model: BlipForConditionalGeneration, tree: LabelTree | None, config: BlipConfig, opset: int,
-    precision: Precision, photos: Sequence[np.ndarray],
-) -> None:  # fmt: skip
+    precision: Precision, photos: Sequence[np.ndarray] = (), *, step: bool = True,
+) -> bool:  # fmt: skip
     """All graphs of one precision, with the text decoder's weights in one file and the image tower's in another.
 
-    `photos` calibrate 8-bit convolutions; without any, made-up pictures do.
+    `photos` calibrate 8-bit convolutions; without any, made-up pictures do. `step` false leaves out decoder_step.onnx,
+    which GPUs have no use for. Returns whether the encoder holds convolutions.
     """
-    traced = traced_graphs(model, tree, config, opset, precision)
+    traced = traced_graphs(model, tree, config, opset, precision, step=step)
     tower = traced.pop(ENCODER_FILE)
-    text = {file: export_graph(one.module(), one.config, opset) for file, one in traced.items()}
-    save_graphs(text, folder, "text.weights")
+    save_graphs(
+        {file: export_graph(one.module(), one.config, opset) for file, one in traced.items()}, folder, "text.weights"
+    )
     encoder = export_graph(tower.module(), tower.config, opset)
-    if precision == "int8" and has_convolutions(encoder):
+    convolutions = has_convolutions(encoder)
+    if precision == "int8" and convolutions:
         pictures = photos or list(probe_pixels(CALIBRATION, trained_image_size(config)))
         encoder = quantise_convolutions(encoder, pictures)
     elif precision == "int8":
         encoder = quantise(encoder)
     save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")
+    return convolutions
 
 
 def _tower(checkpoint: Checkpoint, convolutions: bool) -> ImageTower:

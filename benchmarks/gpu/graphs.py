@@ -83,7 +83,8 @@ def _packed(folder: Path, precision: Precision) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _write(model: RandomModel, precision: Precision, source: Path, sources: dict[str, Any], target: Path) -> None:
+def _write(model: RandomModel, precision: Precision, source: Path, sources: dict[str, Any], target: Path) -> bool:
+    """A `GraphWriter`; BLIP's own tower has no convolutions."""
     written: set[tuple[str, int]] = set()  # graphs share weights
     for file, traced in _traced(model, precision).items():
         graph = onnx.load(source / file, load_external_data=False)
@@ -101,6 +102,7 @@ def _write(model: RandomModel, precision: Precision, source: Path, sources: dict
                 weights.seek(info.offset)
                 weights.write(data)
         onnx.save_model(graph, target / file)
+    return False
 
 
 def _traced(model: RandomModel, precision: Precision) -> dict[str, TracedGraph]:
