@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from contract.errors import ContractError
-from export.inspect.proved import Proof, Record, fingerprint, read_record
+from export.inspect.proved import Proof, Proofs, fingerprint, read_record
 
 
 def graph(
@@ -75,7 +75,7 @@ def test_attributes_opsets_connections_and_types_matter() -> None:
     assert len(found | {fingerprint(graph())}) == 5
 
 
-RECORD = Record(
+RECORD = Proofs(
     date="2026-01-01", commit="0", versions={"onnxruntime-gpu": "1.2", "tensorrt-rtx": "3.4"},
     graphs={
         "a": Proof(sha256="1", cuda=("7.5", "9.0"), tensorrt_rtx=("8.9",), cudnn=None),
@@ -89,7 +89,8 @@ def test_the_words_for_people() -> None:
         "CUDA takes every node on 7.5, 9.0 (onnxruntime-gpu 1.2); TensorRT-RTX 3.4 compiles for 8.9; needs no cuDNN"
     )
     assert RECORD.words("2") == (
-        "CUDA takes every node on 9.0 (onnxruntime-gpu 1.2); TensorRT-RTX 3.4 has compiled it for none; needs cuDNN (Conv 'n')"
+        "CUDA takes every node on 9.0 (onnxruntime-gpu 1.2); TensorRT-RTX 3.4 has compiled it for none; "
+        "needs cuDNN (Conv 'n')"
     )
     assert RECORD.words("3").startswith("no, this structure is not in the record")
 
