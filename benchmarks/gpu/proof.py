@@ -36,7 +36,7 @@ from benchmarks.hardware import provenance
 from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
-from export.inspect.proved import RECORD, Proof, Record, fingerprint, read_record
+from export.inspect.proved import RECORD, Proof, Proofs, fingerprint, read_record
 
 ROOT = Path(__file__).resolve().parents[2]
 TENSORRT = ROOT / "build/tensorrt-rtx/bin/python"  # make tensorrt-rtx
@@ -213,7 +213,7 @@ def _recorded(rows: list[Row], args: argparse.Namespace) -> list[str]:
         for row in rows
     }
     made_by = provenance()
-    record = Record(date=made_by["date"], commit=made_by["commit"], versions=_versions(), graphs=new)
+    record = Proofs(date=made_by["date"], commit=made_by["commit"], versions=_versions(), graphs=new)
     write_text_atomic(args.work / RECORD.name, record.model_dump_json(indent=1) + "\n")
     if args.bundle:
         return []

@@ -17,7 +17,7 @@ from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, 
 from contract.cli import run
 from contract.files import write_text_atomic
 from export.inspect.flops import STANDARD
-from export.inspect.proved import RECORD, Record, read_record
+from export.inspect.proved import RECORD, Proofs, read_record
 from export.inspect.stats import GraphStats, TensorInfo, read_graph
 
 
@@ -27,7 +27,7 @@ class Inspection:
 
     bundle: Bundle
     graphs: dict[str, GraphStats]
-    record: Record
+    record: Proofs
 
     @property
     def weights_bytes(self) -> int:
@@ -162,7 +162,7 @@ def _total_lines(inspection: Inspection) -> list[str]:
     return lines
 
 
-def _graph_data(graph: GraphStats, record: Record) -> dict[str, Any]:
+def _graph_data(graph: GraphStats, record: Proofs) -> dict[str, Any]:
     proof = record.of(graph.sha256)
     return {
         "sha256": graph.sha256,

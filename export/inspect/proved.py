@@ -35,7 +35,7 @@ class Proof(BaseModel):
     cudnn: str | None
 
 
-class Record(BaseModel):
+class Proofs(BaseModel):
     """Proofs by the graph's name (`base fp16 opset 23 encoder.onnx`), and by what and when they were made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,10 +74,10 @@ class _Digest:
         self.sha.update(json.dumps([str(part) for part in parts]).encode() + b"\n")
 
 
-def read_record(path: Path = RECORD) -> Record:
+def read_record(path: Path = RECORD) -> Proofs:
     """The record of a file. Raises `ContractError` when it is missing or damaged."""
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        return Proofs.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not a record of proofs"
         raise ContractError(f"{path} cannot be read ({what}); write it with make gpu-proof RECORD=1.") from None
