@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from optimum.exporters.base import ExporterConfig
 from torch import nn
@@ -112,7 +113,7 @@ def export_bundle(
             parity=report,
             metrics=checkpoint.metrics if size == trained else {},
             temperature=checkpoint.temperature,
-            versions={package: importlib.metadata.version(package) for package in VERSIONED},
+            versions=_versions(),
         )
 
 
@@ -167,6 +168,12 @@ def write_graphs(
         encoder = quantise(encoder)
     save_graphs({ENCODER_FILE: encoder}, folder, "encoder.weights")
     return convolutions
+
+
+def _versions() -> dict[str, str]:
+    """Of `VERSIONED`; ONNX Runtime tells its own, since `onnxruntime-gpu` brings the same module under another name."""
+    own = {"onnxruntime": ort.__version__}
+    return {package: own.get(package) or importlib.metadata.version(package) for package in VERSIONED}
 
 
 def _tower(checkpoint: Checkpoint, convolutions: bool) -> ImageTower:

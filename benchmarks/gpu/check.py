@@ -47,6 +47,7 @@ from contract.files import write_text_atomic
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 470  # seconds of all steps
 ARITHMETIC = "needs real arithmetic"  # a status of rehearsals: it ran, and shows nothing of what it computes
+SLOWER = 5  # times that a step may take in a rehearsal, on few cores
 KEEP = 3  # seconds between looks at what a running step has written
 GRACE = 5  # seconds between asking a step to stop and making it
 
@@ -129,7 +130,8 @@ def _run(
         return _not_run("the time of --budget is spent")
     # torch must find no GPU on a stand-in device; the children put their sessions there
     device = {"STAND_IN_DEVICES": "1" if CHILD in step.arguments else "0"} if rehearse else {}
-    return _command(step.arguments, min(step.limit, left), hidden, keep, os.environ | device)
+    limit = step.limit * (SLOWER if rehearse else 1)
+    return _command(step.arguments, min(limit, left), hidden, keep, os.environ | device)
 
 
 def _not_run(reason: str, *, excused: bool = False) -> dict[str, Any]:
