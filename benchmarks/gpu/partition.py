@@ -25,7 +25,7 @@ def partition(args: argparse.Namespace) -> dict[str, Any]:
             for batch in (None, LARGEST):
                 name = f"{precision}, {file}, {'any batch' if batch is None else f'batch {batch}'}"
                 placed = place(bundle.graph(file), batch)
-                if placed["fault"]:
-                    raise ContractError(f"{name}: {placed['fault']}")
-                found[name] = {"nodes": placed["nodes"], "without_cudnn": placed["cudnn"] is None}
+                if fault := placed["fault"] or placed["cudnn"]:
+                    raise ContractError(f"{name}: {fault}")
+                found[name] = placed["nodes"]
     return found

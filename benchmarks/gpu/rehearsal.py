@@ -29,7 +29,8 @@ from contract.files import write_text_atomic
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build/gpu-rehearsal"
 FOLDERS = (".gpu-a", ".gpu-b")
-LIBRARIES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10")
+CUDNN = "libcudnn.so.9"
+LIBRARIES = ("libcuda.so.1", "libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", CUDNN)
 # Alone in a network namespace, where even the loopback device is down at first: it is switched on by SIOCSIFFLAGS.
 LOOPBACK = """
 import fcntl, os, socket, struct, sys
@@ -63,7 +64,8 @@ def device(interpreter: Path, folder: Path) -> dict[str, str]:
     """The environment variables of a process whose GPU is the stand-in; torch's own CUDA libraries never come to it."""
     site = next((interpreter.parents[1] / "lib").glob("python3*")) / "site-packages"
     importers = [*site.glob("torch/lib/lib*.so*"), *site.glob("nvidia/*/lib/lib*.so*")]
-    stand_in.build(folder, importers=importers)
+    # torch's own cuDNN would be found and would not start on this device
+    stand_in.build(folder, importers=importers, replaced=[site / "nvidia/cudnn/lib" / CUDNN])
     return {"LD_PRELOAD": ":".join(str(folder / name) for name in LIBRARIES), "LD_LIBRARY_PATH": str(folder)}
 
 

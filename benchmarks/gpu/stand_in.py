@@ -46,11 +46,11 @@ WRITTEN = {DRIVER: "DRIVER", RUNTIME: "CUDART", "libcublas.so.13": "BLAS", "libc
 EXTRA = {"libcurand.so.10": {"curandCreateGenerator"}}  # linked, without a function that is imported
 
 
-def build(folder: Path, wheel: Path = WHEEL, importers: Iterable[Path] = ()) -> Path:
+def build(folder: Path, wheel: Path = WHEEL, importers: Iterable[Path] = (), replaced: Iterable[Path] = ()) -> Path:
     """Compile the stand-ins that the CUDA provider in `wheel`, an unpacked onnxruntime-gpu, is linked to.
 
     `importers` are libraries that must find what they import in the same ones: those of a CUDA build of torch, where
-    it stays on the CPU and the stand-ins are preloaded (LD_PRELOAD).
+    it stays on the CPU and the stand-ins are preloaded (LD_PRELOAD). `replaced` get a stand-in as a whole.
     Returns `folder`, for LD_LIBRARY_PATH. Raises `ContractError`: no wheel, compiler or CUDA header there.
     """
     provider = wheel / PROVIDER
@@ -66,6 +66,7 @@ def build(folder: Path, wheel: Path = WHEEL, importers: Iterable[Path] = ()) -> 
     for importer in importers:
         for library, names in _wanted(importer).items():
             wanted.get(library, set()).update(names)
+    wanted |= {library.name: _exported(library) for library in replaced}
     for library, names in wanted.items():
         macro = WRITTEN.get(library)
         lines = [f"long {name}(void) {{ return 0; }}" for name in sorted(names - own.get(macro or "", set()))]
@@ -120,6 +121,14 @@ def _wanted(provider: Path) -> dict[str, set[str]]:
         elif name.startswith("cu"):
             wanted[DRIVER].add(name)
     return wanted
+
+
+def _exported(library: Path) -> set[str]:
+    """Functions that a library defines."""
+    command = ["nm", "-D", "--defined-only", str(library)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    fields = [line.split() for line in listed.splitlines()]
+    return {field[2].partition("@")[0] for field in fields if len(field) == 3 and field[1] == "T"}
 
 
 def _compile(folder: Path, library: str, source: str, include: Path) -> None:
