@@ -34,6 +34,7 @@ from contract.pixels import Pixels
 log = logging.getLogger("food_vision")
 Floats = npt.NDArray[np.float32]
 
+NO_CUDNN = "cuDNN is unavailable"  # in ONNX Runtime's message, when a kernel is run
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where a provider keeps its values
 
 
@@ -203,6 +204,12 @@ class Engine:
             except (EngineError, ProviderError):
                 raise
             except Exception as error:  # allocation failures come as several types of the binding
+                if NO_CUDNN in str(error):
+                    raise ProviderError(
+                        f"The bundle {self.bundle.path} needs cuDNN, which is not here; export the checkpoint again (captions "
+                        "of earlier exports needed it), or install the extra gpu instead of gpu-slim: "
+                        f"{' '.join(str(error).split())[:200]}"
+                    ) from None
                 if batch == 1 or not is_memory(error):
                     raise
                 with self.guarded():

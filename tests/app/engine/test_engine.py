@@ -22,7 +22,7 @@ from app.engine.engine import Engine, EngineError
 from app.engine.graph import Graph
 from app.engine.memory import weights_bytes
 from app.providers.gpu import GpuMemoryError
-from app.providers.sessions import open_session
+from app.providers.sessions import ProviderError, open_session
 from contract.bundle import Bundle, ImageTower, read_bundle
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
@@ -186,6 +186,19 @@ def test_other_faults_of_a_large_batch_are_not_taken_for_memory(
 
     monkeypatch.setattr(Graph, "run", broken)
     with pytest.raises(RuntimeError, match="invalid argument"):
+        Engine(loaded, provider="cuda", threads=1).warm_up()
+
+
+def test_a_kernel_that_misses_cudnn_is_told_with_the_remedy(
+    loaded: Bundle, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime says so only when the kernel is run."""
+
+    def broken(graph: Graph, batch: int, inputs: Any) -> Any:
+        raise RuntimeError("while running ReduceMax node. Status Message: cuDNN is unavailable for CUDA")
+
+    monkeypatch.setattr(Graph, "run", broken)
+    with pytest.raises(ProviderError, match=r"needs cuDNN, which is not here; export .* again .*ReduceMax node"):
         Engine(loaded, provider="cuda", threads=1).warm_up()
 
 
