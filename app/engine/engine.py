@@ -206,8 +206,8 @@ class Engine:
             except Exception as error:  # allocation failures come as several types of the binding
                 if NO_CUDNN in str(error):
                     raise ProviderError(
-                        f"The bundle {self.bundle.path} needs cuDNN, which is not here; export the checkpoint again (captions "
-                        "of earlier exports needed it), or install the extra gpu instead of gpu-slim: "
+                        f"The bundle {self.bundle.path} needs cuDNN, which is not here; export the checkpoint again "
+                        "(captions of earlier exports needed it), or install the extra gpu instead of gpu-slim: "
                         f"{' '.join(str(error).split())[:200]}"
                     ) from None
                 if batch == 1 or not is_memory(error):
