@@ -24,6 +24,7 @@ from app.engine.captioner import Captioner, PrefixCaptioner, StepCaptioner, gree
 from app.engine.graph import Graph, Value
 from app.providers.gpu import pin, unpin
 from app.providers.sessions import Profile, ProviderError, open_session
+from app.providers.tensorrt import cudnn_refusal
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, TOKENIZER_FILE, Bundle
 from contract.errors import BundleError, ContractError
 from contract.pixels import Pixels
@@ -175,7 +176,8 @@ class Engine:
         """Run every batch size that requests can meet, so that the first request pays for nothing.
 
         A bucket that does not fit into the memory is dropped with all larger ones and `max_batch` falls; the smallest
-        must fit. Raises `EngineError` when a graph gives values that are not finite.
+        must fit. Raises `EngineError` when a graph gives values that are not finite, `ProviderError` when one needs cuDNN
+        and there is none.
         """
         for batch in self.buckets or dict.fromkeys((1, self.max_batch)):
             self._progress(f"warming up batches of {batch}")
@@ -185,6 +187,8 @@ class Engine:
             except (EngineError, ProviderError):
                 raise
             except Exception as error:  # allocation failures come as several types of the binding
+                if (refusal := cudnn_refusal(self.provider, error)) is not None:
+                    raise refusal from None
                 if batch == 1 or not is_memory(error):
                     raise
                 self._drop(batch)

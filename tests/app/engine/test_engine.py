@@ -20,7 +20,7 @@ from app.engine.batches import buckets
 from app.engine.check import run_self_check
 from app.engine.engine import Engine, EngineError
 from app.engine.graph import Graph
-from app.providers.sessions import open_session
+from app.providers.sessions import ProviderError, open_session
 from contract.bundle import Bundle, ImageTower, read_bundle
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
@@ -145,6 +145,17 @@ def test_no_memory_for_the_largest_bucket(
 def test_no_memory_for_a_single_photo_is_an_error(loaded: Bundle, stand_in: StandIn) -> None:
     stand_in.memory = 0
     with pytest.raises(RuntimeError, match="allocate memory"):
+        Engine(loaded, provider="cuda", threads=1).warm_up()
+
+
+def test_a_node_that_needs_cudnn_is_refused_before_ready(
+    loaded: Bundle, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_cudnn(*_: object) -> None:
+        raise RuntimeError("running ReduceMax node. Name:'n0' Status Message: cuDNN is unavailable for CUDA")
+
+    monkeypatch.setattr(Graph, "run", without_cudnn)
+    with pytest.raises(ProviderError, match="'cuda' was asked for, but ReduceMax nodes .* need cuDNN 9, and .* again"):
         Engine(loaded, provider="cuda", threads=1).warm_up()
 
 
