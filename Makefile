@@ -14,10 +14,11 @@ TORCH ?=
 READY = $(PYTHON) -m scripts.prepare $(if $(TORCH),--torch '$(TORCH)')
 GPU_WHEEL := build/onnxruntime-gpu
 CUDA_HEADERS := build/cuda-headers
+TENSORRT_RTX := build/tensorrt-rtx
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: python installed demo test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
+.PHONY: python installed demo test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof tensorrt-rtx base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -57,6 +58,7 @@ nightly: demo  ## what .ci/run has no time for: the demo, the suite as on anothe
 	sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; trap "exit 130" INT TERM HUP; $(MAKE) test
 	$(MAKE) chaos BUNDLE=build/demo/bundle CHAOS='--requests 5000 --cases 50 --seconds 60'
 	$(BIN)/python -m benchmarks.capacity --shapes tiny --device-ms 10,3 --out build/nightly/capacity
+	$(MAKE) gpu-proof FULL=1
 
 bench: installed  ## our service beside plain FastAPI, LitServe and the original: tables, plots and a page in build/bench
 	$(BIN)/python -m benchmarks.serving --work build/bench/models --out build/bench/serving $(BENCH)
@@ -87,6 +89,17 @@ gpu-wheel: $(GPU_WHEEL)/onnxruntime_gpu-$(GPU_VERSION).dist-info $(CUDA_HEADERS)
 $(GPU_WHEEL)/onnxruntime_gpu-%.dist-info: | installed
 	rm -rf $(GPU_WHEEL)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -qq --no-deps --target $(GPU_WHEEL) onnxruntime-gpu
+
+gpu-proof: gpu-wheel tensorrt-rtx  ## GPU providers asked about every node, without a GPU; FULL=1 for all, BUNDLE=path for one's own
+	$(BIN)/python -m benchmarks.gpu.proof $(if $(FULL),--full) $(if $(RECORD),--record) $(if $(filter command line,$(origin BUNDLE)),--bundle $(BUNDLE))
+
+tensorrt-rtx: $(TENSORRT_RTX)/.installed  ## TensorRT's parser and compiler (96 MB), in an environment of its own, for gpu-proof
+
+$(TENSORRT_RTX)/.installed: locks/tensorrt-rtx.txt | python
+	rm -rf $(TENSORRT_RTX)
+	$(PYTHON) -m venv $(TENSORRT_RTX)
+	$(TENSORRT_RTX)/bin/python -m pip install -qq --no-deps --require-hashes -r locks/tensorrt-rtx.txt
+	touch $@
 
 # Apart from onnxruntime-gpu, which would find the real CUDA runtime beside them.
 $(CUDA_HEADERS)/.installed: locks/cuda-headers.txt | installed

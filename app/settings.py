@@ -41,17 +41,18 @@ class Settings(BaseSettings):
     max_batch: int = Field(
         default=16, ge=1, le=256, description="most photos in one engine call; fewer where they are faster alone"
     )
-    in_flight: int = Field(
-        default=0,
-        ge=0,
-        le=8,
-        description="batches at work at a time, each with sessions of its own; 0: 2 on a GPU, else 1",
-    )
     cuda_graphs: bool = Field(
         default=False, description="on a GPU: one session and one captured graph for each batch size"
     )
     engine_cache: Path | None = Field(
         default=None, description="folder for TensorRT engines (needs `tensorrt`); none: built at each start"
+    )
+    in_flight: int = Field(
+        default=0,
+        ge=0,
+        le=8,
+        description="batches at work at a time, each with sessions of its own; "
+        "0: 2 on a GPU, but 1 where `tensorrt` has no `engine_cache`, and 1 on a CPU",
     )
     max_queue: int = Field(default=256, ge=1, le=100_000, description="most photos waiting for the engine; then 503")
     decode_processes: int = Field(default=0, ge=0, le=256, description="processes that decode photos; 0: one per core")
@@ -139,6 +140,17 @@ class Settings(BaseSettings):
         default="", description="origins whose web pages may call the service, with commas between; `*` for all"
     )
 
+    @field_validator("in_flight")
+    @classmethod
+    def _builds_once(cls, batches: int, info: ValidationInfo) -> int:
+        if batches > 1 and info.data.get("provider") == "tensorrt" and info.data.get("engine_cache") is None:
+            what = (
+                "With provider tensorrt it must be 0 or 1 unless there is an engine_cache ({name}): each start "
+                "would build every engine {times} times, for minutes each"
+            )
+            raise PydanticCustomError("cache", what, {"name": f"{ENV_PREFIX}ENGINE_CACHE", "times": batches})
+        return batches
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, text: str) -> str:
@@ -191,7 +203,12 @@ class Settings(BaseSettings):
     @property
     def engines(self) -> int:
         """Batches at work at a time."""
-        return self.in_flight or (1 if self.provider == "cpu" else 2)
+        return self.in_flight or (1 if self.provider == "cpu" or self.builds_at_start else 2)
+
+    @property
+    def builds_at_start(self) -> bool:
+        """Whether each start builds TensorRT's engines, since they are kept nowhere."""
+        return self.provider == "tensorrt" and self.engine_cache is None
 
     @property
     def decoders(self) -> int:

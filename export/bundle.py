@@ -74,7 +74,7 @@ def export_bundle(
     check_image_size(model, size)
     config = config_at(model, size)
     with new_bundle(path, replace=replace) as folder:
-        convolutions = _write_graphs(folder, model, tree, config, opset, precision, photos)
+        convolutions = write_graphs(folder, model, tree, config, opset, precision, photos)
         subject = Subject(model, tree, tokens, folder, size, precision)
         report = check_parity(subject, photos, gate=gate)
         make_self_check(subject).save(folder / CHECK_FILE)
@@ -107,20 +107,20 @@ def export_bundle(
 
 
 @torch.no_grad()
-def _write_graphs(
+def write_graphs(
     folder: Path, model: Any, tree: LabelTree | None, config: BlipConfig, opset: int, precision: Precision,
-    photos: Sequence[np.ndarray],
+    photos: Sequence[np.ndarray] = (), *, step: bool = True,
 ) -> bool:  # fmt: skip
     """All graphs of one precision, with the text decoder's weights in one file and the image tower's in another.
 
-    `photos` calibrate 8-bit convolutions; without any, made-up pictures do. Returns whether the encoder holds convolutions.
+    `photos` calibrate 8-bit convolutions; without any, made-up pictures do. `step` false leaves out decoder_step.onnx,
+    which GPUs have no use for. Returns whether the encoder holds convolutions.
     """
     dtype, size = DTYPES[precision], trained_image_size(config)
     length = static_caption(config)
-    text = {
-        DECODER_FILE: export_graph(CaptionDecoder(model, length, dtype), DecoderConfig(config, length), opset),
-        STEP_FILE: export_graph(CaptionStep(model, dtype), StepConfig(config), opset),
-    }
+    text = {DECODER_FILE: export_graph(CaptionDecoder(model, length, dtype), DecoderConfig(config, length), opset)}
+    if step:
+        text[STEP_FILE] = export_graph(CaptionStep(model, dtype), StepConfig(config), opset)
     if tree is not None:
         text[SCORER_FILE] = export_graph(Scorer(model, tree, dtype), ScorerConfig(config), opset)
     save_graphs(text, folder, "text.weights")

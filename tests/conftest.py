@@ -86,11 +86,13 @@ def serving(bundle: Path, *flags: object) -> Iterator[str]:
 
 
 @contextmanager
-def serving_process(bundle: Path, *flags: object, module: str = "app") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """As `serving`, with the process; `module` is what Python runs."""
+def serving_process(
+    bundle: Path, *flags: object, module: str = "app", env: dict[str, str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """As `serving`, with the process; `module` is what Python runs, `env` its whole environment if not this one's."""
     command = [sys.executable, "-m", module, "--bundle", str(bundle), "--port", "0", *map(str, flags)]
     with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would fill up and stop the server
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=env)
 
         def output() -> str:
             log.seek(0)

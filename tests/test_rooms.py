@@ -24,7 +24,7 @@ FORBIDDEN = {
 }
 # The engine benchmark measures the class that serves, which HTTP does not show: these files alone, these modules alone.
 ENGINE_BENCHMARKS = {
-    "benchmarks/decode.py", "benchmarks/engine/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/speed.py",
+    "benchmarks/decode.py", "benchmarks/engine/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/placed.py", "benchmarks/gpu/speed.py",
     "benchmarks/serving/baselines/shared_engine.py",
 }  # fmt: skip
 SIMULATION = "benchmarks/capacity/simulation.py"  # runs the service's own batcher on a simulated clock
@@ -53,7 +53,7 @@ OUTSIDE = {
         "PIL", "accelerate", "datasets", "jinja2", "kornia", "markupsafe", "matplotlib", "numpy", "pyarrow", "pydantic",
         "safetensors", "scipy", "sklearn", "torch", "tqdm", "transformers",
     },
-    "export": {"google", "numpy", "onnx", "onnxruntime", "onnxscript", "optimum", "torch", "transformers"},
+    "export": {"google", "numpy", "onnx", "onnxruntime", "onnxscript", "optimum", "pydantic", "torch", "transformers"},
     "app": {
         "PIL", "fastapi", "httptools", "numpy", "onnxruntime", "opentelemetry", "prometheus_client", "pyarrow", "pydantic",
         "pydantic_core", "pydantic_settings", "python_multipart", "ray", "starlette", "tokenizers", "uvicorn",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contract.bundle import Manifest
+from contract.errors import ContractError
 
 # Activations of one layer beyond this fall out of a CPU's cache, and a batch is slower than its photos one by one:
 # BLIP-base at 384 px (7.1 MB a photo) by a tenth at 8. Small models gain from batches up to here (docs/performance.md).
@@ -25,6 +26,8 @@ def cpu_batch(manifest: Manifest) -> int:
 
 
 def is_memory(error: Exception) -> bool:
-    """Whether an exception of the runtime says that memory ran out."""
+    """Whether an exception says that memory ran out; those of the runtime say it only in their words."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or any(word in text for word in ("memory", "allocat", "bad_alloc"))
+    if isinstance(error, MemoryError | ContractError):
+        return isinstance(error, MemoryError)
+    return any(word in text for word in ("memory", "allocat", "bad_alloc"))

@@ -102,7 +102,8 @@ def run_self_check(engine: Engine, check: SelfCheck) -> SelfCheckReport:
     batches = [np.array([picture]) for picture in range(len(check.pixels))]
     if max_batch > 1:
         batches.append(np.arange(max_batch) % len(check.pixels))
-    largest = max(_check_rows(engine, check, rows, tolerance) for rows in batches)
+    with engine.guarded():
+        largest = max(_check_rows(engine, check, rows, tolerance) for rows in batches)
     return SelfCheckReport(float(f"{largest:.2e}"), tolerance, round(time.perf_counter() - started, 3))
 
 

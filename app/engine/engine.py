@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from tokenizers import Tokenizer
 
 from app.engine.batches import buckets, cpu_batch, is_memory
 from app.engine.captioner import Captioner, PrefixCaptioner, StepCaptioner, greedy
+from app.engine.captures import GUARD
 from app.engine.graph import Graph, Value
+from app.engine.memory import sizes_that_fit, weights_bytes
 from app.providers.gpu import pin, unpin
-from app.providers.sessions import Profile, ProviderError, open_session
+from app.providers.sessions import Profile, ProviderError, free_bytes, open_session
 from app.providers.tensorrt import cudnn_refusal
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, TOKENIZER_FILE, Bundle
 from contract.errors import BundleError, ContractError
@@ -144,12 +147,19 @@ class Engine:
         self.buckets = buckets(max_batch) if provider != "cpu" else ()
         self.max_batch = max_batch if self.buckets else min(max_batch, cpu_batch(bundle.manifest))
         self._staging: dict[int, Pixels] = {}
-        files = [ENCODER_FILE, SCORER_FILE] if bundle.labels is not None else [ENCODER_FILE]
         self.decoder_file = DECODER_FILE if self.buckets else STEP_FILE
+        files = (ENCODER_FILE, *([SCORER_FILE] if bundle.labels is not None else []), self.decoder_file)
+        if self.buckets:
+            with self.guarded():
+                free = free_bytes(provider, precision=manifest.precision, device=device, cudnn=manifest.needs_cudnn)
+            weights = sum(weights_bytes(bundle.graph(file)) for file in files)
+            self.buckets = sizes_that_fit(self.buckets, weights, free, cuda_graphs=cuda_graphs, device=device)
+            self.max_batch = self.buckets[-1]
         sessions = _Sessions(bundle, provider, threads, self.max_batch, self._cuda_graphs, engine_cache, device)
-        self._graphs = {file: sessions.graph(file) for file in (*files, self.decoder_file)}
+        self._graphs = {file: sessions.graph(file) for file in files}
         try:
-            self._prepare(self.buckets[0] if self.buckets else 1)
+            with self.guarded():
+                self._prepare(self.buckets[0] if self.buckets else 1)
             self._tokenizer = _tokenizer(bundle)
         except BaseException:  # it holds this engine
             self.close()
@@ -165,10 +175,16 @@ class Engine:
     def close(self) -> None:
         """Let go of the sessions, their values and page-locked memory, in the thread of the calls; the engine is of no
         use any more."""
-        while self._staging:  # unlocked before it is freed
-            unpin(self._staging.popitem()[1])
-        for graph in self._graphs.values():
-            graph.close()
+        with self.guarded():
+            while self._staging:  # unlocked before it is freed
+                unpin(self._staging.popitem()[1])
+            for graph in self._graphs.values():
+                graph.close()
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """Around all that asks CUDA for something, where CUDA graphs are captured; the public calls that end with NumPy
+        arrays or texts are in it already."""
+        return GUARD.call() if self._cuda_graphs else nullcontext()
 
     # -- warm-up ------------------------------------------------------------------------------------------------------
 
@@ -182,8 +198,10 @@ class Engine:
         for batch in self.buckets or dict.fromkeys((1, self.max_batch)):
             self._progress(f"warming up batches of {batch}")
             try:
-                self._prepare(batch)
-                self._warm(batch)
+                with self.guarded():
+                    self._prepare(batch)
+                with GUARD.capture() if self._cuda_graphs else nullcontext():  # with the first run of a session
+                    self._warm(batch)
             except (EngineError, ProviderError):
                 raise
             except Exception as error:  # allocation failures come as several types of the binding
@@ -191,7 +209,8 @@ class Engine:
                     raise refusal from None
                 if batch == 1 or not is_memory(error):
                     raise
-                self._drop(batch)
+                with self.guarded():
+                    self._drop(batch)
                 log.warning(
                     "no memory for batches of %d on %s: serving at most %d at a time",
                     batch,
@@ -221,26 +240,28 @@ class Engine:
 
     def score(self, pixels: Sequence[Pixels] | Pixels) -> Scores:
         """uint8 pixels [B, S, S, 3] → label probabilities. Raises `EngineError` when they are not finite."""
-        began = last = time.perf_counter()
         scoring = 0.0
         rows = []
-        for part, embeds in self._encoded(pixels):
-            encoded = time.perf_counter()
-            rows.append(self.label_logprobs(embeds, len(part)))
-            last = time.perf_counter()
-            scoring += last - encoded
+        with self.guarded():
+            began = last = time.perf_counter()
+            for part, embeds in self._encoded(pixels):
+                encoded = time.perf_counter()
+                rows.append(self.label_logprobs(embeds, len(part)))
+                last = time.perf_counter()
+                scoring += last - encoded
         return Scores(_softmax(np.concatenate(rows) / self._temperature), last - began - scoring, scoring)
 
     def caption(self, pixels: Sequence[Pixels] | Pixels, max_tokens: int) -> Captions:
         """uint8 pixels [B, S, S, 3] → greedy captions of at most `max_tokens` tokens each."""
-        began = last = time.perf_counter()
         decoding = 0.0
         rows: list[list[int]] = []
-        for part, embeds in self._encoded(pixels):
-            encoded = time.perf_counter()
-            rows += self._greedy(embeds, len(part), max_tokens)
-            last = time.perf_counter()
-            decoding += last - encoded
+        with self.guarded():
+            began = last = time.perf_counter()
+            for part, embeds in self._encoded(pixels):
+                encoded = time.perf_counter()
+                rows += self._greedy(embeds, len(part), max_tokens)
+                last = time.perf_counter()
+                decoding += last - encoded
         texts = [text.strip() for text in self._tokenizer.decode_batch(rows, skip_special_tokens=True)]
         return Captions(texts, last - began - decoding, decoding)
 

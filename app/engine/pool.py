@@ -16,7 +16,6 @@ from typing import TypeVar
 from app.engine.batches import is_memory
 from app.engine.engine import Engine
 from app.heap import trim
-from app.providers.sessions import ProviderError
 
 log = logging.getLogger("food_vision")
 R = TypeVar("R")
@@ -47,7 +46,7 @@ class EnginePool:
             try:
                 await loop.run_in_executor(thread, self._load, i)
             except Exception as error:
-                if i == 0 or isinstance(error, ProviderError) or not is_memory(error):
+                if i == 0 or not is_memory(error):
                     raise
                 log.warning("no memory for engine %d of %d: %d batch at a time", i + 1, self._size, i)
                 return

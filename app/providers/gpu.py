@@ -1,4 +1,6 @@
-"""What the NVIDIA driver says about the GPUs, and page-locked host buffers: ctypes on the driver and the CUDA runtime.
+"""What the NVIDIA driver says about the GPUs, what runs on them, their free memory, and page-locked host buffers.
+
+All of it through ctypes, on the driver and on the CUDA runtime.
 
 Signatures and codes: `cuda.h` and `cuda_runtime_api.h` of CUDA 13. Tested against compiled stand-ins of the libraries;
 the driver's part has run on one GPU, where nobody looked whether `pin` locks.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +24,12 @@ DRIVER = "libcuda.so.1"
 RUNTIME = "libcudart.so.13"  # the one that ONNX Runtime's CUDA provider links
 CUDA_MAJOR = 13  # what onnxruntime-gpu has been built with since 1.27
 
+LEAST_CAPABILITY = (7, 5)  # Turing, as a T4; CUDA 13 dropped what is older
+BF16_CAPABILITY = (8, 0)  # Ampere, as an A100
+# The GPUs for which the CUDA provider of onnxruntime-gpu holds machine code, by its version; it holds no PTX for others.
+# Code for 8.6 runs on 8.7 too, and on no other major version.
+CODE = {"1.31.1": ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))}
+
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
@@ -31,6 +40,10 @@ class ProviderError(ContractError):
     """The provider that was asked for is not the one that would run."""
 
 
+class GpuMemoryError(ProviderError, MemoryError):
+    """The GPU has no room for a model's weights."""
+
+
 @dataclass(frozen=True)
 class Gpu:
     """One GPU: CUDA's index, its name, compute capability (`9.0`), and the newest CUDA the driver runs (`13.0`)."""
@@ -39,6 +52,12 @@ class Gpu:
     name: str
     capability: str
     driver: str
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The compute capability as numbers: `(9, 0)`."""
+        major, minor = self.capability.split(".")
+        return int(major), int(minor)
 
 
 def gpus() -> list[Gpu]:
@@ -57,8 +76,8 @@ def gpu(index: int = 0) -> Gpu:
     found = gpus()
     if not 0 <= index < len(found):
         raise ProviderError(
-            f"There is no GPU {index}: the NVIDIA driver shows {len(found)} of them, numbered from 0; choose another "
-            "one or check CUDA_VISIBLE_DEVICES."
+            f"There is no GPU {index}: the NVIDIA driver shows this process {len(found)} of them, numbered from 0"
+            f"{_visible()}; choose one of these (FOOD_VISION_DEVICE)."
         )
     if int(found[index].driver.split(".")[0]) < CUDA_MAJOR:
         raise ProviderError(
@@ -66,6 +85,37 @@ def gpu(index: int = 0) -> Gpu:
             "update the driver to R580 or newer."
         )
     return found[index]
+
+
+def check_capability(found: Gpu, provider: str, precision: str, onnxruntime: str) -> None:
+    """Raise `ProviderError` where `provider` (`cuda`, `tensorrt`) cannot run graphs of `precision` on a GPU of its age.
+
+    `onnxruntime` is the version of ONNX Runtime. TensorRT brings code of its own for newer GPUs.
+    """
+    code = CODE.get(onnxruntime, (found.version,)) if provider == "cuda" else (found.version,)
+    if found.version < LEAST_CAPABILITY:
+        wrong, remedy = f"CUDA {CUDA_MAJOR} needs {_dotted(LEAST_CAPABILITY)} or newer", "set FOOD_VISION_PROVIDER=cpu"
+    elif precision == "bf16" and found.version < BF16_CAPABILITY:
+        wrong, remedy = f"bf16 needs {_dotted(BF16_CAPABILITY)} or newer", "export with --precision fp16"
+    elif not any(major == found.version[0] and minor <= found.version[1] for major, minor in code):
+        held = ", ".join(map(_dotted, code))
+        wrong, remedy = f"onnxruntime-gpu {onnxruntime} has code for {held} alone", "set FOOD_VISION_PROVIDER=cpu"
+    else:
+        return
+    raise ProviderError(
+        f"GPU {found.index}, {found.name}, has compute capability {found.capability}, but {wrong}; {remedy}, or choose "
+        "another GPU (FOOD_VISION_DEVICE)."
+    )
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def _visible() -> str:
+    """What hides GPUs from this process, and gives the others their numbers."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if shown is None else f" (CUDA_VISIBLE_DEVICES is {shown!r})"
 
 
 def _driver() -> ctypes.CDLL:
@@ -129,6 +179,25 @@ def unpin(array: np.ndarray) -> bool:
     return _runtime_call("cudaHostUnregister", array)
 
 
+def free_bytes(index: int) -> int | None:
+    """Memory of one GPU that nobody uses, in bytes; None, with a line for debugging, when the CUDA runtime does not say.
+
+    The GPU becomes that of the calling thread, so that `pin` there opens no context on another one, and CUDA opens its
+    context, as the first session would. The runtime must have been loaded, or be on the loader's path.
+    """
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    try:
+        runtime = ctypes.CDLL(RUNTIME)
+    except OSError as error:
+        log.debug("the free memory of GPU %d is not known: %s", index, error)
+        return None
+    code = runtime.cudaSetDevice(ctypes.c_int(index)) or runtime.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+    if code:
+        log.debug("the free memory of GPU %d is not known: %s (%d)", index, _runtime_error(runtime, code), code)
+        return None
+    return free.value
+
+
 def _runtime_call(function: str, array: np.ndarray, *more: Any) -> bool:
     try:
         runtime = ctypes.CDLL(RUNTIME)
@@ -137,9 +206,14 @@ def _runtime_call(function: str, array: np.ndarray, *more: Any) -> bool:
         return False
     code = getattr(runtime, function)(ctypes.c_void_p(array.ctypes.data), *more)
     if code:
-        # the runtime keeps the code for this thread: the next kernel launch would be blamed for it
-        runtime.cudaGetLastError()
-        runtime.cudaGetErrorName.restype = ctypes.c_char_p
-        name = (runtime.cudaGetErrorName(code) or b"error").decode()
-        log.warning("%s refuses a buffer of %d bytes: %s (%d)", function, array.nbytes, name, code)
+        log.warning(
+            "%s refuses a buffer of %d bytes: %s (%d)", function, array.nbytes, _runtime_error(runtime, code), code
+        )
     return code == 0
+
+
+def _runtime_error(runtime: ctypes.CDLL, code: int) -> str:
+    # the runtime keeps the code for this thread: the next kernel launch would be blamed for it
+    runtime.cudaGetLastError()
+    runtime.cudaGetErrorName.restype = ctypes.c_char_p
+    return (runtime.cudaGetErrorName(code) or b"error").decode()

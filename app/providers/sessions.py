@@ -21,12 +21,12 @@ import onnxruntime as ort
 from app.cores import available
 from app.providers import gpu, tensorrt
 from app.providers.cache import is_built
-from app.providers.gpu import ProviderError
+from app.providers.gpu import Gpu, ProviderError
 from app.providers.options import Profile, cuda_options, tensorrt_options
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
 
-__all__ = ["PROVIDERS", "Profile", "ProviderError", "open_session"]
+__all__ = ["PROVIDERS", "Profile", "ProviderError", "free_bytes", "open_session"]
 
 log = logging.getLogger("food_vision")
 
@@ -50,6 +50,7 @@ NO_MEMORY = (
     "out_of_memory",
     "alloc_failed",
 )
+MOST_NAMED = 5  # nodes in a message
 NO_FALLBACK, RECORD = "session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info"
 # Its fused kernel asks for cuDNN, the two that it replaces do not: 740 MB for an addition (docs/providers.md).
 NOT_FUSED = "optimization.disable_specified_optimizers", "BiasSoftmaxFusion"
@@ -101,8 +102,7 @@ def open_session(
     if provider == "cpu":
         plan = _Plan(provider, [(PROVIDERS[provider], {})])
     else:
-        found = gpu.gpu(device)
-        tensorrt.load_cuda(provider, cudnn=cudnn)
+        found = _ready_gpu(provider, precision, device, cudnn=cudnn)
         cuda = (PROVIDERS["cuda"], cuda_options(device, cuda_graph=cuda_graph and provider == "cuda"))
         plan = _Plan(provider, [cuda])
         if provider == "tensorrt":
@@ -121,6 +121,23 @@ def open_session(
     session = _create(graph, plan, _session_options(graph, threads, fixed, strict=provider != "cpu"))
     _check_session(session, graph.path, provider, profile, cuda_graph)
     return session
+
+
+def free_bytes(provider: str, *, precision: str, device: int, cudnn: bool) -> int | None:
+    """Free memory in bytes of the GPU on which a GPU provider's sessions would be; None when CUDA does not say.
+
+    Everything is checked that can be known before a session is opened. Raises `ProviderError` as `open_session` does.
+    """
+    _check_package(provider)
+    return gpu.free_bytes(_ready_gpu(provider, precision, device, cudnn=cudnn).index)
+
+
+def _ready_gpu(provider: str, precision: str, device: int, *, cudnn: bool) -> Gpu:
+    """The GPU, after driver, capability and CUDA's libraries were found to be what they must."""
+    found = gpu.gpu(device)
+    gpu.check_capability(found, provider, precision, ort.__version__)
+    tensorrt.load_cuda(provider, cudnn=cudnn)
+    return found
 
 
 def _check_arguments(provider: str, profile: Profile | None, fixed: Mapping[str, int], cuda_graph: bool) -> None:
@@ -201,8 +218,7 @@ def _on_cpu(graph: GraphFile, plan: _Plan, options: ort.SessionOptions) -> Provi
         session = ort.InferenceSession(graph.data, options, providers=plan.providers, enable_fallback=0)
         if session.get_providers()[0] != PROVIDERS["cuda"]:
             return _not_loaded(graph.path, "cuda", session.get_providers()[0])
-        kinds = _assigned(session).get(PROVIDERS["cpu"], Counter())
-        where = f"{kinds.total()} of its nodes would run on the CPU ({', '.join(sorted(kinds))})"
+        where = _told(_nodes(session).get(PROVIDERS["cpu"], []))
     return ProviderError(
         f"The provider {plan.provider!r} was asked for, but of {graph.path.name} {where}; fix its symbolic dimensions (such "
         "nodes compute shapes), export the checkpoint again, or set FOOD_VISION_PROVIDER=cpu."
@@ -253,10 +269,21 @@ def _check_tensorrt_share(assigned: dict[str, Counter[str]], path: Path, cuda_gr
         log.warning("%s: TensorRT runs %d nodes, CUDA %d (%s)", path.name, mine, others.total(), kinds)
 
 
+def _told(nodes: list[tuple[str, str]]) -> str:
+    named = [f"{kind} {name!r}" for kind, name in sorted(nodes)]
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return f"{len(named)} of its nodes would run on the CPU ({', '.join(named[:MOST_NAMED])}{more})"
+
+
 def _assigned(session: ort.InferenceSession) -> dict[str, Counter[str]]:
     """How many nodes of each kind every provider runs, before they are fused."""
-    found: dict[str, Counter[str]] = {}
+    return {provider: Counter(kind for kind, _ in nodes) for provider, nodes in _nodes(session).items()}
+
+
+def _nodes(session: ort.InferenceSession) -> dict[str, list[tuple[str, str]]]:
+    """Kind and name of the nodes that every provider runs."""
+    found: dict[str, list[tuple[str, str]]] = {}
     part: Any
     for part in session.get_provider_graph_assignment_info():
-        found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+        found.setdefault(part.ep_name, []).extend((node.op_type, node.name) for node in part.get_nodes())
     return found

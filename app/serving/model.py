@@ -95,6 +95,10 @@ class ServedModel:
 
     async def load(self) -> None:
         """Load, warm up and check in the engines' threads. Raises what they raise; then nothing is left running."""
+        if self._settings.builds_at_start and not self._settings.in_flight:
+            log.info(
+                "no engine cache: one batch at a time, since every engine is built now, and a second would double it"
+            )
         slots = Slots()
         batch, queue = self._settings.max_batch, self._settings.max_queue
         same: Any = {"max_batch": batch, "max_queue": queue, "slots": slots, "on_failure": _failed}

@@ -209,6 +209,7 @@ int cudaStreamBeginCapture(void *stream, int mode) {
   for (int i = 0; i < 64; i++)
     if (!captured[i]) { captured[i] = stream; capturing++; break; }
   pthread_mutex_unlock(&guard);
+  usleep(1000 * atoi(setting("STAND_IN_CAPTURE_MS", "0")));
   return 0;
 }
 int cudaStreamEndCapture(void *stream, void **graph) {

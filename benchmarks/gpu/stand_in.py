@@ -12,7 +12,8 @@ which calls are made, never what it would compute or how fast. Needs gcc and nm.
 
 STAND_IN_CAPABILITY   compute capability (9.0)          STAND_IN_MEMORY    bytes of device memory (80 GiB)
 STAND_IN_CUDA         the driver's CUDA (13000)         STAND_IN_DEVICES   how many GPUs (1)
-STAND_IN_NAME         the GPU's name (stand-in)         STAND_IN_JOURNAL   file to which calls are appended:
+STAND_IN_NAME         the GPU's name (stand-in)         STAND_IN_CAPTURE_MS   least time of a capture (0)
+STAND_IN_JOURNAL      file to which calls are appended:
 
     malloc SIZE live BYTES, free SIZE live BYTES     device memory, and all that is held after it
     refused SIZE live BYTES                          no room was left

@@ -17,6 +17,7 @@ from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, 
 from contract.cli import run
 from contract.files import write_text_atomic
 from export.inspect.flops import STANDARD
+from export.inspect.proved import RECORD, Proofs, read_record
 from export.inspect.stats import GraphStats, TensorInfo, read_graph
 
 
@@ -26,6 +27,7 @@ class Inspection:
 
     bundle: Bundle
     graphs: dict[str, GraphStats]
+    record: Proofs
 
     @property
     def weights_bytes(self) -> int:
@@ -61,15 +63,16 @@ class Inspection:
             "weights_bytes": self.weights_bytes,
             "label_flops": sum(self.label_flops.values()),
             "label_share": _shares(self.label_flops),
-            "graphs": {file: _graph_data(graph) for file, graph in self.graphs.items()},
+            "graphs": {file: _graph_data(graph, self.record) for file, graph in self.graphs.items()},
         }
 
 
-def inspect_bundle(path: Path) -> Inspection:
-    """Verify a bundle and read its graphs. Raises `BundleError`."""
+def inspect_bundle(path: Path, proved: Path = RECORD) -> Inspection:
+    """Verify a bundle and read its graphs. Raises `BundleError`, and `ContractError` for the record of proofs."""
+    record = read_record(proved)
     bundle = read_bundle(path, weights=False)
     files = [file for file in (ENCODER_FILE, SCORER_FILE, DECODER_FILE, STEP_FILE) if file in bundle.manifest.files]
-    return Inspection(bundle, {file: read_graph(bundle, file) for file in files})
+    return Inspection(bundle, {file: read_graph(bundle, file) for file in files}, record)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,13 +82,17 @@ def main(argv: list[str] | None = None) -> int:
         description="Print operators, weights and floating-point operations (2 per multiply-add) of a bundle's graphs.",
     )
     parser.add_argument("bundle", type=Path, help="bundle folder, as written by python -m export")
+    parser.add_argument(
+        "--proved", type=Path, metavar="FILE", default=RECORD,
+        help="record of `make gpu-proof` (default: that of the usual graphs, which comes with the package)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
     args = parser.parse_args(argv)
     return run("export.inspect", lambda: _inspect(args))
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    inspection = inspect_bundle(args.bundle)
+    inspection = inspect_bundle(args.bundle, args.proved)
     if args.json is not None:
         write_text_atomic(args.json, json.dumps(inspection.data(), indent=2) + "\n")
     print(report(inspection))
@@ -109,6 +116,8 @@ def report(inspection: Inspection) -> str:
         lines.append(str(manifest.tower))
     for graph in inspection.graphs.values():
         lines += ["", *_graph_lines(graph, manifest.tokens)]
+        if graph.file != STEP_FILE and "cuda" in manifest.providers:
+            lines.append(f"  proved       {inspection.record.words(graph.sha256)}")
     return "\n".join([*lines, "", *_total_lines(inspection)])
 
 
@@ -153,8 +162,11 @@ def _total_lines(inspection: Inspection) -> list[str]:
     return lines
 
 
-def _graph_data(graph: GraphStats) -> dict[str, Any]:
+def _graph_data(graph: GraphStats, record: Proofs) -> dict[str, Any]:
+    proof = record.of(graph.sha256)
     return {
+        "sha256": graph.sha256,
+        "proved": None if proof is None else proof.model_dump(exclude={"sha256"}),
         "opsets": graph.opsets,
         "inputs": [vars(value) for value in graph.inputs],
         "outputs": [vars(value) for value in graph.outputs],

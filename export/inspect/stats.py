@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto
 from contract.bundle import DECODER_FILE, ENCODER_FILE, STEP_FILE, Bundle
 from contract.errors import BundleError
 from export.inspect.flops import STANDARD, Shape, infer_shapes, multiply_adds
+from export.inspect.proved import fingerprint
 from export.scopes import name_scopes
 
 # The first pattern that the module path matches names the part; an empty path is the scorer's own choice of labels.
@@ -52,7 +53,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class GraphStats:
-    """One graph. `flops` are of one image; `parts` adds up to it; `not_counted` are operators it leaves out."""
+    """One graph. `flops` are of one image; `parts` adds up to it; `not_counted` are operators it leaves out.
+
+    `sha256` is of its structure (`export.inspect.proved.fingerprint`).
+    """
 
     file: str
     opsets: dict[str, int]
@@ -64,6 +68,7 @@ class GraphStats:
     parts: dict[str, int]
     not_counted: dict[str, int]
     foldable: list[str]
+    sha256: str
 
 
 def read_graph(bundle: Bundle, file: str) -> GraphStats:
@@ -98,6 +103,7 @@ def read_graph(bundle: Bundle, file: str) -> GraphStats:
         parts=parts,
         not_counted=not_counted,
         foldable=foldable_nodes(model),
+        sha256=fingerprint(model),
     )
 
 

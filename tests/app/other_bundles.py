@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.bundle import LABELS_FILE, MANIFEST_FILE, SCORER_FILE
+from contract.self_check import CHECK_FILE
 
 
 def hotter(bundle: Path, folder: Path, temperature: float = 2.0) -> Path:
@@ -22,6 +23,15 @@ def only_captions(bundle: Path, folder: Path) -> Path:
     files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
     kept = {name: entry for name, entry in files.items() if name not in (LABELS_FILE, SCORER_FILE)}
     return changed(folder, caption=None, files=kept)
+
+
+def without_self_check(bundle: Path, folder: Path) -> Path:
+    """A copy as an earlier release exported it, before a bundle had a self-check."""
+    shutil.copytree(bundle, folder)
+    (folder / CHECK_FILE).unlink()
+    files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
+    del files[CHECK_FILE]
+    return changed(folder, format_version=3, files=files)
 
 
 def changed(folder: Path, **fields: Any) -> Path:

@@ -33,7 +33,7 @@ class Part:
     kinds: list[str]
 
     def get_nodes(self) -> list[Named]:
-        return [Named(op_type=kind) for kind in self.kinds]
+        return [Named(f"node_{kind}", op_type=kind) for kind in self.kinds]
 
 
 class Session:

@@ -55,6 +55,9 @@ int cudaGetLastError(void) { int code = last; last = 0; return code; }
 const char* cudaGetErrorName(int code) {
   return code == 712 ? "cudaErrorHostMemoryAlreadyRegistered" : "cudaErrorHostMemoryNotRegistered";
 }
+static int device = -1;
+int cudaSetDevice(int index) { if (index > 1) return last = 101; device = index; return 0; }
+int cudaMemGetInfo(size_t* left, size_t* all) { *left = (device + 1) * 5000000000ull; *all = *left * 2; return 0; }
 void* pinned_at(void) { return pinned; }
 size_t pinned_bytes(void) { return bytes; }
 unsigned pinned_flags(void) { return with; }

@@ -137,6 +137,27 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
     assert flagged.endswith(".\n")
 
 
+def test_tensorrt_without_a_cache_builds_every_engine_once(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--bundle", "b", "--provider", "tensorrt", "--in-flight", "2"]
+    assert main(flags) == 1
+    assert capsys.readouterr().err == (
+        "app: The setting in_flight (FOOD_VISION_IN_FLIGHT) is wrong: With provider tensorrt it must be 0 or 1 unless "
+        "there is an engine_cache (FOOD_VISION_ENGINE_CACHE): each start would build every engine 2 times, for minutes "
+        "each, not '2'.\n"
+    )
+    chosen: list[tuple[dict[str, Any], int]] = [
+        ({"provider": "tensorrt"}, 1),
+        ({"provider": "tensorrt", "in_flight": 1}, 1),
+        ({"provider": "tensorrt", "engine_cache": "e"}, 2),
+        ({"provider": "tensorrt", "engine_cache": "e", "in_flight": 3}, 3),
+        ({"provider": "cuda"}, 2),
+        ({"provider": "cuda", "in_flight": 3}, 3),
+        ({"provider": "cpu"}, 1),
+    ]
+    for given, engines in chosen:
+        assert load_settings(bundle="b", **given).engines == engines, given
+
+
 def test_the_bundle_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 1
     assert capsys.readouterr().err == f"app: No bundle was given; use --bundle PATH or {ENV_PREFIX}BUNDLE.\n"

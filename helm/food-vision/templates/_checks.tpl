@@ -80,6 +80,9 @@ model.source is imageVolume, but the cluster is Kubernetes {{ $kube.Version }}: 
 {{- if and (ne $cache.type "none") (ne $provider "tensorrt") }}
 engineCache.type is {{ $cache.type }}, but the provider is {{ $provider }}, which builds no engines: set settings.provider=tensorrt or engineCache.type=none.
 {{- end }}
+{{- if and (eq $cache.type "none") (eq $provider "tensorrt") (gt (int .Values.settings.inFlight) 1) }}
+settings.inFlight is {{ .Values.settings.inFlight }}, but the provider is tensorrt and engineCache.type is none, so each start would build every engine {{ .Values.settings.inFlight }} times: set engineCache.type to pvc, gcsFuse or emptyDir, or leave settings.inFlight 0.
+{{- end }}
 {{- if and (eq $cache.type "gcsFuse") (not $cache.gcsFuse.bucket) }}
 engineCache.gcsFuse.bucket is missing: engineCache.type is gcsFuse.
 {{- end }}

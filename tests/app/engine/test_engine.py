@@ -20,6 +20,8 @@ from app.engine.batches import buckets
 from app.engine.check import run_self_check
 from app.engine.engine import Engine, EngineError
 from app.engine.graph import Graph
+from app.engine.memory import weights_bytes
+from app.providers.gpu import GpuMemoryError
 from app.providers.sessions import ProviderError, open_session
 from contract.bundle import Bundle, ImageTower, read_bundle
 from contract.bundle_files import GraphFile
@@ -44,8 +46,10 @@ class StandIn:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.memory = 1000
+        self.free: int | None = None  # bytes
         monkeypatch.setattr(engine_module, "open_session", self.open)
         monkeypatch.setattr(engine_module, "DEVICES", dict.fromkeys(("cpu", "cuda", "tensorrt"), "cpu"))
+        monkeypatch.setattr(engine_module, "free_bytes", lambda *_, **__: self.free)
         monkeypatch.setattr(engine_module, "pin", lambda array: False)
         run = Graph.run
 
@@ -140,6 +144,28 @@ def test_no_memory_for_the_largest_bucket(
     assert (found.max_batch, found.buckets) == (4, (1, 2, 4))
     assert "no memory for batches of 8 on cuda: serving at most 4 at a time" in caplog.text
     assert found.score(pictures).probabilities.shape == (21, 16), "more photos are run in several calls"
+
+
+def test_batch_sizes_whose_weights_would_not_fit_are_never_opened(
+    loaded: Bundle, stand_in: StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each graph copies its own weights, and with CUDA graphs each batch size does."""
+    files = ("encoder.onnx", "scorer.onnx", "decoder.onnx")
+    weights = sum(weights_bytes(loaded.graph(file)) for file in files)
+    for cuda_graphs, free, sizes in ((True, 3 * weights, (1, 2, 4)), (False, weights, (1, 2, 4, 8))):
+        stand_in.asked.clear()
+        stand_in.free = free
+        found = Engine(loaded, provider="cuda", threads=1, max_batch=8, cuda_graphs=cuda_graphs)
+        found.warm_up()
+        assert (found.max_batch, found.buckets) == (sizes[-1], sizes)
+        assert len(stand_in.asked) == len(files) * (len(sizes) if cuda_graphs else 1)
+        found.close()
+    assert caplog.text.count("no memory for the weights of batches of 8: serving at most 4 at a time") == 1
+    stand_in.asked.clear()
+    stand_in.free = weights - 1
+    with pytest.raises(GpuMemoryError, match="but GPU 0 has 1.5 MB free"):
+        Engine(loaded, provider="cuda", threads=1)
+    assert not stand_in.asked
 
 
 def test_no_memory_for_a_single_photo_is_an_error(loaded: Bundle, stand_in: StandIn) -> None:

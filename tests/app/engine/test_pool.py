@@ -11,7 +11,7 @@ import pytest
 
 from app.engine.engine import Engine
 from app.engine.pool import EnginePool
-from app.providers.sessions import ProviderError
+from app.providers.gpu import GpuMemoryError, ProviderError
 from app.serving.batcher import Batcher
 from app.serving.service import Service
 from app.serving.slots import Slots
@@ -58,7 +58,9 @@ def test_two_batches_run_at_a_time_each_on_its_own_engine() -> None:
     assert sorted(asyncio.run(run())) == [0, 1]
 
 
-@pytest.mark.parametrize("error", [MemoryError("GPU full"), RuntimeError("CUDA failure 2: out of memory")])
+@pytest.mark.parametrize(
+    "error", [GpuMemoryError("GPU full"), MemoryError("GPU full"), RuntimeError("CUDA failure 2: out of memory")]
+)
 def test_no_memory_for_the_second_leaves_one(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> int:
         found = pool(3, {1: error})
@@ -75,6 +77,7 @@ def test_no_memory_for_the_second_leaves_one(error: Exception, caplog: pytest.Lo
     ("fails", "error"),
     [
         ({0: MemoryError("GPU full")}, MemoryError),
+        ({0: GpuMemoryError("GPU full")}, ProviderError),
         ({1: ProviderError("the provider has no memory of us")}, ProviderError),
         ({1: RuntimeError("broken")}, RuntimeError),
     ],

@@ -59,9 +59,16 @@ def test_a_broken_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("index", [2, -1])
-def test_an_index_that_is_not_there(index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("visible", "said"), [(None, ""), ("3,4", r" \(CUDA_VISIBLE_DEVICES is '3,4'\)")])
+def test_an_index_that_is_not_there(
+    index: int, visible: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use_driver(tmp_path, monkeypatch)
-    with pytest.raises(ProviderError, match=f"There is no GPU {index}: the NVIDIA driver shows 2 of them"):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    words = f"There is no GPU {index}: .* shows this process 2 of them, numbered from 0{said}; choose .*FOOD_VISION_DEV"
+    with pytest.raises(ProviderError, match=words):
         gpu.gpu(index)
 
 
@@ -69,6 +76,49 @@ def test_a_driver_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     use_driver(tmp_path, monkeypatch, VERSION=12080)
     with pytest.raises(ProviderError, match="runs CUDA 12.8 at most, but ONNX Runtime needs CUDA 13; update .* R580"):
         gpu.gpu()
+
+
+RUNS = [("7.5", "fp16"), ("8.0", "bf16"), ("8.7", "bf16"), ("9.0", "fp32"), ("12.1", "fp32")]
+RUNS_NOT = [
+    ("7.0", "cuda", "fp32", "CUDA 13 needs 7.5 or newer; set FOOD_VISION_PROVIDER=cpu"),
+    ("7.0", "tensorrt", "bf16", "CUDA 13 needs 7.5 or newer; set FOOD_VISION_PROVIDER=cpu"),
+    ("7.5", "cuda", "bf16", "bf16 needs 8.0 or newer; export with --precision fp16"),
+    ("7.5", "tensorrt", "bf16", "bf16 needs 8.0 or newer; export with --precision fp16"),
+    (
+        "10.0",
+        "cuda",
+        "fp16",
+        "onnxruntime-gpu 1.31.1 has code for 7.5, 8.0, 8.6, 8.9, 9.0, 12.0 alone; set FOOD_VISION",
+    ),
+]
+
+
+@pytest.mark.parametrize(("capability", "precision"), RUNS)
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_that_runs_it(capability: str, precision: str, provider: str) -> None:
+    gpu.check_capability(Gpu(0, "NVIDIA L4", capability, "13.0"), provider, precision, "1.31.1")
+
+
+@pytest.mark.parametrize(("capability", "provider", "precision", "why"), RUNS_NOT)
+def test_a_gpu_that_is_too_old_or_too_new(capability: str, provider: str, precision: str, why: str) -> None:
+    with pytest.raises(ProviderError) as raised:
+        gpu.check_capability(Gpu(3, "Tesla T4", capability, "13.0"), provider, precision, "1.31.1")
+    assert str(raised.value).startswith(f"GPU 3, Tesla T4, has compute capability {capability}, but {why}")
+    assert str(raised.value).endswith(", or choose another GPU (FOOD_VISION_DEVICE).")
+
+
+def test_code_for_newer_gpus_is_tensorrts_own_or_that_of_another_release() -> None:
+    newer = Gpu(0, "NVIDIA B200", "10.0", "13.0")
+    gpu.check_capability(newer, "tensorrt", "fp16", "1.31.1")
+    gpu.check_capability(newer, "cuda", "fp16", "1.99.0")
+
+
+def test_free_memory(runtime: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [gpu.free_bytes(index) for index in (0, 1)] == [5_000_000_000, 10_000_000_000]
+    assert gpu.free_bytes(2) is None
+    assert runtime.left_over() == 0, "the next kernel launch would be blamed"
+    monkeypatch.setattr(gpu, "RUNTIME", str(tmp_path / "libcudart.so.13"))
+    assert gpu.free_bytes(0) is None
 
 
 def test_pin_and_unpin(runtime: ctypes.CDLL, caplog: pytest.LogCaptureFixture) -> None:

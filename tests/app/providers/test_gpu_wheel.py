@@ -10,6 +10,7 @@ import ctypes
 import json
 import mmap
 import os
+import struct
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -24,6 +25,7 @@ from tests.app.stand_in_sessions import PROFILE
 from tests.conftest import ROOT, run_module
 
 WHEEL = ROOT / "build/onnxruntime-gpu"
+FATBIN = struct.pack("<IH", 0xBA55ED50, 1)
 OPEN = """
 import sys
 from pathlib import Path
@@ -200,3 +202,21 @@ def test_the_libraries_that_we_ask_for_are_those_it_is_linked_to(provider: str) 
         (tensorrt.NVINFER, tensorrt.PARSER) if provider == "tensorrt" else ()
     )
     assert [name for name in sonames if f"\0{name}\0".encode() not in text] == []
+
+
+def test_the_gpus_that_the_library_has_code_for() -> None:
+    """Read from its fat binaries: a header, then entries, each of PTX (kind 1) or machine code (kind 2) for one GPU."""
+    found = set()
+    with (WHEEL / "onnxruntime/capi/libonnxruntime_providers_cuda.so").open("rb") as file:
+        library = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        at = library.find(FATBIN)
+        while at >= 0:
+            _, _, header, size = struct.unpack_from("<IHHQ", library, at)
+            entry, end = at + header, at + header + size
+            while entry < end:
+                kind, _, header, size = struct.unpack_from("<HHIQ", library, entry)
+                found.add((kind, *struct.unpack_from("<I", library, entry + 28)))
+                entry += header + size
+            at = library.find(FATBIN, end)
+    version = python("import onnxruntime as ort; print(ort.__version__)").stdout.strip()
+    assert found == {(2, 10 * major + minor) for major, minor in gpu.CODE[version]}

@@ -17,7 +17,7 @@ import pytest
 
 from app.providers import gpu, tensorrt
 from app.providers.gpu import Gpu
-from app.providers.sessions import ProviderError, open_session
+from app.providers.sessions import ProviderError, free_bytes, open_session
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, read_bundle
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
@@ -69,6 +69,25 @@ def test_what_needs_cudnn_asks_for_it(
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_bf16_on_an_old_gpu(provider: str, sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "gpu", lambda index: Gpu(index, "Tesla T4", "7.5", "13.0"))
+    with pytest.raises(ProviderError, match="GPU 1, Tesla T4, has compute capability 7.5, but bf16 needs 8.0"):
+        open_session(GRAPH, provider, 1, fixed={"batch": 8}, precision="bf16", device=1)
+    with pytest.raises(ProviderError, match="bf16 needs 8.0"):
+        free_bytes(provider, precision="bf16", device=1, cudnn=False)
+    assert not sessions
+
+
+def test_free_memory_is_asked_of_that_gpu(sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[bool] = []
+    monkeypatch.setattr(tensorrt, "load_cuda", lambda provider, cudnn: loaded.append(cudnn))
+    monkeypatch.setattr(gpu, "free_bytes", lambda index: 1000 * index if loaded else None)
+    assert free_bytes("cuda", precision="fp32", device=2, cudnn=True) == 2000
+    assert loaded == [True]
+    assert not sessions
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_session_on_another_provider(provider: str, sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "first", CPU)
     with pytest.raises(
@@ -86,7 +105,8 @@ def test_nodes_on_the_cpu_are_named(sessions: list[Session], monkeypatch: pytest
         Session, "parts", [Part(CUDA, ["MatMul", "Shape"]), Part(CPU, ["Gather"]), Part(CPU, ["Concat"])]
     )
     with pytest.raises(
-        ProviderError, match=r"of encoder.onnx 2 of its nodes would run on the CPU \(Concat, Gather\); fix"
+        ProviderError,
+        match=r"onnx 2 of its nodes would run on the CPU \(Concat 'node_Concat', Gather 'node_Gather'\); fix",
     ):
         open_session(GRAPH, "cuda", 1)
     assert [session.config["disable_cpu_ep_fallback"] for session in sessions] == ["1", "0"]

@@ -241,6 +241,7 @@ def test_page_locked_memory_is_unlocked_in_the_engines_thread_before_it_is_freed
         engine_module, "open_session", lambda graph, *_, fixed, **__: opens(graph, "cpu", 1, fixed=fixed)
     )
     monkeypatch.setattr(engine_module, "DEVICES", dict.fromkeys(("cpu", "cuda", "tensorrt"), "cpu"))
+    monkeypatch.setattr(engine_module, "free_bytes", lambda *_, **__: None)
     monkeypatch.setattr(engine_module, "pin", pin)
     monkeypatch.setattr(engine_module, "unpin", unpin)
 
