@@ -107,7 +107,7 @@ $(CUDA_HEADERS)/.installed: locks/cuda-headers.txt | installed
 	$(BIN)/python -m pip install -qq --no-deps --require-hashes --target $(CUDA_HEADERS) -r locks/cuda-headers.txt
 	touch $@
 
-image:  ## make image TARGET=cpu|gpu|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
+image:  ## make image TARGET=cpu|gpu|gpu-slim|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)
 
 base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local means
@@ -123,13 +123,13 @@ regression: installed  ## fixed pictures keep their labels and log-probabilities
 	$(BIN)/python -m scripts.model_regression $(if $(URL),--url $(URL))
 
 lock: $(TOOLS)/.installed  ## the images' packages with their hashes, from pyproject.toml and constraints.txt
-	for engine in cpu gpu; do $(LOCK) pyproject.toml -c constraints.txt --extra $$engine --extra otel -o locks/$$engine.txt || exit 1; done
+	for engine in cpu gpu gpu-slim; do $(LOCK) pyproject.toml -c constraints.txt --extra $$engine --extra otel -o locks/$$engine.txt || exit 1; done
 	$(LOCK) pyproject.toml -c constraints.txt --extra training --extra tower --extra export -o locks/training.txt
 	for list in build tools cuda-headers tensorrt-rtx; do $(LOCK) locks/$$list.in -o locks/$$list.txt || exit 1; done
 
 sbom: $(TOOLS)/.installed  ## CycloneDX lists of the images' packages, in build/sbom
 	mkdir -p build/sbom
-	for list in cpu gpu training; do $(TOOLS)/bin/cyclonedx-py requirements --of JSON -o build/sbom/$$list.cdx.json locks/$$list.txt || exit 1; done
+	for list in cpu gpu gpu-slim training; do $(TOOLS)/bin/cyclonedx-py requirements --of JSON -o build/sbom/$$list.cdx.json locks/$$list.txt || exit 1; done
 
 pipeline: $(TOOLS)/.installed  ## workflows, cloudbuild.yaml, Dockerfile and shell scripts, by schema and by linter, offline
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -27,6 +27,7 @@ from app.engine.graph import Graph, Value
 from app.engine.memory import sizes_that_fit, weights_bytes
 from app.providers.gpu import pin, unpin
 from app.providers.sessions import Profile, ProviderError, free_bytes, open_session
+from app.providers.tensorrt import cudnn_refusal
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, TOKENIZER_FILE, Bundle
 from contract.errors import BundleError, ContractError
 from contract.pixels import Pixels
@@ -34,7 +35,6 @@ from contract.pixels import Pixels
 log = logging.getLogger("food_vision")
 Floats = npt.NDArray[np.float32]
 
-NO_CUDNN = "cuDNN is unavailable"  # in ONNX Runtime's message, when a kernel is run
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where a provider keeps its values
 
 
@@ -192,7 +192,8 @@ class Engine:
         """Run every batch size that requests can meet, so that the first request pays for nothing.
 
         A bucket that does not fit into the memory is dropped with all larger ones and `max_batch` falls; the smallest
-        must fit. Raises `EngineError` when a graph gives values that are not finite.
+        must fit. Raises `EngineError` when a graph gives values that are not finite, `ProviderError` when one needs cuDNN
+        and there is none.
         """
         for batch in self.buckets or dict.fromkeys((1, self.max_batch)):
             self._progress(f"warming up batches of {batch}")
@@ -204,12 +205,8 @@ class Engine:
             except (EngineError, ProviderError):
                 raise
             except Exception as error:  # allocation failures come as several types of the binding
-                if NO_CUDNN in str(error):
-                    raise ProviderError(
-                        f"The bundle {self.bundle.path} needs cuDNN, which is not here; export the checkpoint again "
-                        "(captions of earlier exports needed it), or install the extra gpu instead of gpu-slim: "
-                        f"{' '.join(str(error).split())[:200]}"
-                    ) from None
+                if (refusal := cudnn_refusal(self.provider, error)) is not None:
+                    raise refusal from None
                 if batch == 1 or not is_memory(error):
                     raise
                 with self.guarded():

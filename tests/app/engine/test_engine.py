@@ -174,6 +174,17 @@ def test_no_memory_for_a_single_photo_is_an_error(loaded: Bundle, stand_in: Stan
         Engine(loaded, provider="cuda", threads=1).warm_up()
 
 
+def test_a_node_that_needs_cudnn_is_refused_before_ready(
+    loaded: Bundle, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_cudnn(*_: object) -> None:
+        raise RuntimeError("running ReduceMax node. Name:'n0' Status Message: cuDNN is unavailable for CUDA")
+
+    monkeypatch.setattr(Graph, "run", without_cudnn)
+    with pytest.raises(ProviderError, match="'cuda' was asked for, but ReduceMax nodes .* need cuDNN 9, and .* again"):
+        Engine(loaded, provider="cuda", threads=1).warm_up()
+
+
 def test_other_faults_of_a_large_batch_are_not_taken_for_memory(
     loaded: Bundle, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,19 +197,6 @@ def test_other_faults_of_a_large_batch_are_not_taken_for_memory(
 
     monkeypatch.setattr(Graph, "run", broken)
     with pytest.raises(RuntimeError, match="invalid argument"):
-        Engine(loaded, provider="cuda", threads=1).warm_up()
-
-
-def test_a_kernel_that_misses_cudnn_is_told_with_the_remedy(
-    loaded: Bundle, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ONNX Runtime says so only when the kernel is run."""
-
-    def broken(graph: Graph, batch: int, inputs: Any) -> Any:
-        raise RuntimeError("while running ReduceMax node. Status Message: cuDNN is unavailable for CUDA")
-
-    monkeypatch.setattr(Graph, "run", broken)
-    with pytest.raises(ProviderError, match=r"needs cuDNN, which is not here; export .* again .*ReduceMax node"):
         Engine(loaded, provider="cuda", threads=1).warm_up()
 
 
