@@ -58,7 +58,6 @@ nightly: demo  ## what .ci/run has no time for: the demo, the suite as on anothe
 	sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; trap "exit 130" INT TERM HUP; $(MAKE) test
 	$(MAKE) chaos BUNDLE=build/demo/bundle CHAOS='--requests 5000 --cases 50 --seconds 60'
 	$(BIN)/python -m benchmarks.capacity --shapes tiny --device-ms 10,3 --out build/nightly/capacity
-	$(MAKE) gpu-proof FULL=1
 
 bench: installed  ## our service beside plain FastAPI, LitServe and the original: tables, plots and a page in build/bench
 	$(BIN)/python -m benchmarks.serving --work build/bench/models --out build/bench/serving $(BENCH)
