@@ -83,7 +83,7 @@ def test_the_committed_record_has_every_usual_graph() -> None:
 
 
 def test_bf16_is_not_asked_for_below_8() -> None:
-    assert proof._able(("7.5", "8.0", "12.0"), short=True) == ["8.0", "12.0"]
+    assert proof._able(("7.5", "8.0", "12.0"), "bf16") == ["8.0", "12.0"]
 
 
 def test_without_tensorrt_a_sentence_says_what_to_do(
