@@ -64,7 +64,10 @@ FULL = (
 
 
 def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[str, Precision, Path]]:
-    """Every case's name, precision, and a fresh folder of its graphs below `work`; a model is made once for the cases that share it."""
+    """Every case's name, precision, and a fresh folder of its graphs below `work`.
+
+    A model is made once for the cases that share it.
+    """
     disable_progress_bar()
     models: dict[tuple[str, str], Blip] = {}
     for case in cases:

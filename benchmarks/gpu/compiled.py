@@ -17,7 +17,7 @@ from typing import Any
 import tensorrt_rtx_bindings as trt
 
 # What TensorRT says where it is itself the reason, after it has taken every node: no faults of a graph. TensorRT-RTX has no
-# float32 products for Turing, which the data-centre TensorRT has. `Attention` (opset 23) has kernels in 16 bits alone,
+# float32 products for Turing. `Attention` (opset 23) has kernels in 16 bits alone,
 # and cannot be told to be decomposed; `python -m export --provider tensorrt` writes plain products (opset 18).
 NO_FLOAT32 = "FP32 GEMM is not supported"
 NO_ATTENTION = "Attention operation was not supported by a dedicated kernel"
