@@ -142,8 +142,8 @@ class Engine:
             )
         if provider == "tensorrt" and manifest.precision == "fp32" and manifest.opset >= ATTENTION_OPSET:
             log.warning(
-                "%s is fp32 at opset %d, whose Attention TensorRT has kernels for in 16 bits alone; if it makes no engine, export "
-                "with --provider tensorrt",
+                "%s is fp32 at opset %d, whose Attention TensorRT has kernels for in 16 bits alone; if it makes no "
+                "engine, export with --provider tensorrt",
                 bundle.path, manifest.opset,
             )  # fmt: skip
         self.image_size = manifest.image_size
