@@ -1,4 +1,5 @@
-# The service and one of three engines: `--target cpu`, `gpu` or `gpu-tensorrt`. What makes its bundles: `--target training`.
+# The service and one of four engines: `--target cpu`, `gpu`, `gpu-slim` or `gpu-tensorrt`. What makes its bundles:
+# `--target training`.
 # How to build and run: docs/image.md.
 # The build needs nothing but pip's packages; a private index and its certificates come in as secrets, never into a layer.
 
@@ -28,10 +29,16 @@ COPY locks/cpu.txt /build/
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
     sh /build/install.sh /opt/venv /build/cpu.txt /build/wheels
 
-FROM build AS build-gpu
+FROM build AS build-gpu-slim
+COPY locks/gpu-slim.txt /build/
+RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
+    sh /build/install.sh /opt/venv /build/gpu-slim.txt /build/wheels
+
+# gpu.txt is gpu-slim.txt and cuDNN with its like (a test holds that): what is there already is not fetched again.
+FROM build-gpu-slim AS build-gpu
 COPY locks/gpu.txt /build/
 RUN --mount=type=secret,id=pip_config --mount=type=secret,id=ca_bundle \
-    sh /build/install.sh /opt/venv /build/gpu.txt /build/wheels
+    sh /build/install.sh /opt/venv /build/gpu.txt
 
 # Never built where this was written: these libraries (3.7 GB) are on NVIDIA's package index alone. The package on the
 # common index is a stub that fetches them from there while it is installed.
@@ -115,6 +122,12 @@ FROM runtime-gpu AS gpu-tensorrt
 COPY --from=build-gpu-tensorrt /opt/venv /opt/venv
 COPY --from=bundle / /bundle/
 ENV FOOD_VISION_PROVIDER=tensorrt
+USER 10001:10001
+
+FROM runtime-gpu AS gpu-slim
+COPY --from=build-gpu-slim /opt/venv /opt/venv
+COPY --from=bundle / /bundle/
+ENV FOOD_VISION_PROVIDER=cuda
 USER 10001:10001
 
 FROM runtime-gpu AS gpu

@@ -58,7 +58,6 @@ nightly: demo  ## what .ci/run has no time for: the demo, the suite as on anothe
 	sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; trap "exit 130" INT TERM HUP; $(MAKE) test
 	$(MAKE) chaos BUNDLE=build/demo/bundle CHAOS='--requests 5000 --cases 50 --seconds 60'
 	$(BIN)/python -m benchmarks.capacity --shapes tiny --device-ms 10,3 --out build/nightly/capacity
-	$(MAKE) gpu-proof FULL=1
 
 bench: installed  ## our service beside plain FastAPI, LitServe and the original: tables, plots and a page in build/bench
 	$(BIN)/python -m benchmarks.serving --work build/bench/models --out build/bench/serving $(BENCH)
@@ -113,7 +112,7 @@ gpu-kit: installed  ## all that the GPU check needs on a machine without a netwo
 gpu-rehearsal: installed gpu-wheel  ## that kit unpacked and run on a stand-in device (Python 3.12, 7 GB); make gpu-rehearsal REHEARSAL='--shapes tiny'
 	$(BIN)/python -m benchmarks.gpu.rehearsal --log build/gpu-rehearsal.md $(REHEARSAL)
 
-image:  ## make image TARGET=cpu|gpu|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
+image:  ## make image TARGET=cpu|gpu|gpu-slim|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)
 
 base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local means
@@ -129,13 +128,13 @@ regression: installed  ## fixed pictures keep their labels and log-probabilities
 	$(BIN)/python -m scripts.model_regression $(if $(URL),--url $(URL))
 
 lock: $(TOOLS)/.installed  ## the images' packages with their hashes, from pyproject.toml and constraints.txt
-	for engine in cpu gpu; do $(LOCK) pyproject.toml -c constraints.txt --extra $$engine --extra otel -o locks/$$engine.txt || exit 1; done
+	for engine in cpu gpu gpu-slim; do $(LOCK) pyproject.toml -c constraints.txt --extra $$engine --extra otel -o locks/$$engine.txt || exit 1; done
 	$(LOCK) pyproject.toml -c constraints.txt --extra training --extra tower --extra export -o locks/training.txt
 	for list in build tools cuda-headers tensorrt-rtx; do $(LOCK) locks/$$list.in -o locks/$$list.txt || exit 1; done
 
 sbom: $(TOOLS)/.installed  ## CycloneDX lists of the images' packages, in build/sbom
 	mkdir -p build/sbom
-	for list in cpu gpu training; do $(TOOLS)/bin/cyclonedx-py requirements --of JSON -o build/sbom/$$list.cdx.json locks/$$list.txt || exit 1; done
+	for list in cpu gpu gpu-slim training; do $(TOOLS)/bin/cyclonedx-py requirements --of JSON -o build/sbom/$$list.cdx.json locks/$$list.txt || exit 1; done
 
 pipeline: $(TOOLS)/.installed  ## workflows, cloudbuild.yaml, Dockerfile and shell scripts, by schema and by linter, offline
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

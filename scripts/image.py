@@ -2,6 +2,7 @@
 
     python3 -m scripts.image                                    # localhost/food-vision:cpu, the bundle to be mounted
     python3 -m scripts.image --target gpu --tag localhost/food-vision:gpu
+    python3 -m scripts.image --target gpu-slim                  # the same without cuDNN
     python3 -m scripts.image --bundle bundles/food101 --tag localhost/food-vision:food101     # the bundle baked in
     python3 -m scripts.image --target training                  # training and export, with torch for NVIDIA GPUs
     python3 -m scripts.image --target training --torch torch==2.13.0+cpu   # another build of torch, from pip's configuration
@@ -31,7 +32,7 @@ from contract.files import write_text_atomic
 from scripts.containers import LOCAL, Tools, find_tools
 
 ROOT = Path(__file__).parent.parent
-TARGETS = ("cpu", "gpu", "gpu-tensorrt", "training")
+TARGETS = ("cpu", "gpu", "gpu-slim", "gpu-tensorrt", "training")
 LOCAL_BASE = "localhost/debian-python:bookworm"
 SECRETS = {"pip_config": "PIP_CONFIG_FILE", "ca_bundle": "PIP_CERT"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import io
 import os
@@ -21,6 +22,8 @@ import pytest
 from filelock import FileLock
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
+from benchmarks.gpu import stand_in
+from contract.errors import ContractError
 from tests.commands import ROOT as ROOT
 from tests.commands import run_module as run_module
 
@@ -140,3 +143,18 @@ def drawn_png(index: int, size: int = 128) -> bytes:
     file = io.BytesIO()
     draw(HELD_OUT_START + index, size=size)[0].save(file, format="PNG")
     return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def stand_in_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for LD_LIBRARY_PATH with a GPU that is not there; skips where it cannot be made, or where a GPU is."""
+    try:
+        ctypes.CDLL(stand_in.DRIVER)
+    except OSError:
+        pass
+    else:
+        pytest.skip("needs a machine without an NVIDIA driver")
+    try:
+        return stand_in.build(tmp_path_factory.mktemp("stand-in"))
+    except ContractError as error:
+        pytest.skip(str(error))

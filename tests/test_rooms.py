@@ -24,7 +24,8 @@ FORBIDDEN = {
 }
 # The engine benchmark measures the class that serves, which HTTP does not show: these files alone, these modules alone.
 ENGINE_BENCHMARKS = {
-    "benchmarks/decode.py", "benchmarks/engine/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/placed.py", "benchmarks/gpu/speed.py",
+    "benchmarks/decode.py", "benchmarks/engine/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/placed.py",
+    "benchmarks/gpu/speed.py",
     "benchmarks/serving/baselines/shared_engine.py",
 }  # fmt: skip
 SIMULATION = "benchmarks/capacity/simulation.py"  # runs the service's own batcher on a simulated clock

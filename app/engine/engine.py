@@ -27,6 +27,7 @@ from app.engine.graph import Graph, Value
 from app.engine.memory import sizes_that_fit, weights_bytes
 from app.providers.gpu import pin, unpin
 from app.providers.sessions import Profile, ProviderError, free_bytes, open_session
+from app.providers.tensorrt import cudnn_refusal
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, TOKENIZER_FILE, Bundle
 from contract.errors import BundleError, ContractError
 from contract.pixels import Pixels
@@ -34,6 +35,7 @@ from contract.pixels import Pixels
 log = logging.getLogger("food_vision")
 Floats = npt.NDArray[np.float32]
 
+ATTENTION_OPSET = 23  # the first with an operator Attention (docs/gpu-proof.md)
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where a provider keeps its values
 
 
@@ -138,6 +140,12 @@ class Engine:
                 f"the provider is {provider!r}. Export the checkpoint for it (python -m export --precision fp32 runs "
                 "everywhere), or set FOOD_VISION_PROVIDER."
             )
+        if provider == "tensorrt" and manifest.precision == "fp32" and manifest.opset >= ATTENTION_OPSET:
+            log.warning(
+                "%s is fp32 at opset %d, whose Attention TensorRT has kernels for in 16 bits alone; if it makes no "
+                "engine, export with --provider tensorrt",
+                bundle.path, manifest.opset,
+            )  # fmt: skip
         self.image_size = manifest.image_size
         self._tokens = manifest.tokens
         self._temperature = np.float32(manifest.temperature)
@@ -191,7 +199,8 @@ class Engine:
         """Run every batch size that requests can meet, so that the first request pays for nothing.
 
         A bucket that does not fit into the memory is dropped with all larger ones and `max_batch` falls; the smallest
-        must fit. Raises `EngineError` when a graph gives values that are not finite.
+        must fit. Raises `EngineError` when a graph gives values that are not finite, `ProviderError` when one needs cuDNN
+        and there is none.
         """
         for batch in self.buckets or dict.fromkeys((1, self.max_batch)):
             self._progress(f"warming up batches of {batch}")
@@ -203,6 +212,8 @@ class Engine:
             except (EngineError, ProviderError):
                 raise
             except Exception as error:  # allocation failures come as several types of the binding
+                if (refusal := cudnn_refusal(self.provider, error)) is not None:
+                    raise refusal from None
                 if batch == 1 or not is_memory(error):
                     raise
                 with self.guarded():

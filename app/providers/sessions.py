@@ -52,7 +52,7 @@ NO_MEMORY = (
 )
 MOST_NAMED = 5  # nodes in a message
 NO_FALLBACK, RECORD = "session.disable_cpu_ep_fallback", "session.record_ep_graph_assignment_info"
-# Its fused kernel asks for cuDNN, the two that it replaces do not: 740 MB for an addition (docs/providers.md).
+# Its fused kernel asks for cuDNN, the two that it replaces do not (docs/gpu-proof.md).
 NOT_FUSED = "optimization.disable_specified_optimizers", "BiasSoftmaxFusion"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 

@@ -13,6 +13,7 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -30,7 +31,9 @@ INSTALL = (
     "install tensorrt-cu13-libs==10.16.1.11 from NVIDIA's package index, or put the folder of another TensorRT 10 on "
     "LD_LIBRARY_PATH"
 )
-CUDNN = "libcudnn.so.9"  # the CUDA provider opens it only when it comes to a convolution (since ONNX Runtime 1.28)
+CUDNN = "libcudnn.so.9"  # the CUDA provider opens it only for what it does not compute itself (since ONNX Runtime 1.28)
+NO_CUDNN = "cuDNN is unavailable"  # what it then says of a node that it does not compute itself
+WITH_CUDNN = "install the extra gpu, not gpu-slim (or onnxruntime-gpu[cuda,cudnn])"
 # NEEDED entries of the two providers of onnxruntime-gpu 1.31.1 (readelf -d), the driver's aside.
 CUDA_LIBRARIES = {
     "cuda": ("libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudart.so.13"),
@@ -50,17 +53,39 @@ def load_cuda(provider: str, *, cudnn: bool = False) -> None:
         _preload()
     missing = [name for name in CUDA_LIBRARIES[provider] if not _loads(name)]
     if missing:
+        slim = "install the extra gpu or gpu-slim (or onnxruntime-gpu[cuda,cudnn])"
         raise ProviderError(
             f"The provider {provider!r} was asked for, but it needs libraries that cannot be loaded: "
-            f"{', '.join(missing)}; install the GPU extra (onnxruntime-gpu[cuda,cudnn]), put the CUDA 13 libraries on "
-            "LD_LIBRARY_PATH, or set FOOD_VISION_PROVIDER=cpu."
+            f"{', '.join(missing)}; {slim if provider == 'cuda' and not cudnn else WITH_CUDNN}, put the CUDA 13 libraries "
+            "on LD_LIBRARY_PATH, or set FOOD_VISION_PROVIDER=cpu."
         )
-    if cudnn and not _loads(CUDNN):
-        raise ProviderError(
-            f"The provider {provider!r} was asked for, but the bundle's image tower holds convolutions, which need cuDNN "
-            f"9, and {CUDNN} cannot be loaded; install the GPU extra (onnxruntime-gpu[cuda,cudnn]), put cuDNN 9 on "
-            "LD_LIBRARY_PATH, or set FOOD_VISION_PROVIDER=cpu."
-        )
+    if cudnn and not has_cudnn():
+        raise _needs_cudnn(provider, "the bundle's image tower holds convolutions, which need cuDNN 9")
+
+
+def has_cudnn() -> bool:
+    """Whether cuDNN 9 can be loaded; after `load_cuda`, which looks into NVIDIA's pip packages."""
+    return _loads(CUDNN)
+
+
+def cudnn_refusal(provider: str, error: Exception) -> ProviderError | None:
+    """What to say for an error of ONNX Runtime's about a node for which it needs cuDNN; None for any other error.
+
+    Graphs without convolutions that were exported before there was `gpu-slim` have such a node (ReduceMax).
+    """
+    text = str(error)
+    if NO_CUDNN not in text:
+        return None
+    kind = re.search(r"running (\w+) node", text)
+    nodes = f"{kind[1]} nodes" if kind else "nodes"
+    return _needs_cudnn(provider, f"{nodes} of the bundle's graphs need cuDNN 9", "export the checkpoint again, ")
+
+
+def _needs_cudnn(provider: str, why: str, first: str = "") -> ProviderError:
+    return ProviderError(
+        f"The provider {provider!r} was asked for, but {why}, and {CUDNN} cannot be loaded; {first}{WITH_CUDNN}, put "
+        "cuDNN 9 on LD_LIBRARY_PATH, or set FOOD_VISION_PROVIDER=cpu."
+    )
 
 
 def load() -> str:

@@ -63,8 +63,11 @@ FULL = (
 )  # fmt: skip
 
 
-def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[Case, Path]]:
-    """Every case with a fresh folder of its graphs below `work`; a model is made once for the cases that share it."""
+def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[str, Precision, Path]]:
+    """Every case's name, precision, and a fresh folder of its graphs below `work`.
+
+    A model is made once for the cases that share it.
+    """
     disable_progress_bar()
     models: dict[tuple[str, str], Blip] = {}
     for case in cases:
@@ -80,7 +83,7 @@ def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[Case, Path]]:
         config = config_at(blip.model, trained_image_size(blip.model.config))
         with torch.no_grad():
             write_graphs(folder, blip.model, tree, config, case.opset, case.precision, step=False)
-        yield case, folder
+        yield str(case), case.precision, folder
 
 
 def _model(case: Case) -> Blip:
@@ -90,12 +93,12 @@ def _model(case: Case) -> Blip:
     return initial_blip(load_recipe("drawn-scratch", [*SHAPES[case.shapes], target]), FOOD101)
 
 
-def from_bundle(bundle: Path) -> Iterator[tuple[str, Path]]:
+def from_bundle(bundle: Path) -> Iterator[tuple[str, Precision, Path]]:
     """A verified bundle as the one case; its graphs lie in its own folder. Raises `ContractError`: not for a GPU."""
     manifest = read_bundle(bundle, weights=False).manifest
     if "cuda" not in manifest.providers:
         raise ContractError(f"{bundle} is {manifest.precision}, which runs on {' or '.join(manifest.providers)} only.")
-    yield f"{manifest.name} {manifest.precision} opset {manifest.opset}", bundle
+    yield f"{manifest.name} {manifest.precision} opset {manifest.opset}", manifest.precision, bundle
 
 
 def controls(folder: Path, work: Path) -> dict[str, Path]:

@@ -36,6 +36,7 @@ from benchmarks.hardware import provenance
 from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
+from contract.precision import Precision
 from export.inspect.proved import RECORD, Proof, Proofs, fingerprint, read_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,8 +122,8 @@ def prove(args: argparse.Namespace) -> int:
     plan, rows, control = EVERY if args.full else Plan(), list[Row](), dict[str, Any]()
     print(_head(plan), flush=True)
     cases = from_bundle(args.bundle) if args.bundle else made(FULL if args.full else USUAL, work)
-    for case, folder in cases:
-        found = _case(str(case), folder, plan, device, args.tensorrt)
+    for case, precision, folder in cases:
+        found = _case(case, precision, folder, plan, device, args.tensorrt)
         rows += found
         print("\n".join(_line(row, plan) for row in found), flush=True)
         if not control:
@@ -139,14 +140,13 @@ def prove(args: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
-def _case(name: str, folder: Path, plan: Plan, device: Path, tensorrt: Path) -> list[Row]:
+def _case(name: str, precision: Precision, folder: Path, plan: Plan, device: Path, tensorrt: Path) -> list[Row]:
     files = [file for file in SERVED if (folder / file).is_file()]
     rows = {
         str(folder / file): Row(name, file, fingerprint(onnx.load(folder / file, load_external_data=False)))
         for file in files
     }
-    short = "bf16" in name  # what cannot run is not asked for
-    for capability in _able(plan.cuda, short):
+    for capability in _able(plan.cuda, precision):
         jobs = [{"path": path, "batches": [None, *plan.cuda_batches]} for path in rows]
         for found in _ask([sys.executable, "-m", "benchmarks.gpu.placed"], jobs, _environment(device, capability)):
             row = rows[found["path"]]
@@ -156,10 +156,11 @@ def _case(name: str, folder: Path, plan: Plan, device: Path, tensorrt: Path) -> 
             if found["fault"]:
                 faults.append(f"{_batch(found['batch'])}: {found['fault']}")
     jobs = []
-    for capability in _able(plan.tensorrt, short):
+    for capability in _able(plan.tensorrt, precision):
         sizes = plan.tensorrt_batches if capability in plan.fixed_at else ()
         batches = [BATCHES, *([size] * 3 for size in sizes)]
-        jobs += [{"path": path, "capability": capability, "batches": some} for path in rows for some in batches]
+        asked = {"capability": capability, "precision": precision}
+        jobs += [{"path": path, "batches": some, **asked} for path in rows for some in batches]
     for found in _ask([str(tensorrt), str(COMPILE)], jobs, dict(os.environ)):
         row = rows[found["path"]]
         row.seconds += found["seconds"]
@@ -171,8 +172,9 @@ def _case(name: str, folder: Path, plan: Plan, device: Path, tensorrt: Path) -> 
     return list(rows.values())
 
 
-def _able(capabilities: tuple[str, ...], short: bool) -> list[str]:
-    return [one for one in capabilities if not short or float(one) >= BF16_FROM]
+def _able(capabilities: tuple[str, ...], precision: Precision) -> list[str]:
+    """Those that can run it: what cannot is not asked for."""
+    return [one for one in capabilities if precision != "bf16" or float(one) >= BF16_FROM]
 
 
 def _controls(folder: Path, work: Path, device: Path, tensorrt: Path) -> dict[str, str]:

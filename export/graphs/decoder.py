@@ -174,6 +174,6 @@ class CaptionStep(nn.Module):
 
 
 def _best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    # not argmax and amax: ONNX Runtime's CUDA kernels of those need cuDNN, that of TopK does not
+    # not argmax and amax: ONNX Runtime's CUDA kernel of ReduceMax needs cuDNN, that of TopK does not
     best, token = logits.topk(1, dim=-1)
     return token.squeeze(1), best.squeeze(1), logits

@@ -69,6 +69,15 @@ def test_the_manifest_has_the_gates_figures(request: pytest.FixtureRequest, opse
     assert max(manifest.parity["max_error"].values()) < 1e-4
 
 
+def test_a_gpu_needs_no_cudnn_for_them(names_bundle: Path) -> None:
+    """What the CUDA provider of onnxruntime-gpu 1.31.1 leaves to cuDNN, of the kinds that torch's exporter writes."""
+    of_cudnn = {"Conv", "MaxPool", "GlobalAveragePool", "BatchNormalization"}
+    of_cudnn |= {f"Reduce{kind}" for kind in ("Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")}
+    found = {node.op_type for graph in FILES.values() for node in onnx.load(names_bundle / graph).graph.node}
+    assert "MatMul" in found
+    assert not found & of_cudnn
+
+
 def test_graphs_take_any_batch_and_uint8_pixels(bundle: Path) -> None:
     manifest = read_bundle(bundle).manifest
     size = manifest.image_size

@@ -18,13 +18,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from app.providers.tensorrt import CUDA_LIBRARIES
 from scripts.model_regression import BUNDLE
 from tests.conftest import ROOT
 
 LOCKS = ROOT / "locks"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCKERFILE = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-TARGETS = ("cpu", "gpu", "gpu-tensorrt")
+TARGETS = ("cpu", "gpu", "gpu-slim", "gpu-tensorrt")
 OF_CUDA = r"(triton|(cuda|nvidia)-[a-z0-9-]+)$"  # what torch of the common index brings along
 REMEDY = "out of date: make lock"
 
@@ -81,6 +82,28 @@ def test_the_gpu_lock_differs_by_the_engine_alone() -> None:
     assert all(gpu[name] == number for name, number in cpu.items() if name != "onnxruntime"), REMEDY
 
 
+OF_CUDNN = {"nvidia-cudnn-cu13", "nvidia-cufft", "nvidia-nvjitlink"}  # cuFFT's linker comes with it
+# pip package → the libraries in its wheel that the CUDA provider is linked to (readelf -d)
+PROVIDED = {
+    "nvidia-cublas": {"libcublas.so.13", "libcublasLt.so.13"},
+    "nvidia-cuda-runtime": {"libcudart.so.13"},
+    "nvidia-curand": {"libcurand.so.10"},
+}
+
+
+def test_the_slim_gpu_lock_is_the_gpu_lock_without_cudnn() -> None:
+    """The image `gpu` is built on top of it, so each version must be the same."""
+    gpu, slim = locked("gpu"), locked("gpu-slim")
+    assert slim == {name: number for name, number in gpu.items() if name not in OF_CUDNN}, REMEDY
+    assert "FROM build-gpu-slim AS build-gpu\n" in DOCKERFILE
+
+
+def test_the_slim_gpu_lock_has_all_that_the_cuda_provider_is_linked_to() -> None:
+    """And of NVIDIA's nothing else, but nvrtc: cuBLAS opens it by name and pip says that it needs it."""
+    assert set().union(*PROVIDED.values()) == set(CUDA_LIBRARIES["cuda"])
+    assert {name for name in locked("gpu-slim") if re.match(OF_CUDA, name)} == {*PROVIDED, "nvidia-cuda-nvrtc"}
+
+
 def test_the_training_lock_is_what_the_extras_need_and_cuda() -> None:
     wanted = needed("food-vision", frozenset({"training", "tower", "export"})) - {"food-vision"}
     found = {name: number for name, number in locked("training").items() if not re.match(OF_CUDA, name)}
@@ -102,7 +125,7 @@ def test_another_torch_leaves_out_torch_and_cuda_and_nothing_else(tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "training"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "gpu-slim", "training"])
 def test_locks_keep_to_the_constraints(name: str) -> None:
     constraints = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     for package, number in locked(name).items():
@@ -121,7 +144,7 @@ def test_each_locked_package_has_a_hash_and_no_address(path: Path) -> None:
 def test_each_target_ends_as_the_unprivileged_user(target: str) -> None:
     stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
     assert stage.rstrip().endswith("USER 10001:10001")
-    engine = {"cpu": "cpu", "gpu": "cuda", "gpu-tensorrt": "tensorrt"}[target]
+    engine = {"cpu": "cpu", "gpu": "cuda", "gpu-slim": "cuda", "gpu-tensorrt": "tensorrt"}[target]
     assert f"FOOD_VISION_PROVIDER={engine}" in stage, "a GPU image never serves on the CPU by itself"
     assert f"COPY --from=build-{target} /opt/venv" in stage
 
@@ -201,6 +224,17 @@ def test_every_target_that_the_pipelines_make_exists() -> None:
         made.discard("chart")
     assert made <= targets
     assert {"lint", "pipeline", "test", "regression", "image-test"} <= made
+
+
+def test_a_release_pushes_and_names_the_images() -> None:
+    release = ROOT / ".github" / "workflows" / "release.yml"
+    targets = jobs(release)["image"]["strategy"]["matrix"]["target"]
+    named = re.findall(r"-name '([a-z-]+)\.json'", release.read_text(encoding="utf-8"))
+    listed = re.findall(
+        r"for list in (.+?); do \$\(TOOLS\)/bin/cyclonedx", (ROOT / "Makefile").read_text(encoding="utf-8")
+    )
+    assert targets == named == ["cpu", "gpu", "gpu-slim"]
+    assert set(targets) <= set(listed[0].split()), "each has its SBOM attested"
 
 
 def image_command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:

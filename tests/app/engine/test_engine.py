@@ -22,7 +22,7 @@ from app.engine.engine import Engine, EngineError
 from app.engine.graph import Graph
 from app.engine.memory import weights_bytes
 from app.providers.gpu import GpuMemoryError
-from app.providers.sessions import open_session
+from app.providers.sessions import ProviderError, open_session
 from contract.bundle import Bundle, ImageTower, read_bundle
 from contract.bundle_files import GraphFile
 from contract.errors import ContractError
@@ -101,6 +101,17 @@ def test_a_gpus_batches_give_the_answers_of_a_cpu(
     found.close()
 
 
+@pytest.mark.parametrize(
+    ("opset", "provider", "told"), [(23, "tensorrt", True), (18, "tensorrt", False), (23, "cuda", False)]
+)
+def test_attention_in_float32_is_told_to_whoever_wants_tensorrt(
+    loaded: Bundle, stand_in: StandIn, caplog: pytest.LogCaptureFixture, opset: int, provider: str, told: bool
+) -> None:
+    bundle = replace(loaded, manifest=loaded.manifest.model_copy(update={"opset": opset}))
+    Engine(bundle, provider=provider, threads=1, max_batch=1).close()
+    assert ("export with --provider tensorrt" in caplog.text) == told
+
+
 def test_sessions_of_the_two_modes(loaded: Bundle, stand_in: StandIn, tmp_path: Path) -> None:
     Engine(loaded, provider="tensorrt", threads=1, max_batch=6, engine_cache=tmp_path).warm_up()
     asked = dict(stand_in.asked)
@@ -171,6 +182,17 @@ def test_batch_sizes_whose_weights_would_not_fit_are_never_opened(
 def test_no_memory_for_a_single_photo_is_an_error(loaded: Bundle, stand_in: StandIn) -> None:
     stand_in.memory = 0
     with pytest.raises(RuntimeError, match="allocate memory"):
+        Engine(loaded, provider="cuda", threads=1).warm_up()
+
+
+def test_a_node_that_needs_cudnn_is_refused_before_ready(
+    loaded: Bundle, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_cudnn(*_: object) -> None:
+        raise RuntimeError("running ReduceMax node. Name:'n0' Status Message: cuDNN is unavailable for CUDA")
+
+    monkeypatch.setattr(Graph, "run", without_cudnn)
+    with pytest.raises(ProviderError, match="'cuda' was asked for, but ReduceMax nodes .* need cuDNN 9, and .* again"):
         Engine(loaded, provider="cuda", threads=1).warm_up()
 
 

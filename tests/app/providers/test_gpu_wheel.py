@@ -109,7 +109,7 @@ def test_a_driver_but_no_cuda_libraries(provider: str, graph: Path, tmp_path: Pa
     text = refusal(graph, provider, machine(tmp_path / "lib"))
     assert text.startswith(f"The provider {provider!r} was asked for, but it needs libraries that cannot be loaded: ")
     assert "libcublasLt.so.13" in text
-    assert "onnxruntime-gpu[cuda,cudnn]" in text
+    assert "install the extra gpu" in text
 
 
 def test_cuda_libraries_but_no_tensorrt(graph: Path, tmp_path: Path) -> None:
@@ -184,6 +184,11 @@ def test_cuda_options_are_in_the_library(name: str) -> None:
         assert library.find(f"\0{name}\0".encode()) > 0
         value = cuda_options(0, cuda_graph=True)[name]
         assert value.isdigit() or library.find(f"\0{value}\0".encode()) > 0
+
+
+def test_what_it_says_without_cudnn_is_in_the_library() -> None:
+    with (WHEEL / "onnxruntime/capi/libonnxruntime_providers_cuda.so").open("rb") as file:
+        assert mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(tensorrt.NO_CUDNN.encode()) > 0
 
 
 @pytest.mark.parametrize("provider", tensorrt.CUDA_LIBRARIES)

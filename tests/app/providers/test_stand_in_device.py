@@ -6,7 +6,6 @@ self-check, as one of an earlier release; and with it, the start is refused.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import re
 import signal
@@ -19,30 +18,14 @@ import httpx
 import pytest
 
 from app.engine.memory import weights_bytes
-from app.providers import gpu
 from benchmarks.gpu import stand_in
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, Bundle, read_bundle
-from contract.errors import ContractError
 from tests.app import stand_ins
 from tests.app.inside import until
 from tests.app.other_bundles import hotter, without_self_check
 from tests.conftest import drawn_png, run_module, serving_process
 
 FOR_THE_PROCESS = 1 << 20  # bytes that ONNX Runtime's CUDA provider keeps until the process ends
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        ctypes.CDLL(gpu.DRIVER)
-    except OSError:
-        pass
-    else:
-        pytest.skip("needs a machine without an NVIDIA driver")
-    try:
-        return stand_in.build(tmp_path_factory.mktemp("stand-in"))
-    except ContractError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +71,12 @@ def ask(url: str, times: int) -> list[str]:
 
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])
-def test_the_service(cuda_graphs: bool, libraries: Path, unchecked: Path, tmp_path: Path) -> None:
+def test_the_service(cuda_graphs: bool, stand_in_device: Path, unchecked: Path, tmp_path: Path) -> None:
     """Strict sessions, two engines, batches in buckets, and a reload under requests; then all memory is given back."""
     link, other, journal = tmp_path / "current", hotter(unchecked, tmp_path / "other"), Journal(tmp_path / "journal")
     link.symlink_to(unchecked)
     # captures take longer than they do here, so that whatever must not happen meanwhile does
-    env = stand_in.environment(libraries, JOURNAL=str(journal.path), CAPTURE_MS="10")
+    env = stand_in.environment(stand_in_device, JOURNAL=str(journal.path), CAPTURE_MS="10")
     flags = ("--provider", "cuda", "--max-batch", 8, "--threads", 1, "--decode-processes", 1)
     with serving_process(link, *flags, "--cuda-graphs", cuda_graphs, env=env) as (url, process):
         info = httpx.get(f"{url}/info").json()
@@ -121,8 +104,8 @@ def test_the_service(cuda_graphs: bool, libraries: Path, unchecked: Path, tmp_pa
     assert int(most) > 1.5 * before, "two models at a time"
 
 
-def test_a_bundle_whose_numbers_differ_is_refused(libraries: Path, bundle: Path) -> None:
-    env = stand_in.environment(libraries)
+def test_a_bundle_whose_numbers_differ_is_refused(stand_in_device: Path, bundle: Path) -> None:
+    env = stand_in.environment(stand_in_device)
     done = run_module("app", "--bundle", bundle, "--port", "0", "--provider", "cuda", "--max-batch", "2", env=env)
     assert done.returncode == 1
     (sentence,) = (line for line in done.stderr.splitlines() if line.startswith("app: "))
@@ -176,7 +159,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
 
 
 @pytest.fixture(scope="module")
-def started(libraries: Path, loaded: Bundle, journal: Journal) -> dict[str, Outcome]:
+def started(stand_in_device: Path, loaded: Bundle, journal: Journal) -> dict[str, Outcome]:
     """Starts on several devices, by name: all in one process, for the sake of time."""
     weights = weights_of(loaded)
     given: dict[str, dict[str, Any]] = {
@@ -191,7 +174,7 @@ def started(libraries: Path, loaded: Bundle, journal: Journal) -> dict[str, Outc
     }
     arguments = [str(loaded.path), json.dumps(list(given.values()))]
     done = stand_ins.python(
-        f"import sys; sys.argv[1:] = {arguments!r}{CHILD}", libraries=libraries, first=stand_in.WHEEL
+        f"import sys; sys.argv[1:] = {arguments!r}{CHILD}", libraries=stand_in_device, first=stand_in.WHEEL
     )
     assert done.returncode == 0, done.stderr
     parts = re.findall(r"(.*?)^FOUND (.*?)$", done.stdout, re.MULTILINE | re.DOTALL)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.providers import tensorrt
 from tests.app import stand_ins
 
 LOAD = """
@@ -119,8 +120,10 @@ def test_missing_cuda_libraries_are_named(tmp_path: Path) -> None:
     stand_ins.compile_library(tmp_path, "libonea.so.13", stand_ins.EMPTY)
     cuda, trt = said(stand_ins.python(CUDA, libraries=tmp_path)).splitlines()
     start = "asked for, but it needs libraries that cannot be loaded:"
-    assert cuda.startswith(f"The provider 'cuda' was {start} liboneb.so.13; install the GPU extra (onnxruntime-gpu[")
-    assert trt.startswith(f"The provider 'tensorrt' was {start} libtwo.so.9; install the GPU extra")
+    assert cuda.startswith(f"The provider 'cuda' was {start} liboneb.so.13; install the extra gpu or gpu-slim (or onnx")
+    assert trt.startswith(
+        f"The provider 'tensorrt' was {start} libtwo.so.9; install the extra gpu, not gpu-slim (or onnx"
+    )
 
 
 def test_cuda_without_what_only_tensorrt_needs(tmp_path: Path) -> None:
@@ -152,6 +155,19 @@ def test_only_a_tower_with_convolutions_needs_cudnn(there: bool, tmp_path: Path)
     assert without == "loaded"
     refused = (
         "The provider 'cuda' was asked for, but the bundle's image tower holds convolutions, which need cuDNN 9, and "
-        "libtwo.so.9 cannot be loaded; install the GPU extra (onnxruntime-gpu[cuda,cudnn]), "
+        "libtwo.so.9 cannot be loaded; install the extra gpu, not gpu-slim (or onnxruntime-gpu[cuda,cudnn]), put cuDNN 9 "
     )
     assert convolutions == "loaded" if there else convolutions.startswith(refused)
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [("while running ReduceMax node. Name:'n0' ", "ReduceMax nodes"), ("", "nodes")]
+)
+def test_an_error_about_cudnn_says_what_to_do(start: str, kind: str) -> None:
+    text = f"[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : {start}Status Message: cuDNN is unavailable for CUDA Execution"
+    assert str(tensorrt.cudnn_refusal("cuda", RuntimeError(text))) == (
+        f"The provider 'cuda' was asked for, but {kind} of the bundle's graphs need cuDNN 9, and libcudnn.so.9 cannot be "
+        "loaded; export the checkpoint again, install the extra gpu, not gpu-slim (or onnxruntime-gpu[cuda,cudnn]), put "
+        "cuDNN 9 on LD_LIBRARY_PATH, or set FOOD_VISION_PROVIDER=cpu."
+    )
+    assert tensorrt.cudnn_refusal("cuda", RuntimeError("CUDNN_STATUS_ALLOC_FAILED")) is None

@@ -35,7 +35,7 @@ def compiler(tmp_path: Path) -> Path:
 
 
 def test_a_bundle_is_proved_and_inspect_says_for_what(
-    device: Path, bundle: Path, compiler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stand_in_device: Path, bundle: Path, compiler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
     assert proof.main(["--bundle", str(bundle), "--work", str(work), "--tensorrt", str(compiler)]) == 0
@@ -83,18 +83,18 @@ def test_the_committed_record_has_every_usual_graph() -> None:
 
 
 def test_bf16_is_not_asked_for_below_8() -> None:
-    assert proof._able(("7.5", "8.0", "12.0"), short=True) == ["8.0", "12.0"]
+    assert proof._able(("7.5", "8.0", "12.0"), "bf16") == ["8.0", "12.0"]
 
 
 def test_without_tensorrt_a_sentence_says_what_to_do(
-    device: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stand_in_device: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert proof.main(["--work", str(tmp_path), "--tensorrt", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.endswith("; run `make tensorrt-rtx` (96 MB).\n")
 
 
 def test_a_bundle_for_the_cpu_alone_is_refused(
-    device: Path, bundle: Path, compiler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    stand_in_device: Path, bundle: Path, compiler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     manifest = SimpleNamespace(manifest=SimpleNamespace(precision="int8", providers=("cpu",)))
