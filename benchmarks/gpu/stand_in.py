@@ -43,7 +43,10 @@ TOOLKIT = Path("/usr/local/cuda/include")
 PROVIDER = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
 DRIVER, RUNTIME = "libcuda.so.1", "libcudart.so.13"
 WRITTEN = {DRIVER: "DRIVER", RUNTIME: "CUDART", "libcublas.so.13": "BLAS", "libcublasLt.so.13": "BLAS"}
-ANSWERS = {"cudnnGetVersion": 99900}  # 9.99: torch refuses one that is older than what it was built with
+ANSWERS = {  # cuDNN 9.99: torch refuses one that is older than what it was built with
+    "cudnnGetVersion": "long cudnnGetVersion(void) { return 99900; }",
+    "cudnnGetProperty": "int cudnnGetProperty(int what, int *value) { *value = what ? 99 : 9; return 0; }",
+}
 EXTRA = {"libcurand.so.10": {"curandCreateGenerator"}}  # linked, without a function that is imported
 
 
@@ -71,7 +74,7 @@ def build(folder: Path, wheel: Path = WHEEL, importers: Iterable[Path] = (), rep
     for library, names in wanted.items():
         macro = WRITTEN.get(library)
         lines = [
-            f"long {name}(void) {{ return {ANSWERS.get(name, 0)}; }}"
+            ANSWERS.get(name, f"long {name}(void) {{ return 0; }}")
             for name in sorted(names - own.get(macro or "", set()))
         ]
         _compile(folder, library, "\n".join([*_included(macro), *lines]) + "\n", include)
