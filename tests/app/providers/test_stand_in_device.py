@@ -54,7 +54,7 @@ class Journal:
 
 
 def ask(url: str, times: int) -> list[str]:
-    """Batches of 1, 3 and 8 photos, from three clients at a time; the versions of the models that answered."""
+    """Batches of 1, 3 and 8 photos and their captions, three clients at a time; the versions of the models."""
     photos = [drawn_png(i) for i in range(8)]
 
     def one(count: int) -> list[str]:
@@ -64,6 +64,8 @@ def ask(url: str, times: int) -> list[str]:
         results = answer.json()["results"]
         assert len(results) == count
         assert [one for one in results if "error" in one] == []
+        answer = httpx.post(f"{url}/caption", files={"image": photos[count - 1]})
+        assert answer.status_code == 200, answer.text
         return [one["model"]["version"] for one in results]
 
     with ThreadPoolExecutor(3) as clients:
