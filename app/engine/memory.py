@@ -18,6 +18,7 @@ log = logging.getLogger("food_vision")
 # and external_data, whose entries are key (1) and value (2). Source: onnx.proto.
 GRAPH, INITIALIZER, RAW_DATA, EXTERNAL_DATA, KEY, VALUE = 7, 5, 9, 13, 1, 2
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types of protobuf
+MOST_BYTES = 10  # of a number in protobuf, which has 64 bits
 
 
 def sizes_that_fit(
@@ -74,8 +75,15 @@ def _tensor_bytes(tensor: memoryview) -> int:
     found = sum(len(data) for data in _fields(tensor, RAW_DATA))
     for entry in _fields(tensor, EXTERNAL_DATA):
         if b"length" in map(bytes, _fields(entry, KEY)):
-            found += sum(int(bytes(value)) for value in _fields(entry, VALUE))
+            found += sum(_length(bytes(value)) for value in _fields(entry, VALUE))
     return found
+
+
+def _length(text: bytes) -> int:
+    """Decimal digits, which nothing vouches for. Raises `ValueError` for what is no length of a file."""
+    if not (text.isdigit() and len(text) < 2 * MOST_BYTES):
+        raise ValueError(f"length {text[: 2 * MOST_BYTES]!r}")
+    return int(text)
 
 
 def _fields(message: memoryview, number: int) -> Iterator[memoryview]:
@@ -99,13 +107,13 @@ def _fields(message: memoryview, number: int) -> Iterator[memoryview]:
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """A number, seven bits a byte from the lowest, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+    value = 0
+    for place in range(MOST_BYTES):
+        byte = message[at + place]
+        value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
-            return value, at
+            return value, at + place + 1
+    raise ValueError("a number without an end")
 
 
 def _shown(size: int) -> str:
