@@ -17,6 +17,10 @@ log = logging.getLogger("food_vision")
 # Numbers of the fields that lead to the weights: ModelProto.graph, GraphProto.initializer, and of TensorProto raw_data
 # and external_data, whose entries are key (1) and value (2). Source: onnx.proto.
 GRAPH, INITIALIZER, RAW_DATA, EXTERNAL_DATA, KEY, VALUE = 7, 5, 9, 13, 1, 2
+REMEDY = (
+    "export with a smaller --precision (fp16), stop what else runs on that GPU, or choose another one "
+    "(FOOD_VISION_DEVICE)."
+)
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types of protobuf
 MOST_BYTES = 10  # of a number in protobuf, which has 64 bits
 
@@ -34,8 +38,7 @@ def sizes_that_fit(
     if free is not None and weights > free:
         raise GpuMemoryError(
             f"The model's weights alone take {_shown(weights)} of a GPU's memory, but GPU {device} has {_shown(free)} "
-            "free; export with a smaller --precision (fp16), stop what else runs on that GPU, or choose another one "
-            "(FOOD_VISION_DEVICE)."
+            f"free; {REMEDY}"
         )
     if not cuda_graphs:
         log.info("weights: %s on GPU %d; %s", _shown(weights), device, room)
@@ -52,6 +55,14 @@ def sizes_that_fit(
             sizes[len(kept)], kept[-1], _shown(weights),
         )  # fmt: skip
     return kept
+
+
+def no_room(device: int, error: Exception) -> GpuMemoryError:
+    """What to say when the weights fit and not one photo does; `error` is the runtime's."""
+    told = " ".join(str(error).split())
+    return GpuMemoryError(
+        f"GPU {device} has no room for one photo beside the model's weights ({told[-150:]}); {REMEDY}"
+    )
 
 
 def weights_bytes(graph: GraphFile) -> int:

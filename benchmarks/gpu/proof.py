@@ -17,6 +17,7 @@ code 1 when a node is elsewhere, an engine is not made, or the structure of a us
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ from export.inspect.proved import RECORD, Proof, Proofs, fingerprint, read_recor
 
 ROOT = Path(__file__).resolve().parents[2]
 TENSORRT = ROOT / "build/tensorrt-rtx/bin/python"  # make tensorrt-rtx
-COMPILE = Path(__file__).with_name("compiled.py")
+PLACED, COMPILE = [sys.executable, "-m", "benchmarks.gpu.placed"], Path(__file__).with_name("compiled.py")
 LARGEST = 32
 BUCKETS = (1, 2, 4, 8, 16, LARGEST)
 BATCHES = [1, 8, LARGEST]  # of TensorRT's profile: smallest, usual, largest
@@ -112,21 +114,41 @@ def main(argv: list[str] | None = None) -> int:
 
 def prove(args: argparse.Namespace) -> int:
     """Ask the providers about every case and print the table; 1 when something is not as it must be."""
-    began = time.monotonic()
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    with _alone(work):
+        return _prove(args, work)
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Nobody else writes there meanwhile. Raises `ContractError` where somebody does."""
+    folder = os.open(work, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ContractError(f"Another proof is being made in {work}; wait for it, or choose another --work.") from None
+    else:
+        yield
+    finally:
+        os.close(folder)
+
+
+def _prove(args: argparse.Namespace, work: Path) -> int:
+    began = time.monotonic()
     device = stand_in.build(work / "device")
-    if not args.tensorrt.is_file():
+    tensorrt = args.tensorrt.absolute()  # where it leads to is another Python
+    if not tensorrt.is_file():
         raise ContractError(f"There is no TensorRT-RTX at {args.tensorrt}; run `make tensorrt-rtx` (96 MB).")
     plan, rows, control = EVERY if args.full else Plan(), list[Row](), dict[str, Any]()
     print(_head(plan), flush=True)
     cases = from_bundle(args.bundle) if args.bundle else made(FULL if args.full else USUAL, work)
     for case, folder in cases:
-        found = _case(str(case), folder, plan, device, args.tensorrt)
+        found = _case(str(case), folder.resolve(), plan, device, tensorrt)
         rows += found
         print("\n".join(_line(row, plan) for row in found), flush=True)
         if not control:
-            control = _controls(folder, work, device, args.tensorrt)
+            control = _controls(folder, work, device, tensorrt)
     if limits := sorted({limit for row in rows for limit in row.limits.values()}):
         print(f"* every node parsed, no engine: TensorRT-RTX has a limit there, {'; '.join(limits)}")
     print("\n".join(f"control: {text}" for text in control.values()))
@@ -145,10 +167,11 @@ def _case(name: str, folder: Path, plan: Plan, device: Path, tensorrt: Path) -> 
         str(folder / file): Row(name, file, fingerprint(onnx.load(folder / file, load_external_data=False)))
         for file in files
     }
-    short = "bf16" in name  # what cannot run is not asked for
+    short = " bf16 opset " in name  # what cannot run is not asked for
     for capability in _able(plan.cuda, short):
         jobs = [{"path": path, "batches": [None, *plan.cuda_batches]} for path in rows]
-        for found in _ask([sys.executable, "-m", "benchmarks.gpu.placed"], jobs, _environment(device, capability)):
+        asked = len(jobs) * (1 + len(plan.cuda_batches))
+        for found in _ask(PLACED, jobs, asked, _environment(device, capability)):
             row = rows[found["path"]]
             row.nodes = row.nodes or found["nodes"]
             row.cudnn = row.cudnn or found["cudnn"]
@@ -160,7 +183,7 @@ def _case(name: str, folder: Path, plan: Plan, device: Path, tensorrt: Path) -> 
         sizes = plan.tensorrt_batches if capability in plan.fixed_at else ()
         batches = [BATCHES, *([size] * 3 for size in sizes)]
         jobs += [{"path": path, "capability": capability, "batches": some} for path in rows for some in batches]
-    for found in _ask([str(tensorrt), str(COMPILE)], jobs, dict(os.environ)):
+    for found in _ask([str(tensorrt), str(COMPILE)], jobs, len(jobs), dict(os.environ)):
         row = rows[found["path"]]
         row.seconds += found["seconds"]
         faults = row.tensorrt.setdefault(found["capability"], [])
@@ -178,15 +201,9 @@ def _able(capabilities: tuple[str, ...], short: bool) -> list[str]:
 def _controls(folder: Path, work: Path, device: Path, tensorrt: Path) -> dict[str, str]:
     """What the providers say to a graph with a node that each must refuse."""
     path = {name: str(file) for name, file in controls(folder, work).items()}
-    (cuda,) = _ask(
-        [sys.executable, "-m", "benchmarks.gpu.placed"], [{"path": path["cuda"], "batches": [None]}],
-        _environment(device, "9.0"),
-    )  # fmt: skip
-    (rtx,) = _ask(
-        [str(tensorrt), str(COMPILE)],
-        [{"path": path["tensorrt"], "capability": "8.9", "batches": BATCHES}],
-        dict(os.environ),
-    )
+    (cuda,) = _ask(PLACED, [{"path": path["cuda"], "batches": [None]}], 1, _environment(device, "9.0"))
+    job = {"path": path["tensorrt"], "capability": "8.9", "batches": BATCHES}
+    (rtx,) = _ask([str(tensorrt), str(COMPILE)], [job], 1, dict(os.environ))
     return {name: str(found["fault"]).split("; fix")[0] for name, found in (("cuda", cuda), ("tensorrt", rtx))}
 
 
@@ -194,14 +211,20 @@ def _environment(device: Path, capability: str) -> dict[str, str]:
     return stand_in.environment(device, CAPABILITY=capability)
 
 
-def _ask(command: list[str], jobs: list[dict[str, Any]], environment: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Answers of a step, as many as jobs and batches. Raises `ContractError` when it dies."""
+def _ask(
+    command: list[str], jobs: list[dict[str, Any]], answers: int, environment: dict[str, str]
+) -> list[dict[str, Any]]:
+    """So many answers of a step. Raises `ContractError` when it dies or gives others."""
     done = subprocess.run(
         command, input=json.dumps(jobs), capture_output=True, text=True, cwd=ROOT, env=environment, check=False
     )
+    step = " ".join(command[1:])
     if done.returncode:
-        raise ContractError(f"{' '.join(command[1:])} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
-    return (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+        raise ContractError(f"{step} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(found) != answers:
+        raise ContractError(f"{step} gave {len(found)} answers, not {answers}: {done.stderr.strip()[-400:]}")
+    return found
 
 
 def _recorded(rows: list[Row], args: argparse.Namespace) -> list[str]:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import onnx
 from onnx import AttributeProto, GraphProto, TensorProto
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from contract.errors import ContractError
 
 RECORD = Path(__file__).with_name("proved.json")
 WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)  # shapes and indices: their values are structure
 SMALL = 1024  # bytes
+GPU, RTX = "onnxruntime-gpu", "tensorrt-rtx"  # whose versions are recorded
 
 
 class Proof(BaseModel):
@@ -45,6 +46,13 @@ class Proofs(BaseModel):
     versions: dict[str, str]
     graphs: dict[str, Proof]
 
+    @field_validator("versions")
+    @classmethod
+    def _has_both(cls, versions: dict[str, str]) -> dict[str, str]:
+        if not versions.keys() >= {GPU, RTX}:
+            raise ValueError("whose providers?")
+        return versions
+
     def of(self, sha256: str) -> Proof | None:
         """The proof of a graph of this fingerprint."""
         return next((proof for proof in self.graphs.values() if proof.sha256 == sha256), None)
@@ -54,14 +62,15 @@ class Proofs(BaseModel):
         proof = self.of(sha256)
         if proof is None:
             return "no, this structure is not in the record: make gpu-proof BUNDLE=…"
-        version = self.versions["tensorrt-rtx"]
+        version = self.versions[RTX]
+        cuda = f"CUDA takes every node on {', '.join(proof.cuda)}" if proof.cuda else "CUDA does not take every node"
         rtx = f"TensorRT-RTX {version} compiles for {', '.join(proof.tensorrt_rtx)}"
         parts = [
-            f"CUDA takes every node on {', '.join(proof.cuda)} (onnxruntime-gpu {self.versions['onnxruntime-gpu']})",
+            f"{cuda} (onnxruntime-gpu {self.versions[GPU]})",
             rtx if proof.tensorrt_rtx else f"TensorRT-RTX {version} has compiled it for none",
             "needs no cuDNN" if proof.cudnn is None else f"needs cuDNN ({proof.cudnn})",
         ]
-        return "; ".join(parts)
+        return "; ".join(parts if proof.cuda else parts[:2])  # what did not run told of no cuDNN
 
 
 @dataclass(frozen=True)

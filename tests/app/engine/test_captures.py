@@ -84,7 +84,7 @@ def test_calls_go_on_when_a_capture_is_interrupted_while_it_waits() -> None:
         while not guard._waiting:
             pass
         running.append(threads.submit(second))
-        while not len(guard._changed._waiters) == 2:  # type: ignore[attr-defined]
+        while len(guard._changed._waiters) != 2:  # type: ignore[attr-defined]
             pass
         signal.pthread_kill(main, signal.SIGINT)
 

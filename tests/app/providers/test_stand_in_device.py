@@ -171,6 +171,7 @@ def started(stand_in_device: Path, loaded: Bundle, journal: Journal) -> dict[str
         "old GPU": {"device": {"CAPABILITY": "7.0", "NAME": "Tesla V100"}},
         "bf16": {"device": {"CAPABILITY": "7.5", "NAME": "Tesla T4"}, "manifest": {"precision": "bf16"}},
         "no room": {"device": {"MEMORY": str(weights - 1)}},
+        "no room for a photo": {"device": {"MEMORY": str(FOR_THE_PROCESS + weights + 4096)}},
         "room for one": {"device": {"MEMORY": str(FOR_THE_PROCESS + 5 * weights)}, "graphs": False},
         "room for three": {"device": {"MEMORY": str(FOR_THE_PROCESS + 7 * weights // 2)}},
     }
@@ -221,6 +222,12 @@ REFUSED = [
 def test_a_start_that_is_refused(case: str, sentence: str, started: dict[str, Outcome]) -> None:
     assert started[case].found.startswith(sentence)
     assert "loading" not in started[case].log, "before a session is opened"
+
+
+def test_no_room_for_a_photo(started: dict[str, Outcome]) -> None:
+    sentence = started["no room for a photo"].found
+    assert sentence.startswith("GPU 0 has no room for one photo beside the model's weights (")
+    assert sentence.endswith("on that GPU, or choose another one (FOOD_VISION_DEVICE).")
 
 
 def test_room_for_one_engine(started: dict[str, Outcome]) -> None:
