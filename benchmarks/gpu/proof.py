@@ -23,7 +23,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ import onnx
 
 from benchmarks.gpu import stand_in
 from benchmarks.gpu.cases import FULL, ON_PURPOSE, SERVED, USUAL, controls, from_bundle, made
-from benchmarks.hardware import provenance
+from benchmarks.hardware import cores, provenance
 from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
@@ -41,6 +42,7 @@ from export.inspect.proved import RECORD, Proof, Proofs, fingerprint, read_recor
 
 ROOT = Path(__file__).resolve().parents[2]
 TENSORRT = ROOT / "build/tensorrt-rtx/bin/python"  # make tensorrt-rtx
+PLACE = [sys.executable, "-m", "benchmarks.gpu.placed"]
 COMPILE = Path(__file__).with_name("compiled.py")
 LARGEST = 32
 BUCKETS = (1, 2, 4, 8, 16, LARGEST)
@@ -78,6 +80,20 @@ class Row:
     tensorrt: dict[str, list[str]] = field(default_factory=dict)
     limits: dict[str, str] = field(default_factory=dict)  # capability → why TensorRT-RTX itself compiles nothing there
     seconds: float = 0.0  # of TensorRT
+
+    def take(self, found: dict[str, Any]) -> None:
+        """What a provider said: of `benchmarks.gpu.placed` with `batch`, of `benchmarks/gpu/compiled.py` with `batches`."""
+        ours = "batch" in found
+        faults = (self.cuda if ours else self.tensorrt).setdefault(found["capability"], [])
+        if found["fault"]:
+            where = _batch(found["batch"]) if ours else f"batches {found['batches']}"
+            faults.append(f"{where}: {found['fault']}")
+        if ours:
+            self.nodes, self.cudnn = self.nodes or found["nodes"], self.cudnn or found["cudnn"]
+        else:
+            self.seconds += found["seconds"]
+            if found["limit"]:
+                self.limits[found["capability"]] = found["limit"]
 
     @property
     def name(self) -> str:
@@ -146,29 +162,21 @@ def _case(name: str, precision: Precision, folder: Path, plan: Plan, device: Pat
         str(folder / file): Row(name, file, fingerprint(onnx.load(folder / file, load_external_data=False)))
         for file in files
     }
+    steps = []
     for capability in _able(plan.cuda, precision):
-        jobs = [{"path": path, "batches": [None, *plan.cuda_batches]} for path in rows]
-        for found in _ask([sys.executable, "-m", "benchmarks.gpu.placed"], jobs, _environment(device, capability)):
-            row = rows[found["path"]]
-            row.nodes = row.nodes or found["nodes"]
-            row.cudnn = row.cudnn or found["cudnn"]
-            faults = row.cuda.setdefault(capability, [])
-            if found["fault"]:
-                faults.append(f"{_batch(found['batch'])}: {found['fault']}")
-    jobs = []
-    for capability in _able(plan.tensorrt, precision):
-        sizes = plan.tensorrt_batches if capability in plan.fixed_at else ()
-        batches = [BATCHES, *([size] * 3 for size in sizes)]
-        asked = {"capability": capability, "precision": precision}
-        jobs += [{"path": path, "batches": some, **asked} for path in rows for some in batches]
-    for found in _ask([str(tensorrt), str(COMPILE)], jobs, dict(os.environ)):
-        row = rows[found["path"]]
-        row.seconds += found["seconds"]
-        faults = row.tensorrt.setdefault(found["capability"], [])
-        if found["fault"]:
-            faults.append(f"batches {found['batches']}: {found['fault']}")
-        if found["limit"]:
-            row.limits[found["capability"]] = found["limit"]
+        jobs = [{"path": path, "batches": [None, *plan.cuda_batches], "capability": capability} for path in rows]
+        steps.append((PLACE, jobs, _environment(device, capability)))
+    for path in rows:
+        jobs = [
+            {"path": path, "capability": capability, "precision": precision, "batches": batches}
+            for capability in _able(plan.tensorrt, precision)
+            for batches in [BATCHES, *([size] * 3 for size in plan.tensorrt_batches if capability in plan.fixed_at)]
+        ]
+        steps.append(([str(tensorrt), str(COMPILE)], jobs, dict(os.environ)))
+    with ThreadPoolExecutor(cores()) as threads:  # each waits for a process
+        for answers in threads.map(lambda step: _ask(*step), steps):
+            for found in answers:
+                rows[found["path"]].take(found)
     return list(rows.values())
 
 
@@ -180,10 +188,7 @@ def _able(capabilities: tuple[str, ...], precision: Precision) -> list[str]:
 def _controls(folder: Path, work: Path, device: Path, tensorrt: Path) -> dict[str, str]:
     """What the providers say to a graph with a node that each must refuse."""
     path = {name: str(file) for name, file in controls(folder, work).items()}
-    (cuda,) = _ask(
-        [sys.executable, "-m", "benchmarks.gpu.placed"], [{"path": path["cuda"], "batches": [None]}],
-        _environment(device, "9.0"),
-    )  # fmt: skip
+    (cuda,) = _ask(PLACE, [{"path": path["cuda"], "capability": "9.0", "batches": [None]}], _environment(device, "9.0"))
     (rtx,) = _ask(
         [str(tensorrt), str(COMPILE)],
         [{"path": path["tensorrt"], "capability": "8.9", "batches": BATCHES}],
@@ -196,14 +201,20 @@ def _environment(device: Path, capability: str) -> dict[str, str]:
     return stand_in.environment(device, CAPABILITY=capability)
 
 
-def _ask(command: list[str], jobs: list[dict[str, Any]], environment: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Answers of a step, as many as jobs and batches. Raises `ContractError` when it dies."""
+def _ask(command: list[str], jobs: list[dict[str, Any]], environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Answers of a step to jobs, each for one of a CUDA job's `batches`, or all of a TensorRT job's.
+
+    Raises `ContractError` when it dies or leaves some out.
+    """
     done = subprocess.run(
         command, input=json.dumps(jobs), capture_output=True, text=True, cwd=ROOT, env=environment, check=False
     )
     if done.returncode:
         raise ContractError(f"{' '.join(command[1:])} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
-    return (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    answers: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(answers) != sum(len(job["batches"]) if command == PLACE else 1 for job in jobs):
+        raise ContractError(f"{' '.join(command[1:])} answered {len(answers)} times for {len(jobs)} graphs.")
+    return answers
 
 
 def _recorded(rows: list[Row], args: argparse.Namespace) -> list[str]:
