@@ -35,6 +35,7 @@ from contract.pixels import Pixels
 log = logging.getLogger("food_vision")
 Floats = npt.NDArray[np.float32]
 
+ATTENTION_OPSET = 23  # the first with an operator Attention (docs/gpu-proof.md)
 DEVICES = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda"}  # where a provider keeps its values
 
 
@@ -139,6 +140,12 @@ class Engine:
                 f"the provider is {provider!r}. Export the checkpoint for it (python -m export --precision fp32 runs "
                 "everywhere), or set FOOD_VISION_PROVIDER."
             )
+        if provider == "tensorrt" and manifest.precision == "fp32" and manifest.opset >= ATTENTION_OPSET:
+            log.warning(
+                "%s is fp32 at opset %d, whose Attention TensorRT has kernels for in 16 bits alone; if it makes no "
+                "engine, export with --provider tensorrt",
+                bundle.path, manifest.opset,
+            )  # fmt: skip
         self.image_size = manifest.image_size
         self._tokens = manifest.tokens
         self._temperature = np.float32(manifest.temperature)

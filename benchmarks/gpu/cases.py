@@ -63,8 +63,11 @@ FULL = (
 )  # fmt: skip
 
 
-def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[Case, Path]]:
-    """Every case with a fresh folder of its graphs below `work`; a model is made once for the cases that share it."""
+def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[str, Precision, Path]]:
+    """Every case's name, precision, and a fresh folder of its graphs below `work`.
+
+    A model is made once for the cases that share it.
+    """
     disable_progress_bar()
     models: dict[tuple[str, str], Blip] = {}
     for case in cases:
@@ -80,22 +83,32 @@ def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[Case, Path]]:
         config = config_at(blip.model, trained_image_size(blip.model.config))
         with torch.no_grad():
             write_graphs(folder, blip.model, tree, config, case.opset, case.precision, step=False)
-        yield case, folder
+        yield str(case), case.precision, folder
 
 
 def _model(case: Case) -> Blip:
     target = f"caption.target={case.target}"
     if case.shapes == LITE0:
-        return initial_blip(load_recipe("folder-small", [target]), FOOD101)
-    return initial_blip(load_recipe("drawn-scratch", [*SHAPES[case.shapes], target]), FOOD101)
+        return _as_trained(initial_blip(load_recipe("folder-small", [target]), FOOD101))
+    return _as_trained(initial_blip(load_recipe("drawn-scratch", [*SHAPES[case.shapes], target]), FOOD101))
 
 
-def from_bundle(bundle: Path) -> Iterator[tuple[str, Path]]:
+def _as_trained(blip: Blip) -> Blip:
+    """With noise on biases and norms, all 0 or 1 in a new model: the exporter leaves out a bias of zeros."""
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*blip.model.parameters(), *blip.model.buffers()):
+            if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+                tensor.add_(0.1 * torch.rand(tensor.shape, generator=noise))
+    return blip
+
+
+def from_bundle(bundle: Path) -> Iterator[tuple[str, Precision, Path]]:
     """A verified bundle as the one case; its graphs lie in its own folder. Raises `ContractError`: not for a GPU."""
     manifest = read_bundle(bundle, weights=False).manifest
     if "cuda" not in manifest.providers:
         raise ContractError(f"{bundle} is {manifest.precision}, which runs on {' or '.join(manifest.providers)} only.")
-    yield f"{manifest.name} {manifest.precision} opset {manifest.opset}", bundle
+    yield f"{manifest.name} {manifest.precision} opset {manifest.opset}", manifest.precision, bundle
 
 
 def controls(folder: Path, work: Path) -> dict[str, Path]:

@@ -16,9 +16,11 @@ from typing import Any
 
 import tensorrt_rtx_bindings as trt
 
-# TensorRT-RTX's compiler has no float32 products for Turing (7.5): its own limit, which the data-centre TensorRT has not.
-# Label and word scores are such products (contract/precision.py), so a scorer is parsed for 7.5 and not compiled.
+# What TensorRT says where it is itself the reason, after it has taken every node: no faults of a graph. TensorRT-RTX has no
+# float32 products for Turing. `Attention` (opset 23) has kernels in 16 bits alone,
+# and cannot be told to be decomposed; `python -m export --provider tensorrt` writes plain products (opset 18).
 NO_FLOAT32 = "FP32 GEMM is not supported"
+NO_ATTENTION = "Attention operation was not supported by a dedicated kernel"
 
 
 class Errors(trt.ILogger):
@@ -37,7 +39,7 @@ class Errors(trt.ILogger):
 LOGGER = Errors()
 
 
-def compile_graph(path: str, capability: str, batches: list[int]) -> dict[str, Any]:
+def compile_graph(path: str, capability: str, batches: list[int], precision: str) -> dict[str, Any]:
     """Parse and compile one graph for one capability (`8.9`), for batches from the first to the last of `batches`.
 
     The middle one is what the engine is tuned for. The types of the graph are kept: the network is strongly typed.
@@ -66,10 +68,11 @@ def compile_graph(path: str, capability: str, batches: list[int]) -> dict[str, A
     found = {"layers": network.num_layers, "seconds": _since(began)}
     if engine is not None:
         return {**found, "fault": None, "limit": None, "megabytes": round(engine.nbytes / 1e6)}
-    told = "; ".join(LOGGER.told)[-400:]
-    if NO_FLOAT32 in told and capability == "7.5":
-        return {**found, "fault": None, "limit": NO_FLOAT32}
-    return {**found, "fault": f"TensorRT-RTX makes no engine: {told}", "limit": None}
+    told = "; ".join(LOGGER.told)
+    for limit, holds in ((NO_FLOAT32, capability == "7.5"), (NO_ATTENTION, precision == "fp32")):
+        if holds and limit in told:
+            return {**found, "fault": None, "limit": limit}
+    return {**found, "fault": f"TensorRT-RTX makes no engine: {told[-400:]}", "limit": None}
 
 
 def _since(began: float) -> float:
@@ -77,9 +80,14 @@ def _since(began: float) -> float:
 
 
 def main() -> int:
-    """Do the jobs of standard input: `{"path": …, "capability": "8.9", "batches": [1, 8, 32]}` each."""
+    """Do the jobs of standard input: `{"path": …, "capability": "8.9", "batches": [1, 8, 32], "precision": "fp16"}` each."""
     for job in json.load(sys.stdin):
-        print(json.dumps({**job, **compile_graph(job["path"], job["capability"], job["batches"])}), flush=True)
+        print(
+            json.dumps(
+                {**job, **compile_graph(job["path"], job["capability"], job["batches"], job.get("precision", ""))}
+            ),
+            flush=True,
+        )
     return 0
 
 

@@ -95,7 +95,8 @@ def read_record(path: Path = RECORD) -> Proofs:
 def fingerprint(model: onnx.ModelProto) -> str:
     """Hex sha256 of a graph's structure: opsets, operators with their attributes, connections, types and shapes.
 
-    Without names of nodes, notes, and values of weights; whole numbers count, since they hold shapes and indices.
+    Without names of nodes and of weights, notes, and values of weights, also whether two are one; whole numbers count,
+    since they hold shapes and indices.
     External data is not needed.
     """
     digest = _Digest(hashlib.sha256())
@@ -108,10 +109,12 @@ def _add_graph(digest: _Digest, graph: GraphProto) -> None:
     for value in (*graph.input, *graph.output):
         kind = value.type.tensor_type
         digest.add("value", value.name, kind.elem_type, [d.dim_param or d.dim_value for d in kind.shape.dim])
-    for tensor in graph.initializer:
-        digest.add("tensor", tensor.name, *_tensor(tensor))
+    # by what they are, not by name: the exporter keeps one of several equal tensors, as all biases of a new model are
+    tensors = {tensor.name: _tensor(tensor) for tensor in graph.initializer}
     for node in graph.node:
-        digest.add("node", node.domain, node.op_type, list(node.input), list(node.output))
+        digest.add(
+            "node", node.domain, node.op_type, [tensors.get(name, name) for name in node.input], list(node.output)
+        )
         for attribute in sorted(node.attribute, key=lambda one: one.name):
             _add_attribute(digest, attribute)
 

@@ -101,6 +101,17 @@ def test_a_gpus_batches_give_the_answers_of_a_cpu(
     found.close()
 
 
+@pytest.mark.parametrize(
+    ("opset", "provider", "told"), [(23, "tensorrt", True), (18, "tensorrt", False), (23, "cuda", False)]
+)
+def test_attention_in_float32_is_told_to_whoever_wants_tensorrt(
+    loaded: Bundle, stand_in: StandIn, caplog: pytest.LogCaptureFixture, opset: int, provider: str, told: bool
+) -> None:
+    bundle = replace(loaded, manifest=loaded.manifest.model_copy(update={"opset": opset}))
+    Engine(bundle, provider=provider, threads=1, max_batch=1).close()
+    assert ("export with --provider tensorrt" in caplog.text) == told
+
+
 def test_sessions_of_the_two_modes(loaded: Bundle, stand_in: StandIn, tmp_path: Path) -> None:
     Engine(loaded, provider="tensorrt", threads=1, max_batch=6, engine_cache=tmp_path).warm_up()
     asked = dict(stand_in.asked)

@@ -43,6 +43,19 @@ def test_weights_and_names_of_nodes_do_not_matter() -> None:
     assert fingerprint(graph()) == fingerprint(graph(weights=0.25, name="another"))
 
 
+def test_two_weights_that_are_equal_are_as_two_that_are_not() -> None:
+    """The exporter keeps one tensor for all that are equal, as the biases of a new model are and of a trained are not."""
+
+    def two(second: str, *, kept: tuple[str, ...]) -> str:
+        model = graph()
+        model.graph.node.append(helper.make_node("MatMul", ["x", second], ["h2"]))
+        tensors = [numpy_helper.from_array(np.full((8, 8), 0.5, np.float32), name) for name in kept]
+        model.graph.initializer.extend(tensors)
+        return fingerprint(model)
+
+    assert two("weights", kept=()) == two("other", kept=("other",)) != fingerprint(graph())
+
+
 def test_where_the_weights_lie_does_not_matter() -> None:
     def outside(model: onnx.ModelProto) -> None:
         tensor = model.graph.initializer[0]
