@@ -18,7 +18,7 @@ TENSORRT_RTX := build/tensorrt-rtx
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: python installed demo test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof tensorrt-rtx base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
+.PHONY: python installed demo test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof gpu-kit gpu-rehearsal tensorrt-rtx base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -105,6 +105,12 @@ $(CUDA_HEADERS)/.installed: locks/cuda-headers.txt | installed
 	rm -rf $(CUDA_HEADERS)
 	$(BIN)/python -m pip install -qq --no-deps --require-hashes --target $(CUDA_HEADERS) -r locks/cuda-headers.txt
 	touch $@
+
+gpu-kit: installed  ## all that the GPU check needs on a machine without a network, in .gpu-a and .gpu-b; make gpu-kit KIT='--arch 8.9'
+	$(BIN)/python -m benchmarks.gpu.kit $(KIT)
+
+gpu-rehearsal: installed gpu-wheel  ## that kit unpacked and run on a stand-in device (Python 3.12, 7 GB); make gpu-rehearsal REHEARSAL='--shapes tiny'
+	$(BIN)/python -m benchmarks.gpu.rehearsal --log build/gpu-rehearsal.md $(REHEARSAL)
 
 image:  ## make image TARGET=cpu|gpu|gpu-slim|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)

@@ -25,7 +25,7 @@ from contract.caption import CaptionFormat
 from contract.labels import FOOD101
 from contract.pixels import Pixels
 from contract.precision import Precision
-from export.bundle import export_bundle
+from export.bundle import GraphWriter, export_bundle
 from export.inspect.__main__ import inspect_bundle
 from modeling.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from modeling.vocabulary import SPECIAL, caption_vocabulary
@@ -63,16 +63,19 @@ class RandomModel:
     work: Path
     checkpoint: Checkpoint
 
-    def bundle(self, precision: Precision) -> Bundle:
-        """The verified bundle at `precision`, exported without the gate's limits if the work folder has none.
+    def bundle(self, precision: Precision, graphs: GraphWriter | None = None) -> Bundle:
+        """The verified bundle at `precision`, exported without the gate if the work folder has none.
 
-        Raises `ContractError` where this precision cannot be exported.
+        Nothing is compared here: whoever measures compares answers, and the bundle keeps PyTorch's own for its
+        self-check. `graphs` writes graphs and weights instead of the export. Raises `ContractError` where this precision
+        cannot be exported.
         """
         path = self.work / f"bundle-{_key(self.shapes, self.seed, precision)}"
         if not (path / MANIFEST_FILE).is_file():
             export_bundle(
-                self.checkpoint, path, name=f"random-{self.shapes}", opset=OPSET, precision=precision, gate=False
-            )
+                self.checkpoint, path, name=f"random-{self.shapes}", opset=OPSET, precision=precision, gate=False,
+                compare=False, graphs=graphs,
+            )  # fmt: skip
         return read_bundle(path)
 
     def flops(self) -> tuple[int, dict[str, int]]:
@@ -105,8 +108,7 @@ def random_model(shapes: str, work: Path, seed: int = 0) -> RandomModel:
 
 def _make(shapes: str, seed: int, path: Path, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    vocabulary = work / "vocab.txt"
-    vocabulary.write_text("\n".join(_pieces()) + "\n", encoding="utf-8")
+    vocabulary = write_vocabulary(work)
     overrides = [*SHAPES[shapes], f"seed={seed}", f"model.vocabulary={vocabulary}"]
     blip = initial_blip(load_recipe("drawn-scratch", overrides), FOOD101)
     with torch.no_grad():
@@ -114,6 +116,13 @@ def _make(shapes: str, seed: int, path: Path, work: Path) -> None:
             if parameter.ndim == 2 and "embeddings" not in name and "predictions.decoder" not in name:
                 parameter.mul_(GAIN / 0.02 / parameter.shape[1] ** 0.5)
     save_checkpoint(path, blip, FOOD101, None, replace=False)
+
+
+def write_vocabulary(folder: Path) -> Path:
+    """A WordPiece vocab.txt of BLIP's size in `folder`; returns its path."""
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(_pieces()) + "\n", encoding="utf-8")
+    return path
 
 
 def _pieces() -> list[str]:

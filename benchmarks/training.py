@@ -1,7 +1,11 @@
 """How much faster cached features and absorbed cross-attention make an epoch, as ratios within one run.
 
     python -m benchmarks.training tiny          # the shapes of recipe food101-64px
-    python -m benchmarks.training base          # the shapes of BLIP-base at 384 px, random weights, real vocabulary
+    python -m benchmarks.training base          # the shapes of BLIP-base at 384 px, random weights
+    python -m benchmarks.training recipe        # recipe food101 as it is, but for its weights: for a GPU
+
+`recipe` takes all of recipe `food101`: batches of 256 in `--pieces`, its augmentation on the device, mixup, bf16, moving
+average, a vocabulary of BLIP's size. `tiny-recipe` is the same with the smallest shapes.
 
 The four kinds of epoch take turns, so that a busy machine slows all of them alike; each ratio is the median over turns.
 The file is written after each turn, so that a run which is cut off leaves what it has; `turns` says how many that are.
@@ -23,6 +27,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import Dataset
 
+from benchmarks.random_model import write_vocabulary
 from contract.cli import run
 from contract.files import write_text_atomic
 from contract.labels import FOOD101
@@ -45,6 +50,12 @@ BASE = [
 ]  # fmt: skip
 
 
+RECIPE = [*(one for one in BASE if "batch_size" not in one and "freeze" not in one)]
+TINY_RECIPE = ["model.image_size=32", "model.patch_size=8", "model.heads=4"]
+SHAPES = {"tiny": TINY, "base": BASE, "recipe": RECIPE, "tiny-recipe": TINY_RECIPE}
+PIECES = 4  # a batch of 256 at 384 px in pieces of 64
+
+
 class Noise(Dataset[Item]):
     """Random photos: what is on them does not change the time."""
 
@@ -61,12 +72,13 @@ class Noise(Dataset[Item]):
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description="Ratios of training speed.")
-    parser.add_argument("shapes", choices=("tiny", "base"), help="model shapes to measure")
+    parser.add_argument("shapes", choices=SHAPES, help="model shapes to measure, or a recipe")
     parser.add_argument("--turns", type=int, default=5, help="how often each kind of epoch runs")
-    parser.add_argument("--photos", type=int, help="photos an epoch (default: 1024 tiny, 16 base)")
-    parser.add_argument("--batch", type=int, help="photos a step (default: 64 tiny, 8 base)")
+    parser.add_argument("--photos", type=int, help="photos an epoch (default: 1024 tiny, 16 base, 512 recipe)")
+    parser.add_argument("--batch", type=int, help="photos a step (default: 64 tiny, 8 base, 256 recipe)")
+    parser.add_argument("--pieces", type=int, help=f"parts of a batch (default: 1, recipe: {PIECES})")
     parser.add_argument("--vocabulary", help="WordPiece vocab.txt (default: made from the captions)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="autocast type")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="autocast type (default: fp32, recipe: its own)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file (default: do not)")
     args = parser.parse_args()
     return run("benchmarks.training", lambda: measure(args))
@@ -74,14 +86,14 @@ def main() -> int:
 
 def measure(args: argparse.Namespace) -> int:
     """Time all kinds of epoch in turn; returns the exit code."""
-    overrides = [*(TINY if args.shapes == "tiny" else BASE), f"train.precision={args.precision}"]
-    overrides += [f"model.vocabulary={args.vocabulary}"] if args.vocabulary else []
-    overrides += [f"train.batch_size={args.batch}"] if args.batch else []
-    recipe = load_recipe("food101-64px", [*overrides, "train.freeze=decoder", "train.epochs=1", "train.save_every=0"])
-    accelerator = Accelerator(mixed_precision="no" if args.precision == "fp32" else args.precision)
-    first = initial_blip(recipe, FOOD101)  # copied for each epoch: drawing BLIP-base's weights takes longer than one
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
+        recipe = _recipe(args, Path(scratch))
+        precision = recipe.train.precision
+        accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+        first = initial_blip(
+            recipe, FOOD101
+        )  # copied for each epoch: drawing BLIP-base's weights takes longer than one
         for turn in range(args.turns + 1):
             for cached in (False, True):
                 for absorbed in (False, True):
@@ -99,14 +111,28 @@ def measure(args: argparse.Namespace) -> int:
     return 0
 
 
+def _recipe(args: argparse.Namespace, scratch: Path) -> Recipe:
+    """What is trained, one epoch without states; a recipe with a base gets random weights of its shape instead."""
+    real = args.shapes.endswith("recipe")
+    vocabulary = args.vocabulary or (write_vocabulary(scratch) if real else None)
+    overrides = [*SHAPES[args.shapes], "train.freeze=decoder", "train.epochs=1", "train.save_every=0"]
+    given = {
+        "train.precision": args.precision, "train.batch_size": args.batch, "model.vocabulary": vocabulary,
+        "train.accumulate": args.pieces or (PIECES if real else None),
+    }  # fmt: skip
+    overrides += [f"{name}={value}" for name, value in given.items() if value]
+    recipe = load_recipe("food101" if real else "food101-64px", overrides)
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": None})})
+
+
 def summary(
     args: argparse.Namespace, recipe: Recipe, accelerator: Accelerator, seconds: dict[str, list[float]]
 ) -> dict[str, Any]:
     """What the turns so far say."""
     count = _photos(args)
     return {
-        "shapes": args.shapes, "hardware": hardware(accelerator), "precision": args.precision, "photos": count,
-        "batch_size": recipe.train.batch_size, "turns": min(map(len, seconds.values())),
+        "shapes": args.shapes, "hardware": hardware(accelerator), "precision": recipe.train.precision, "photos": count,
+        "batch_size": recipe.train.batch_size, "pieces": recipe.train.accumulate, "turns": min(map(len, seconds.values())),
         "photos_per_second": {name: count / statistics.median(times) for name, times in seconds.items()},
         "cached_ratio": ratio(seconds["photos, absorbed"], seconds["cached, absorbed"]),
         "absorbed_ratio_cached": ratio(seconds["cached, plain"], seconds["cached, absorbed"]),
@@ -115,7 +141,7 @@ def summary(
 
 
 def _photos(args: argparse.Namespace) -> int:
-    return args.photos or (1024 if args.shapes == "tiny" else 16)
+    return args.photos or {"tiny": 1024, "base": 16}.get(args.shapes, 512)
 
 
 def epoch(

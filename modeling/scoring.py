@@ -116,6 +116,14 @@ def next_logits(
     model: BlipForConditionalGeneration, input_ids: torch.Tensor, image_embeds: torch.Tensor
 ) -> torch.Tensor:
     """Token ids int64 [B, N], image embeddings → next token's logits float32 [B, vocabulary]."""
+    return prefix_logits(model, input_ids, image_embeds)[:, -1]
+
+
+@torch.no_grad()
+def prefix_logits(
+    model: BlipForConditionalGeneration, input_ids: torch.Tensor, image_embeds: torch.Tensor
+) -> torch.Tensor:
+    """Token ids int64 [B, N], image embeddings → logits float32 [B, N, vocabulary]: after each of the N beginnings."""
     decoded = model.text_decoder(input_ids=input_ids, encoder_hidden_states=image_embeds, use_cache=False)
     logits: torch.Tensor = decoded.logits
-    return logits[:, -1]
+    return logits

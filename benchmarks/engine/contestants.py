@@ -77,6 +77,8 @@ _TORCH: tuple[tuple[str, str, Precision], ...] = (
     ("generate-bf16", "transformers generate, greedy, 6 tokens", "bf16"),
     (ONE_PASS, "transformers, one decoder pass over the prefix", "fp32"),
     ("one-pass-bf16", "transformers, one decoder pass over the prefix", "bf16"),
+    ("one-pass-compiled", "the same through torch.compile, CUDA graphs on a GPU", "fp32"),
+    ("one-pass-compiled-bf16", "the same through torch.compile, CUDA graphs on a GPU", "bf16"),
 )
 
 

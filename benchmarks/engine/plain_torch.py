@@ -77,19 +77,36 @@ class OnePass(_Torch):
     def run(self, pixels: Pixels) -> Answer:
         """See `Contestant`."""
         self.synchronise()
-        embeds = self.model.vision_model(pixel_values=self.images(pixels)).last_hidden_state
-        prefix = self._prefix.expand(len(pixels), -1)
-        logits = self.model.text_decoder(input_ids=prefix, encoder_hidden_states=embeds, use_cache=False).logits
-        logprobs = logits[:, -1, self._labels].float().log_softmax(dim=-1).cpu()
+        logprobs = self._logprobs(self.images(pixels)).cpu()
         self.synchronise()
         return Answer(logprobs=logprobs.numpy())
+
+    def _logprobs(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images [B, 3, S, S] → label log-probabilities float32 [B, labels], on the device."""
+        embeds = self.model.vision_model(pixel_values=images).last_hidden_state
+        prefix = self._prefix.expand(len(images), -1)
+        logits = self.model.text_decoder(input_ids=prefix, encoder_hidden_states=embeds, use_cache=False).logits
+        return logits[:, -1, self._labels].float().log_softmax(dim=-1)
+
+
+class Compiled(OnePass):
+    """The same through torch.compile, each batch size for itself; the first call of a size compiles."""
+
+    def __init__(self, checkpoint: Checkpoint, device: str, precision: str) -> None:
+        super().__init__(checkpoint, device, precision)
+        self._compiled = torch.compile(super()._logprobs, dynamic=False, mode="reduce-overhead")
+
+    def _logprobs(self, images: torch.Tensor) -> torch.Tensor:
+        return self._compiled(images)
 
 
 def load_torch(entry: Entry, checkpoint: Checkpoint, *, asked: bool, bf16: bool) -> Generate | OnePass:
     """The contestant of `entry`. `bf16`: the device multiplies it; where not, it runs only if `asked` for by name."""
     if entry.precision == "bf16" and not bf16 and not asked:
         raise NotHereError(f"this processor has no bf16 arithmetic; --only {entry.name} runs it all the same")
-    kind = OnePass if entry.name.startswith("one-pass") else Generate
+    if "compiled" in entry.name and not asked:
+        raise NotHereError(f"compiling takes minutes; --only {entry.name} runs it")
+    kind = Compiled if "compiled" in entry.name else OnePass if entry.name.startswith("one-pass") else Generate
     return kind(checkpoint, entry.device, entry.precision)
 
 

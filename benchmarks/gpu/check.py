@@ -3,13 +3,16 @@
     python -m benchmarks.gpu.check --out build/gpu-check
 
 Each step is a command in a process of its own with its own time limit, all within `--budget` seconds (470: under eight
-minutes). One that fails is reported and the others go on; without a GPU none of them starts. Everything is made on the
-spot from random weights: no network is needed. Results with date, hardware and commit go to `gpu-check.json`. Exit code
-0 when every step passed or had a reason of its own not to run (TensorRT is not installed). BLIP-base's export takes
-minutes of a core whatever the GPU: look at `--shapes tiny` first, or make the bundles without a GPU and keep them:
+minutes), what matters most first (`benchmarks.gpu.steps`). One that fails is reported and the others go on; without a GPU
+none of them starts. Everything is made on the spot from random weights: no network is needed. Results with date, hardware
+and commit go to `gpu-check.json`, which holds all that is known after every step. Exit code 0 when every step passed or
+had a reason of its own not to run (TensorRT is not installed).
 
-    python -m benchmarks.gpu.child export --work build/gpu-work
-    python -m benchmarks.gpu.check --work build/gpu-work --out build/gpu-check
+BLIP-base's graphs take a core about a minute a precision to trace, whatever the GPU. `--graphs` takes traced ones without
+weights (`benchmarks.gpu.graphs`): seconds. `benchmarks.gpu.kit` packs all for a machine without a network.
+
+`--rehearse`: on a stand-in device (`benchmarks.gpu.stand_in`), with torch on the CPU. All is run; what only a real GPU
+computes is reported as "needs real arithmetic".
 
 Needs the `training` and `export` extras with a CUDA build of torch, the serving packages, and onnxruntime-gpu for CUDA 13.
 Where onnxruntime-gpu cannot be installed, unpack its wheel (the one for the machine's Python, 3.12 for instance) into an
@@ -31,11 +34,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.gpu.steps import CHILD, Step, steps
 from benchmarks.hardware import provenance
 from contract.cli import run
 from contract.errors import ContractError
@@ -43,69 +46,10 @@ from contract.files import write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 470  # seconds of all steps
+ARITHMETIC = "needs real arithmetic"  # a status of rehearsals: it ran, and shows nothing of what it computes
+SLOWER = 5  # times that a step may take in a rehearsal, on few cores
+KEEP = 3  # seconds between looks at what a running step has written
 GRACE = 5  # seconds between asking a step to stop and making it
-CHILD = "benchmarks.gpu.child"
-DRAWN = [
-    "training",
-    "--recipe",
-    "drawn-scratch",
-    "--force",
-    "--set",
-    "data.train_count=1024",
-    "--set",
-    "train.epochs=1",
-]
-ENGINE = ["--device", "cuda", "--batches", "1,2,4,8,16,32", "--rounds", "10", "--warmups", "2", "--only"]
-CONTESTANTS = "original,generate-bf16,one-pass,one-pass-bf16,ours-cuda-fp32,ours-cuda-fp16,ours-cuda-bf16"
-COMPARE = """
-import json, sys
-from safetensors.torch import load_file
-a, b = (load_file(f"{path}/model.safetensors") for path in sys.argv[1:3])
-worst = max(float((a[n] - b[n]).abs().max()) for n in a)
-print(json.dumps({"largest_weight_difference": worst, "bit_identical": worst == 0.0}))
-"""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command: its name, arguments for Python, limit in seconds, and whether it reads the exported bundles."""
-
-    name: str
-    arguments: list[str]
-    limit: int
-    bundles: bool = False
-
-
-def steps(out: Path, work: Path, photos: int, shapes: str) -> list[Step]:
-    """All steps, what matters most first. `photos` an epoch for training with BLIP-base's shapes."""
-
-    def child(name: str, limit: int, *, bundles: bool = True) -> Step:
-        arguments = ["-m", CHILD, name, "--shapes", shapes, "--work", str(work), "--json", str(out / f"{name}.json")]
-        return Step(name, arguments, limit, bundles)
-
-    engine = ["-m", "benchmarks.engine", "--shapes", shapes, "--work", str(work), *ENGINE, CONTESTANTS]
-    engine += ["--json", str(out / "engine.json"), "--markdown", str(out / "engine.md")]
-    made = [
-        child("device", 60, bundles=False),  # it imports all packages: on a fresh machine from a slow disk
-        child("export", 330, bundles=False),  # BLIP-base takes minutes: one core traces one graph after the other
-        Step("engine", engine, 100, bundles=True),
-        child("self-check", 40),
-        child("graphs", 45),
-        child("residency", 30),
-        child("strict", 30),
-        child("service", 60),
-        child("tensorrt", 300),
-    ]
-    for name in ("a", "b"):
-        made.append(Step(f"seed-{name}", ["-m", *DRAWN, "--out", str(work / f"seed-{name}")], 60))
-    made.append(Step("seeds-agree", ["-c", COMPARE, str(work / "seed-a"), str(work / "seed-b")], 30))
-    for kind, precision in (("tiny", "fp32"), ("base", "bf16"), ("base", "fp32")):
-        name = f"{kind}-{precision}"
-        arguments = ["-m", "benchmarks.training", kind, "--precision", precision, "--json", str(out / f"{name}.json")]
-        # BLIP-base's usual 8 photos a step are a CPU's: a large GPU waits for its next command then
-        arguments += ["--turns", "2", *(["--photos", str(photos), "--batch", "32"] if kind == "base" else [])]
-        made.append(Step(name, arguments, 120))
-    return made
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,17 +60,13 @@ def main(argv: list[str] | None = None) -> int:
         "--work", type=Path, help="keep models and bundles, gigabytes, here (default: do not keep them)"
     )
     parser.add_argument("--budget", type=int, default=BUDGET, help=f"seconds of all steps (default: {BUDGET})")
-    parser.add_argument(
-        "--photos", type=int, default=512, help="photos an epoch with BLIP-base's shapes (default: 512)"
-    )
-    parser.add_argument(
-        "--shapes", choices=("base", "tiny"), default="base", help="of the engine steps (default: base)"
-    )
+    parser.add_argument("--shapes", choices=("base", "tiny"), default="base", help="model (default: base, BLIP-base)")
+    parser.add_argument("--graphs", type=Path, metavar="FOLDER", help="traced graphs without weights (default: trace)")
+    parser.add_argument("--rehearse", action="store_true", help="on a stand-in device, torch on the CPU")
     parser.add_argument("--only", default="", help="only the steps whose names start with this (default: all)")
     args = parser.parse_args(argv)
-    for name in ("budget", "photos"):
-        if getattr(args, name) < 1:
-            parser.error(f"argument --{name}: {getattr(args, name)} is not at least 1")
+    if args.budget < 1:
+        parser.error(f"argument --budget: {args.budget} is not at least 1")
     return run("benchmarks.gpu.check", lambda: check(args))
 
 
@@ -134,17 +74,33 @@ def check(args: argparse.Namespace) -> int:
     """Run the steps one after the other; the results are written after each."""
     out = args.out.resolve()
     with _work_folder(args.work) as work:
-        chosen = _chosen(steps(out, work, args.photos, args.shapes), args.only, work)
+        graphs = None if args.graphs is None else args.graphs.resolve()
+        chosen = _chosen(steps(out, work, args.shapes, graphs=graphs, rehearse=args.rehearse), args.only, work)
         out.mkdir(parents=True, exist_ok=True)
-        results: dict[str, Any] = {**provenance(), "shapes": args.shapes, "budget_seconds": args.budget, "steps": {}}
+        results: dict[str, Any] = {**provenance(), "shapes": args.shapes, "budget_seconds": args.budget}
+        results |= {"rehearsal": True} if args.rehearse else {}
+        results["steps"] = {}
+
+        def save() -> None:
+            write_text_atomic(out / "gpu-check.json", json.dumps(results, indent=1) + "\n")
+
         ends = time.monotonic() + args.budget
         for step in chosen:
-            (out / f"{step.name}.json").unlink(missing_ok=True)  # of an earlier call
-            found = _run(step, results["steps"], ends - time.monotonic(), [work, out])
-            _read(out / f"{step.name}.json", found)
+            file = work / "results" / f"{step.name}.json"
+            file.parent.mkdir(exist_ok=True)
+            file.unlink(missing_ok=True)  # of an earlier call
+
+            def keep(step: Step = step, file: Path = file) -> None:  # what a step has so far survives a kill of all
+                results["steps"][step.name] = {"status": "running"} | _result(file)
+                save()
+
+            found = _run(step, results["steps"], ends - time.monotonic(), [work, out], keep, args.rehearse)
+            _read(file, found)
+            if args.rehearse and step.arithmetic and found["status"] == "ok":
+                found |= {"status": ARITHMETIC, "reason": step.arithmetic, "excused": True}
             results["steps"][step.name] = found
             print(_line(step.name, found), flush=True)
-            write_text_atomic(out / "gpu-check.json", json.dumps(results, indent=1) + "\n")
+            save()
     bad = [name for name, found in results["steps"].items() if found["status"] != "ok" and not found.get("excused")]
     print(f"results: {args.out / 'gpu-check.json'}" + (f"; not passed: {', '.join(bad)}" if bad else ""))
     return 1 if bad else 0
@@ -161,7 +117,10 @@ def _chosen(every: list[Step], only: str, work: Path) -> list[Step]:
     return [step for step in every if step in asked or step.name in first]
 
 
-def _run(step: Step, before: dict[str, Any], left: float, hidden: list[Path]) -> dict[str, Any]:
+def _run(
+    step: Step, before: dict[str, Any], left: float, hidden: list[Path], keep: Callable[[], None] = lambda: None,
+    rehearse: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Run one step, or say at once why not: no GPU, no bundles, no time."""
     needed = ["device", *(["export"] if step.bundles and "export" in before else [])]
     for name in needed:
@@ -169,27 +128,43 @@ def _run(step: Step, before: dict[str, Any], left: float, hidden: list[Path]) ->
             return _not_run(f"the step {name} did not pass: {_reason(before[name])}")
     if left < 1:
         return _not_run("the time of --budget is spent")
-    return _command(step.arguments, min(step.limit, left), hidden)
+    # torch must find no GPU on a stand-in device; the children put their sessions there
+    device = {"STAND_IN_DEVICES": "1" if CHILD in step.arguments else "0"} if rehearse else {}
+    limit = step.limit * (SLOWER if rehearse else 1)
+    return _command(step.arguments, min(limit, left), hidden, keep, os.environ | device)
 
 
 def _not_run(reason: str, *, excused: bool = False) -> dict[str, Any]:
     return {"status": "not run", "reason": reason, "excused": excused, "exit": None, "seconds": 0.0}
 
 
-def _command(arguments: list[str], limit: float, hidden: list[Path]) -> dict[str, Any]:
-    """A step that takes too long is asked to stop, so that it can write what it has, and then made to."""
+def _command(
+    arguments: list[str], limit: float, hidden: list[Path], keep: Callable[[], None] = lambda: None,
+    environment: Mapping[str, str] = os.environ,
+) -> dict[str, Any]:  # fmt: skip
+    """A step that takes too long is asked to stop, so that it can write what it has, and then made to.
+
+    `keep` is called now and then while it runs.
+    """
     began = time.monotonic()
     command = [sys.executable, *arguments]
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         # a session of its own: what it started stops with it
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=errors, start_new_session=True)
-        late = False
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=errors, start_new_session=True, env=environment
+        )
+        left, code = limit, None
         try:
-            code = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            late = True
-            _stop(process)
-            code = 124
+            while code is None and left > 0:
+                part = min(KEEP, left)
+                try:
+                    code = process.wait(timeout=part)
+                except subprocess.TimeoutExpired:
+                    left -= part
+                    keep()
+            if late := code is None:
+                _stop(process)
+                code = 124
         except BaseException:
             _stop(process)
             raise
@@ -219,11 +194,15 @@ def _tail(file: IO[str], hidden: list[Path]) -> str:
 
 def _read(file: Path, found: dict[str, Any]) -> None:
     """Take in what the step wrote; `not_run` in it is a reason that is no fault."""
-    if not file.is_file():
+    found.update(_result(file))
+    if "result" not in found:
         return
-    found["result"] = json.loads(file.read_text(encoding="utf-8"))
     if found["status"] == "ok" and (reason := found["result"].get("not_run")) and isinstance(reason, str):
         found.update(_not_run(reason, excused=True) | {"seconds": found["seconds"], "exit": found["exit"]})
+
+
+def _result(file: Path) -> dict[str, Any]:
+    return {"result": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 
 
 def _reason(found: dict[str, Any]) -> str:

@@ -26,8 +26,9 @@ import torch  # before the first session: a CUDA build brings the libraries that
 from app.engine.check import run_self_check
 from app.engine.engine import Engine, EngineError
 from app.providers.sessions import PROVIDERS, ProviderError
+from benchmarks.gpu.partition import partition
 from benchmarks.gpu.service import service
-from benchmarks.gpu.speed import BUNDLES, graphs, open_bundle, open_engine, outer, precisions, residency
+from benchmarks.gpu.speed import BUNDLES, graphs, open_bundle, open_engine, precisions, residency
 from benchmarks.hardware import cores
 from contract.cli import run
 from contract.errors import ContractError
@@ -47,6 +48,7 @@ for name in sys.argv[1:]:
         print(f"{name} ({type(error).__name__}: {error})")
 """
 ROOT = Path(__file__).resolve().parents[2]
+HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1", "STAND_IN_DEVICES": "0"}  # a GPU, and one that is not there
 
 
 def device(args: argparse.Namespace) -> dict[str, Any]:
@@ -54,13 +56,15 @@ def device(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises `ContractError`.
     """
-    if not torch.cuda.is_available():
+    if not (torch.cuda.is_available() or args.rehearse):
         raise ContractError(f"torch {torch.__version__} finds no GPU.")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise ContractError(f"This ONNX Runtime has no CUDA provider, only {ort.get_available_providers()}.")
     _check_packages()
-    return {
-        "gpu": torch.cuda.get_device_name(), "capability": list(torch.cuda.get_device_capability()),
+    seen: dict[str, Any] = {"gpu": "a stand-in", "capability": None}  # torch stays away from it
+    if not args.rehearse:
+        seen = {"gpu": torch.cuda.get_device_name(), "capability": list(torch.cuda.get_device_capability())}
+    return seen | {
         "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
         "onnxruntime": ort.__version__, "providers": ort.get_available_providers(),
     }  # fmt: skip
@@ -82,11 +86,14 @@ def _check_packages() -> None:
 
 def export(args: argparse.Namespace) -> dict[str, Any]:
     """Bundles of the same random weights in every precision of a GPU, exported side by side in processes."""
-    from benchmarks.random_model import random_model  # takes seconds to import, and only this step needs it
+    from benchmarks.gpu.graphs import packed_shapes  # takes seconds to import, and only this step needs it
+    from benchmarks.random_model import random_model
 
     random_model(args.shapes, args.work)
     arguments = ["-m", "benchmarks.gpu.child", "bundle", "--shapes", args.shapes, "--work", str(args.work)]
     chosen = precisions(args)
+    carried = args.graphs is not None and packed_shapes(args.graphs, chosen[0]) == args.shapes
+    arguments += ["--graphs", str(args.graphs)] if carried else []
     # or each would start a thread on every core, and they would wait for one another
     shared = os.environ | {"OMP_NUM_THREADS": str(max(1, cores() // len(chosen)))}
     began = time.monotonic()
@@ -101,15 +108,20 @@ def export(args: argparse.Namespace) -> dict[str, Any]:
         raise ContractError(f"The export in {', '.join(failed)} failed; see above.")
     bundles = {name: output.splitlines()[-1] for name, output in found.items()}
     write_text_atomic(args.work / BUNDLES, json.dumps(bundles) + "\n")
-    parity = {name: open_bundle(args.work, name).manifest.parity for name in chosen}
-    return {"seconds": round(time.monotonic() - began, 1), "parity": parity}
+    return {
+        "seconds": round(time.monotonic() - began, 1), "precisions": chosen,
+        "graphs": "carried; weights and stored answers made here" if carried else "traced here",
+    }  # fmt: skip
 
 
 def bundle(args: argparse.Namespace) -> dict[str, Any]:
     """One bundle of `export`; the last line printed is its folder's name."""
+    from benchmarks.gpu.graphs import bundle_of_graphs
     from benchmarks.random_model import random_model
 
-    print(random_model(args.shapes, args.work).bundle(args.precision).path.name)
+    model = random_model(args.shapes, args.work)
+    made = model.bundle(args.precision) if args.graphs is None else bundle_of_graphs(model, args.precision, args.graphs)
+    print(made.path.name)
     return {}
 
 
@@ -118,7 +130,12 @@ def self_check(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for precision in precisions(args):
         engine = open_engine(args, precision)
-        found[precision] = _self_check(engine)
+        try:
+            found[precision] = _self_check(engine)
+        except EngineError as error:
+            if not args.rehearse:
+                raise
+            found[precision] = {"refused": str(error)}
         engine.close()
     return found
 
@@ -127,7 +144,7 @@ def strict(args: argparse.Namespace) -> dict[str, Any]:
     """With the GPU hidden, `cuda` must be refused, never run on the CPU; so must `tensorrt` without its libraries."""
     hidden = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu.child", "refused", "--work", str(args.work)],
-        cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=os.environ | HIDDEN, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     if hidden.returncode:
         raise ContractError(f"With the GPU hidden, cuda was not refused: {(hidden.stderr or hidden.stdout)[-300:]}")
@@ -191,12 +208,13 @@ def _self_check(engine: Engine) -> dict[str, Any]:
 
 
 def _service(args: argparse.Namespace) -> dict[str, Any]:
-    return service(open_bundle(args.work, outer(args)[1]), args.provider)
+    return service(open_bundle(args.work, "fp16" if args.provider == "cuda" else "fp32"), args)
 
 
 STEPS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "device": device, "export": export, "bundle": bundle, "self-check": self_check, "graphs": graphs,
-    "residency": residency, "strict": strict, "refused": refused, "service": _service, "tensorrt": tensorrt,
+    "residency": residency, "partition": partition, "strict": strict, "refused": refused, "service": _service,
+    "tensorrt": tensorrt,
 }  # fmt: skip
 
 
@@ -210,6 +228,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--provider", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the steps without a GPU"
     )
+    parser.add_argument("--graphs", type=Path, help="of the steps `export` and `bundle`: traced ones without weights")
+    parser.add_argument("--rehearse", action="store_true", help="on a stand-in device: answers are not looked at")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the step `bundle`")
     args = parser.parse_args(argv)
     return run("benchmarks.gpu.child", lambda: _run(args))

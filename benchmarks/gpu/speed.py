@@ -72,7 +72,7 @@ def _graphs(args: argparse.Namespace, precision: Precision) -> dict[str, Any]:
         rows[str(batch)] = _compared(seconds["off"], seconds["on"])
     for engine in (off, on):
         engine.close()
-    if not largest <= SAME[precision]:
+    if not (largest <= SAME[precision] or args.rehearse):
         raise ContractError(
             f"CUDA graphs change answers in {precision}: probabilities differ by {largest:.1e}, at most "
             f"{SAME[precision]:.0e} is allowed."

@@ -29,6 +29,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from contract.cli import run
@@ -42,12 +43,18 @@ TOOLKIT = Path("/usr/local/cuda/include")
 PROVIDER = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
 DRIVER, RUNTIME = "libcuda.so.1", "libcudart.so.13"
 WRITTEN = {DRIVER: "DRIVER", RUNTIME: "CUDART", "libcublas.so.13": "BLAS", "libcublasLt.so.13": "BLAS"}
+ANSWERS = {  # cuDNN 9.99: torch refuses one that is older than what it was built with
+    "cudnnGetVersion": "long cudnnGetVersion(void) { return 99900; }",
+    "cudnnGetProperty": "int cudnnGetProperty(int what, int *value) { *value = what ? 99 : 9; return 0; }",
+}
 EXTRA = {"libcurand.so.10": {"curandCreateGenerator"}}  # linked, without a function that is imported
 
 
-def build(folder: Path, wheel: Path = WHEEL) -> Path:
+def build(folder: Path, wheel: Path = WHEEL, importers: Iterable[Path] = (), replaced: Iterable[Path] = ()) -> Path:
     """Compile the stand-ins that the CUDA provider in `wheel`, an unpacked onnxruntime-gpu, is linked to.
 
+    `importers` are libraries that must find what they import in the same ones: those of a CUDA build of torch, where
+    it stays on the CPU and the stand-ins are preloaded (LD_PRELOAD). `replaced` get a stand-in as a whole.
     Returns `folder`, for LD_LIBRARY_PATH. Raises `ContractError`: no wheel, compiler or CUDA header there.
     """
     provider = wheel / PROVIDER
@@ -59,9 +66,17 @@ def build(folder: Path, wheel: Path = WHEEL) -> Path:
     include = headers()
     folder.mkdir(parents=True, exist_ok=True)
     own = _defined()
-    for library, names in _wanted(provider).items():
+    wanted = _wanted(provider)
+    for importer in importers:
+        for library, names in _wanted(importer).items():
+            wanted.get(library, set()).update(names)
+    wanted |= {library.name: _exported(library) for library in replaced}
+    for library, names in wanted.items():
         macro = WRITTEN.get(library)
-        lines = [f"long {name}(void) {{ return 0; }}" for name in sorted(names - own.get(macro or "", set()))]
+        lines = [
+            ANSWERS.get(name, f"long {name}(void) {{ return 0; }}")
+            for name in sorted(names - own.get(macro or "", set()))
+        ]
         _compile(folder, library, "\n".join([*_included(macro), *lines]) + "\n", include)
     return folder
 
@@ -113,6 +128,14 @@ def _wanted(provider: Path) -> dict[str, set[str]]:
         elif name.startswith("cu"):
             wanted[DRIVER].add(name)
     return wanted
+
+
+def _exported(library: Path) -> set[str]:
+    """Functions that a library defines."""
+    command = ["nm", "-D", "--defined-only", str(library)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    fields = [line.split() for line in listed.splitlines()]
+    return {field[2].partition("@")[0] for field in fields if len(field) == 3 and field[1] == "T"}
 
 
 def _compile(folder: Path, library: str, source: str, include: Path) -> None:

@@ -26,7 +26,7 @@ from export.configs import BEST
 from export.gate.report import ParityError, ParityReport
 from export.precision import cpu_stand_in
 from modeling.label_tree import LabelTree
-from modeling.scoring import greedy_tokens, image_embeds, label_logprobs_by_fork, next_logits
+from modeling.scoring import greedy_tokens, image_embeds, label_logprobs_by_fork, prefix_logits
 
 BATCHES = (1, 2, 5)
 CAPTION_TOKENS = 12
@@ -153,8 +153,10 @@ def _compare_steps(
     past = np.zeros((2 * text.num_hidden_layers, 1, heads, 0, width // heads), dtype=np.float32)
     ids = np.zeros((1, max(len(caption), subject.tokens.static_length)), dtype=np.int64)
     ids[0, : len(caption)] = caption
+    # all beginnings in one pass: a token sees only those before it
+    after = prefix_logits(subject.model, torch.tensor([caption]), wanted).numpy()[0]
     for length in range(1, len(caption)):
-        plain = next_logits(subject.model, torch.tensor([caption[:length]]), wanted).numpy()
+        plain = after[length - 1 : length]
         position = np.array([length - 1])
         whole = graphs.run(DECODER_FILE, BEST, input_ids=ids, position=position, image_embeds=embeds)
         token = ids[:, length - 1 : length]

@@ -17,6 +17,7 @@ from benchmarks.engine.__main__ import main
 from benchmarks.random_model import RandomModel
 from contract.bundle import Bundle, read_bundle
 from contract.precision import Precision
+from export.bundle import GraphWriter
 from modeling.checkpoint import load_checkpoint
 from tests.benchmarks.load.simulated import World, simulated
 from tests.conftest import run_module
@@ -37,7 +38,7 @@ class CommittedModel(RandomModel):
 
     exported: Path
 
-    def bundle(self, precision: Precision) -> Bundle:
+    def bundle(self, precision: Precision, graphs: GraphWriter | None = None) -> Bundle:
         """At temperature 1, as a random model's."""
         assert precision == "fp32"
         found = read_bundle(self.exported)

@@ -17,6 +17,7 @@ import torch
 from benchmarks.gpu import check as gpu_check
 from benchmarks.gpu import child as gpu_child
 from benchmarks.gpu import speed as gpu_speed
+from benchmarks.gpu.steps import CHILD, Step, steps
 from contract.errors import ContractError
 from tests.benchmarks.conftest import TinyRun
 from tests.conftest import ROOT, run_module
@@ -30,9 +31,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     found: list[list[str]] = []
     plain = gpu_check._command
 
-    def noted(arguments: list[str], limit: float, hidden: list[Path]) -> dict[str, Any]:
+    def noted(arguments: list[str], *more: Any) -> dict[str, Any]:
         found.append(arguments)
-        return plain(arguments, limit, hidden)
+        return plain(arguments, *more)
 
     monkeypatch.setattr(gpu_check, "_command", noted)
     return found
@@ -50,7 +51,7 @@ def test_steps_are_told_apart_and_failures_kept(
     monkeypatch.setattr(gpu_check, "_command", lambda *_: failed | {"status": "ok", "exit": 0})
     assert gpu_check.main(["--out", str(tmp_path), "--only", "device"]) == 0
     assert gpu_check.main(["--out", str(tmp_path), "--only", "nothing"]) == 1
-    assert "there are device, export, engine, self-check" in capsys.readouterr().err
+    assert "there are device, export, partition, self-check" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         gpu_check.main(["--out", str(tmp_path), "--budget", "0"])
     assert ended.value.code == 2
@@ -61,13 +62,14 @@ def test_without_a_gpu_every_step_says_so_at_once(
     tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gpu_check.main(["--out", str(tmp_path)]) == 1
-    assert [arguments[:3] for arguments in started] == [["-m", gpu_check.CHILD, "device"]], "no other step starts"
+    assert [arguments[:3] for arguments in started] == [["-m", CHILD, "device"]], "no other step starts"
     said = capsys.readouterr()
     result = json.loads((tmp_path / "gpu-check.json").read_text())
     assert {"date", "commit", "hardware", "versions"} <= set(result)
-    every = [step.name for step in gpu_check.steps(tmp_path, tmp_path, 1, "base")]
+    every = [step.name for step in steps(tmp_path, tmp_path, "base")]
     assert list(result["steps"]) == every
-    assert {"engine", "self-check", "graphs", "residency", "strict", "service", "tensorrt", "base-bf16"} <= set(every)
+    assert {"partition", "self-check", "speed", "graphs", "residency", "strict", "service", "tensorrt"} <= set(every)
+    assert len(list(tmp_path.iterdir())) <= 3, "one file for all steps: few can be fetched from such a machine"
     device = result["steps"]["device"]
     assert (device["status"], device["exit"]) == ("failed", 1)
     assert device["errors"]
@@ -83,7 +85,7 @@ def test_without_a_gpu_every_step_says_so_at_once(
 
 def test_all_steps_end_within_the_budget() -> None:
     assert gpu_check.BUDGET + gpu_check.GRACE < 480
-    left = gpu_check._run(gpu_check.Step("late", ["-c", "pass"], 60), {}, 0.5, [])
+    left = gpu_check._run(Step("late", ["-c", "pass"], 60), {}, 0.5, [])
     assert (left["status"], left["reason"]) == ("not run", "the time of --budget is spent")
 
 
@@ -102,7 +104,7 @@ def test_a_step_that_takes_too_long_is_stopped(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(subprocess, "Popen", Popen)
     code = f"import time; print('begun', flush=True); open({str(begun)!r}, 'w'); time.sleep(600)"
-    late = gpu_check._run(gpu_check.Step("sleeper", ["-c", code], 60), {}, LIMIT, [])
+    late = gpu_check._run(Step("sleeper", ["-c", code], 60), {}, LIMIT, [])
     assert (late["status"], late["exit"], late["output"]) == ("failed", 124, "begun\n")
     assert late["reason"] == "longer than 2 s"
     assert processes[0].returncode in (-signal.SIGTERM, -signal.SIGKILL)
@@ -112,7 +114,7 @@ LIMIT = 1.5  # seconds
 
 
 def test_a_step_without_its_bundles_is_not_tried() -> None:
-    step = gpu_check.Step("graphs", ["-c", "raise SystemExit(9)"], 60, bundles=True)
+    step = Step("graphs", ["-c", "raise SystemExit(9)"], 60, bundles=True)
     before = {"device": {"status": "ok"}, "export": {"status": "failed", "reason": "longer than 150 s", "exit": 124}}
     found = gpu_check._run(step, before, 60, [])
     assert (found["status"], found["reason"]) == ("not run", "the step export did not pass: longer than 150 s")
@@ -125,6 +127,47 @@ def test_a_reason_that_is_no_fault_is_no_failure(tmp_path: Path) -> None:
     gpu_check._read(file, found)
     assert (found["status"], found["excused"], found["seconds"]) == ("not run", True, 2.0)
     assert gpu_check._line("tensorrt", found) == "tensorrt: not run in 2.0 s: TensorRT is not installed"
+
+
+def test_a_rehearsal_takes_nothing_for_shown_that_was_not_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environments: dict[str, str] = {}
+
+    def command(arguments: list[str], *more: Any) -> dict[str, Any]:
+        environments[arguments[2]] = more[-1]["STAND_IN_DEVICES"]
+        return {"status": "ok", "exit": 0, "seconds": 0.1, "output": "", "errors": ""}
+
+    monkeypatch.setattr(gpu_check, "_command", command)
+    assert gpu_check.main(["--out", str(tmp_path), "--rehearse", "--work", str(tmp_path / "work")]) == 0
+    found = json.loads((tmp_path / "gpu-check.json").read_text())
+    assert found["rehearsal"]
+    status = {name: one["status"] for name, one in found["steps"].items()}
+    assert {name for name in status if status[name] == "ok"} >= {"device", "export", "partition", "strict"}
+    needs = {name for name in status if status[name] == "needs real arithmetic"}
+    assert needs >= {"self-check", "speed", "speed-graphs", "service", "training", "graphs", "residency"}
+    assert all(found["steps"][name]["reason"] for name in needs)
+    assert "self-check: needs real arithmetic in 0.1 s: the answers on CUDA" in capsys.readouterr().out
+    assert environments["partition"] == "1"
+    assert environments["--shapes"] == "0", "torch must not take the stand-in for a GPU"
+
+
+def test_what_a_running_step_has_written_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it may be killed: results so far are in the one file."""
+    kept: list[dict[str, Any]] = []
+    out, work = tmp_path / "out", tmp_path / "work"
+
+    def command(arguments: list[str], limit: float, hidden: list[Path], keep: Any, *_: Any) -> dict[str, Any]:
+        (work / "results" / "device.json").write_text('{"gpu": "half of it"}')
+        keep()
+        kept.append(json.loads((out / "gpu-check.json").read_text())["steps"]["device"])
+        return {"status": "ok", "exit": 0, "seconds": 0.1, "output": "", "errors": ""}
+
+    monkeypatch.setattr(gpu_check, "_command", command)
+    assert gpu_check.main(["--out", str(out), "--work", str(work), "--only", "device"]) == 0
+    assert kept == [{"status": "running", "result": {"gpu": "half of it"}}]
+    step = json.loads((out / "gpu-check.json").read_text())["steps"]["device"]
+    assert (step["status"], step["result"]) == ("ok", {"gpu": "half of it"})
 
 
 def step(name: str, work: Path, folder: Path, *more: str) -> dict[str, Any]:
@@ -169,12 +212,14 @@ def test_the_steps_work_on_a_random_model(all_contestants: TinyRun, tmp_path: Pa
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 
-    assert set(step("export")["parity"]) == {"fp32", "int8"}
+    assert set(step("export")["precisions"]) == {"fp32", "int8"}
     assert set(step("self-check")) == {"fp32", "int8"}
     assert step("graphs")["fp32"]["largest_difference"] == 0.0, "there are no CUDA graphs on a CPU"
     assert {"1", "8"} == set(step("residency")["fp32"])
     served = step("service")
-    assert (served["provider"], served["precision"]) == ("cpu", "int8")
+    assert (served["provider"], served["precision"]) == ("cpu", "fp32")
+    assert set(served["clients"]) == {"1", "8", "32"}
+    assert all(0 < one["p50_ms"] <= one["p95_ms"] for one in served["clients"].values())
     assert str(served["raw_output"]).startswith("a photo of delicious ")
 
 
