@@ -43,6 +43,7 @@ class CaptureGuard:
                 self._capturing = True
             finally:
                 self._waiting -= 1
+                self._changed.notify_all()  # where Ctrl-C ended the waiting, calls go on
         try:
             yield
         finally:

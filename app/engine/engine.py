@@ -24,7 +24,7 @@ from app.engine.batches import buckets, cpu_batch, is_memory
 from app.engine.captioner import Captioner, PrefixCaptioner, StepCaptioner, greedy
 from app.engine.captures import GUARD
 from app.engine.graph import Graph, Value
-from app.engine.memory import sizes_that_fit, weights_bytes
+from app.engine.memory import no_room, sizes_that_fit, weights_bytes
 from app.providers.gpu import pin, unpin
 from app.providers.sessions import Profile, ProviderError, free_bytes, open_session
 from app.providers.tensorrt import cudnn_refusal
@@ -153,6 +153,7 @@ class Engine:
         self._cuda_graphs = cuda_graphs and provider != "cpu"
         self.buckets = buckets(max_batch) if provider != "cpu" else ()
         self.max_batch = max_batch if self.buckets else min(max_batch, cpu_batch(bundle.manifest))
+        self.device = device
         self._staging: dict[int, Pixels] = {}
         self.decoder_file = DECODER_FILE if self.buckets else STEP_FILE
         files = (ENCODER_FILE, *([SCORER_FILE] if bundle.labels is not None else []), self.decoder_file)
@@ -200,7 +201,7 @@ class Engine:
 
         A bucket that does not fit into the memory is dropped with all larger ones and `max_batch` falls; the smallest
         must fit. Raises `EngineError` when a graph gives values that are not finite, `ProviderError` when one needs cuDNN
-        and there is none.
+        and there is none, `GpuMemoryError` when a GPU has no room for one photo.
         """
         for batch in self.buckets or dict.fromkeys((1, self.max_batch)):
             self._progress(f"warming up batches of {batch}")
@@ -214,8 +215,10 @@ class Engine:
             except Exception as error:  # allocation failures come as several types of the binding
                 if (refusal := cudnn_refusal(self.provider, error)) is not None:
                     raise refusal from None
-                if batch == 1 or not is_memory(error):
+                if not is_memory(error):
                     raise
+                if batch == 1:
+                    raise (no_room(self.device, error) if self.buckets else error) from None
                 with self.guarded():
                     self._drop(batch)
                 log.warning(

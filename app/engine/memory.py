@@ -17,7 +17,12 @@ log = logging.getLogger("food_vision")
 # Numbers of the fields that lead to the weights: ModelProto.graph, GraphProto.initializer, and of TensorProto raw_data
 # and external_data, whose entries are key (1) and value (2). Source: onnx.proto.
 GRAPH, INITIALIZER, RAW_DATA, EXTERNAL_DATA, KEY, VALUE = 7, 5, 9, 13, 1, 2
+REMEDY = (
+    "export with a smaller --precision (fp16), stop what else runs on that GPU, or choose another one "
+    "(FOOD_VISION_DEVICE)."
+)
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types of protobuf
+MOST_BYTES = 10  # of a number in protobuf, which has 64 bits
 
 
 def sizes_that_fit(
@@ -33,8 +38,7 @@ def sizes_that_fit(
     if free is not None and weights > free:
         raise GpuMemoryError(
             f"The model's weights alone take {_shown(weights)} of a GPU's memory, but GPU {device} has {_shown(free)} "
-            "free; export with a smaller --precision (fp16), stop what else runs on that GPU, or choose another one "
-            "(FOOD_VISION_DEVICE)."
+            f"free; {REMEDY}"
         )
     if not cuda_graphs:
         log.info("weights: %s on GPU %d; %s", _shown(weights), device, room)
@@ -51,6 +55,14 @@ def sizes_that_fit(
             sizes[len(kept)], kept[-1], _shown(weights),
         )  # fmt: skip
     return kept
+
+
+def no_room(device: int, error: Exception) -> GpuMemoryError:
+    """What to say when the weights fit and not one photo does; `error` is the runtime's."""
+    told = " ".join(str(error).split())
+    return GpuMemoryError(
+        f"GPU {device} has no room for one photo beside the model's weights ({told[-150:]}); {REMEDY}"
+    )
 
 
 def weights_bytes(graph: GraphFile) -> int:
@@ -74,8 +86,15 @@ def _tensor_bytes(tensor: memoryview) -> int:
     found = sum(len(data) for data in _fields(tensor, RAW_DATA))
     for entry in _fields(tensor, EXTERNAL_DATA):
         if b"length" in map(bytes, _fields(entry, KEY)):
-            found += sum(int(bytes(value)) for value in _fields(entry, VALUE))
+            found += sum(_length(bytes(value)) for value in _fields(entry, VALUE))
     return found
+
+
+def _length(text: bytes) -> int:
+    """Decimal digits, which nothing vouches for. Raises `ValueError` for what is no length of a file."""
+    if not (text.isdigit() and len(text) < 2 * MOST_BYTES):
+        raise ValueError(f"length {text[: 2 * MOST_BYTES]!r}")
+    return int(text)
 
 
 def _fields(message: memoryview, number: int) -> Iterator[memoryview]:
@@ -99,13 +118,13 @@ def _fields(message: memoryview, number: int) -> Iterator[memoryview]:
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """A number, seven bits a byte from the lowest, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+    value = 0
+    for place in range(MOST_BYTES):
+        byte = message[at + place]
+        value |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
-            return value, at
+            return value, at + place + 1
+    raise ValueError("a number without an end")
 
 
 def _shown(size: int) -> str:

@@ -89,8 +89,18 @@ def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[str, Precision, 
 def _model(case: Case) -> Blip:
     target = f"caption.target={case.target}"
     if case.shapes == LITE0:
-        return initial_blip(load_recipe("folder-small", [target]), FOOD101)
-    return initial_blip(load_recipe("drawn-scratch", [*SHAPES[case.shapes], target]), FOOD101)
+        return _as_trained(initial_blip(load_recipe("folder-small", [target]), FOOD101))
+    return _as_trained(initial_blip(load_recipe("drawn-scratch", [*SHAPES[case.shapes], target]), FOOD101))
+
+
+def _as_trained(blip: Blip) -> Blip:
+    """With noise on biases and norms, all 0 or 1 in a new model: the exporter leaves out a bias of zeros."""
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*blip.model.parameters(), *blip.model.buffers()):
+            if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+                tensor.add_(0.1 * torch.rand(tensor.shape, generator=noise))
+    return blip
 
 
 def from_bundle(bundle: Path) -> Iterator[tuple[str, Precision, Path]]:

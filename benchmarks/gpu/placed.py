@@ -68,12 +68,12 @@ def _run(session: ort.InferenceSession, batch: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Do the jobs of standard input: `{"path": …, "batches": [null, 32]}` each."""
+    """Do the jobs of standard input: `{"path": …, "capability": "9.0", "batches": [null, 32]}` each."""
     ort.set_default_logger_severity(3)
     for job in json.load(sys.stdin):
         graph = graph_file(Path(job["path"]))
-        for batch in job["batches"]:
-            print(json.dumps({"path": job["path"], "batch": batch, **place(graph, batch)}), flush=True)
+        for batch in job.pop("batches"):
+            print(json.dumps({**job, "batch": batch, **place(graph, batch)}), flush=True)
     return 0
 
 

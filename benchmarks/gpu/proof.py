@@ -17,6 +17,7 @@ code 1 when a node is elsewhere, an engine is not made, or the structure of a us
 from __future__ import annotations
 
 import argparse
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -24,6 +25,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ import onnx
 
 from benchmarks.gpu import stand_in
 from benchmarks.gpu.cases import FULL, ON_PURPOSE, SERVED, USUAL, controls, from_bundle, made
-from benchmarks.hardware import provenance
+from benchmarks.hardware import cores, provenance
 from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
@@ -41,6 +44,7 @@ from export.inspect.proved import RECORD, Proof, Proofs, fingerprint, read_recor
 
 ROOT = Path(__file__).resolve().parents[2]
 TENSORRT = ROOT / "build/tensorrt-rtx/bin/python"  # make tensorrt-rtx
+PLACE = [sys.executable, "-m", "benchmarks.gpu.placed"]
 COMPILE = Path(__file__).with_name("compiled.py")
 LARGEST = 32
 BUCKETS = (1, 2, 4, 8, 16, LARGEST)
@@ -61,7 +65,7 @@ class Plan:
 
 
 EVERY = Plan(
-    ("7.5", "8.0", "8.6", "8.9", "9.0", "12.0"), ("7.5", "8.0", "8.6", "8.9", "12.0"), BUCKETS, ("8.9",), BUCKETS
+    ("7.5", "8.0", "8.6", "8.9", "9.0", "12.0"), ("7.5", "8.0", "8.6", "8.9", "12.0"), BUCKETS, ("8.9",), (1, LARGEST)
 )
 
 
@@ -78,6 +82,20 @@ class Row:
     tensorrt: dict[str, list[str]] = field(default_factory=dict)
     limits: dict[str, str] = field(default_factory=dict)  # capability → why TensorRT-RTX itself compiles nothing there
     seconds: float = 0.0  # of TensorRT
+
+    def take(self, found: dict[str, Any]) -> None:
+        """What a provider said: of `benchmarks.gpu.placed` with `batch`, of `benchmarks/gpu/compiled.py` with `batches`."""
+        ours = "batch" in found
+        faults = (self.cuda if ours else self.tensorrt).setdefault(found["capability"], [])
+        if found["fault"]:
+            where = _batch(found["batch"]) if ours else f"batches {found['batches']}"
+            faults.append(f"{where}: {found['fault']}")
+        if ours:
+            self.nodes, self.cudnn = self.nodes or found["nodes"], self.cudnn or found["cudnn"]
+        else:
+            self.seconds += found["seconds"]
+            if found["limit"]:
+                self.limits[found["capability"]] = found["limit"]
 
     @property
     def name(self) -> str:
@@ -113,21 +131,41 @@ def main(argv: list[str] | None = None) -> int:
 
 def prove(args: argparse.Namespace) -> int:
     """Ask the providers about every case and print the table; 1 when something is not as it must be."""
-    began = time.monotonic()
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
+    with _alone(work):
+        return _prove(args, work)
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Nobody else writes there meanwhile. Raises `ContractError` where somebody does."""
+    folder = os.open(work, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ContractError(f"Another proof is being made in {work}; wait for it, or choose another --work.") from None
+    else:
+        yield
+    finally:
+        os.close(folder)
+
+
+def _prove(args: argparse.Namespace, work: Path) -> int:
+    began = time.monotonic()
     device = stand_in.build(work / "device")
-    if not args.tensorrt.is_file():
+    tensorrt = args.tensorrt.absolute()  # the steps run elsewhere; a link to another Python stays one
+    if not tensorrt.is_file():
         raise ContractError(f"There is no TensorRT-RTX at {args.tensorrt}; run `make tensorrt-rtx` (96 MB).")
     plan, rows, control = EVERY if args.full else Plan(), list[Row](), dict[str, Any]()
     print(_head(plan), flush=True)
     cases = from_bundle(args.bundle) if args.bundle else made(FULL if args.full else USUAL, work)
     for case, precision, folder in cases:
-        found = _case(case, precision, folder, plan, device, args.tensorrt)
+        found = _case(case, precision, folder.resolve(), plan, device, tensorrt)
         rows += found
         print("\n".join(_line(row, plan) for row in found), flush=True)
         if not control:
-            control = _controls(folder, work, device, args.tensorrt)
+            control = _controls(folder, work, device, tensorrt)
     if limits := sorted({limit for row in rows for limit in row.limits.values()}):
         print(f"* every node parsed, no engine: TensorRT-RTX has a limit there, {'; '.join(limits)}")
     print("\n".join(f"control: {text}" for text in control.values()))
@@ -146,29 +184,21 @@ def _case(name: str, precision: Precision, folder: Path, plan: Plan, device: Pat
         str(folder / file): Row(name, file, fingerprint(onnx.load(folder / file, load_external_data=False)))
         for file in files
     }
+    steps = []
     for capability in _able(plan.cuda, precision):
-        jobs = [{"path": path, "batches": [None, *plan.cuda_batches]} for path in rows]
-        for found in _ask([sys.executable, "-m", "benchmarks.gpu.placed"], jobs, _environment(device, capability)):
-            row = rows[found["path"]]
-            row.nodes = row.nodes or found["nodes"]
-            row.cudnn = row.cudnn or found["cudnn"]
-            faults = row.cuda.setdefault(capability, [])
-            if found["fault"]:
-                faults.append(f"{_batch(found['batch'])}: {found['fault']}")
-    jobs = []
-    for capability in _able(plan.tensorrt, precision):
-        sizes = plan.tensorrt_batches if capability in plan.fixed_at else ()
-        batches = [BATCHES, *([size] * 3 for size in sizes)]
-        asked = {"capability": capability, "precision": precision}
-        jobs += [{"path": path, "batches": some, **asked} for path in rows for some in batches]
-    for found in _ask([str(tensorrt), str(COMPILE)], jobs, dict(os.environ)):
-        row = rows[found["path"]]
-        row.seconds += found["seconds"]
-        faults = row.tensorrt.setdefault(found["capability"], [])
-        if found["fault"]:
-            faults.append(f"batches {found['batches']}: {found['fault']}")
-        if found["limit"]:
-            row.limits[found["capability"]] = found["limit"]
+        jobs = [{"path": path, "batches": [None, *plan.cuda_batches], "capability": capability} for path in rows]
+        steps.append((PLACE, jobs, _environment(device, capability)))
+    for path in rows:
+        jobs = [
+            {"path": path, "capability": capability, "precision": precision, "batches": batches}
+            for capability in _able(plan.tensorrt, precision)
+            for batches in [BATCHES, *([size] * 3 for size in plan.tensorrt_batches if capability in plan.fixed_at)]
+        ]
+        steps.append(([str(tensorrt), str(COMPILE)], jobs, dict(os.environ)))
+    with ThreadPoolExecutor(cores()) as threads:  # each waits for a process
+        for answers in threads.map(lambda step: _ask(*step), steps):
+            for found in answers:
+                rows[found["path"]].take(found)
     return list(rows.values())
 
 
@@ -180,10 +210,7 @@ def _able(capabilities: tuple[str, ...], precision: Precision) -> list[str]:
 def _controls(folder: Path, work: Path, device: Path, tensorrt: Path) -> dict[str, str]:
     """What the providers say to a graph with a node that each must refuse."""
     path = {name: str(file) for name, file in controls(folder, work).items()}
-    (cuda,) = _ask(
-        [sys.executable, "-m", "benchmarks.gpu.placed"], [{"path": path["cuda"], "batches": [None]}],
-        _environment(device, "9.0"),
-    )  # fmt: skip
+    (cuda,) = _ask(PLACE, [{"path": path["cuda"], "capability": "9.0", "batches": [None]}], _environment(device, "9.0"))
     (rtx,) = _ask(
         [str(tensorrt), str(COMPILE)],
         [{"path": path["tensorrt"], "capability": "8.9", "batches": BATCHES}],
@@ -196,14 +223,20 @@ def _environment(device: Path, capability: str) -> dict[str, str]:
     return stand_in.environment(device, CAPABILITY=capability)
 
 
-def _ask(command: list[str], jobs: list[dict[str, Any]], environment: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Answers of a step, as many as jobs and batches. Raises `ContractError` when it dies."""
+def _ask(command: list[str], jobs: list[dict[str, Any]], environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Answers of a step to jobs, each for one of a CUDA job's `batches`, or all of a TensorRT job's.
+
+    Raises `ContractError` when it dies or leaves some out.
+    """
     done = subprocess.run(
         command, input=json.dumps(jobs), capture_output=True, text=True, cwd=ROOT, env=environment, check=False
     )
     if done.returncode:
         raise ContractError(f"{' '.join(command[1:])} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
-    return (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    answers: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(answers) != sum(len(job["batches"]) if command == PLACE else 1 for job in jobs):
+        raise ContractError(f"{' '.join(command[1:])} answered {len(answers)} times for {len(jobs)} graphs.")
+    return answers
 
 
 def _recorded(rows: list[Row], args: argparse.Namespace) -> list[str]:

@@ -158,14 +158,23 @@ int cudaFree(void *p) { return unsafe("cudaFree") ? last : take(p); }
 int cudaFreeHost(void *p) { return unsafe("cudaFreeHost") ? last : take(p); }
 int cudaFreeAsync(void *p, void *stream) { return take(p); }
 int cudaMemGetInfo(size_t *left, size_t *all) { *all = total(); *left = *all - live; return 0; }
-int cudaMemcpy(void *to, const void *from, size_t size, int kind) { if (unsafe("cudaMemcpy")) return last; memmove(to, from, size); return 0; }
-int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) { memmove(to, from, size); return 0; }
-int cudaMemcpy2DAsync(void *to, size_t step, const void *from, size_t pitch, size_t width, size_t height, int kind, void *stream) {
-  for (size_t i = 0; i < height; i++) memmove((char *)to + i * step, (const char *)from + i * pitch, width);
+
+/* Device memory stays zero, since it is used again by others: a photo's bytes in the place of an output need be no number. */
+static void copy(void *to, const void *from, size_t size, int kind) {
+  if (kind != cudaMemcpyHostToDevice && kind != cudaMemcpyDeviceToDevice) memmove(to, from, size);
+}
+int cudaMemcpy(void *to, const void *from, size_t size, int kind) {
+  if (unsafe("cudaMemcpy")) return last;
+  copy(to, from, size, kind);
   return 0;
 }
-int cudaMemset(void *p, int value, size_t size) { memset(p, value, size); return 0; }
-int cudaMemsetAsync(void *p, int value, size_t size, void *stream) { memset(p, value, size); return 0; }
+int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) { copy(to, from, size, kind); return 0; }
+int cudaMemcpy2DAsync(void *to, size_t step, const void *from, size_t pitch, size_t width, size_t height, int kind, void *stream) {
+  for (size_t i = 0; i < height; i++) copy((char *)to + i * step, (const char *)from + i * pitch, width, kind);
+  return 0;
+}
+int cudaMemset(void *p, int value, size_t size) { return 0; }
+int cudaMemsetAsync(void *p, int value, size_t size, void *stream) { return 0; }
 int cudaMemPoolCreate(void **pool, const void *properties) { *pool = malloc(8); return 0; }
 int cudaMemPoolDestroy(void *pool) { free(pool); return 0; }
 

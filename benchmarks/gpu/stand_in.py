@@ -5,8 +5,8 @@
     LD_LIBRARY_PATH=build/stand-in PYTHONPATH=build/onnxruntime-gpu python -m app --provider cuda …
 
 onnxruntime-gpu then searches its real kernel registry for every node, builds its sessions, copies, allocates and launches;
-the kernels themselves are never run, so all that they would have written is zero. It shows what a GPU would be given and
-which calls are made, never what it would compute or how fast. Needs gcc and nm.
+the kernels themselves are never run, and copies to the device are not kept: its memory is zero. It shows what a GPU would
+be given and which calls are made, never what it would compute or how fast. Needs gcc and nm.
 
 `stand_in.c` says what the device does. Environment variables of the process that loads it:
 

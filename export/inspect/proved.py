@@ -15,13 +15,14 @@ from pathlib import Path
 
 import onnx
 from onnx import AttributeProto, GraphProto, TensorProto
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from contract.errors import ContractError
 
 RECORD = Path(__file__).with_name("proved.json")
 WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)  # shapes and indices: their values are structure
 SMALL = 1024  # bytes
+GPU, RTX = "onnxruntime-gpu", "tensorrt-rtx"  # whose versions are recorded
 
 
 class Proof(BaseModel):
@@ -45,6 +46,13 @@ class Proofs(BaseModel):
     versions: dict[str, str]
     graphs: dict[str, Proof]
 
+    @field_validator("versions")
+    @classmethod
+    def _has_both(cls, versions: dict[str, str]) -> dict[str, str]:
+        if not versions.keys() >= {GPU, RTX}:
+            raise ValueError("whose providers?")
+        return versions
+
     def of(self, sha256: str) -> Proof | None:
         """The proof of a graph of this fingerprint."""
         return next((proof for proof in self.graphs.values() if proof.sha256 == sha256), None)
@@ -54,14 +62,15 @@ class Proofs(BaseModel):
         proof = self.of(sha256)
         if proof is None:
             return "no, this structure is not in the record: make gpu-proof BUNDLE=…"
-        version = self.versions["tensorrt-rtx"]
+        version = self.versions[RTX]
+        cuda = f"CUDA takes every node on {', '.join(proof.cuda)}" if proof.cuda else "CUDA does not take every node"
         rtx = f"TensorRT-RTX {version} compiles for {', '.join(proof.tensorrt_rtx)}"
         parts = [
-            f"CUDA takes every node on {', '.join(proof.cuda)} (onnxruntime-gpu {self.versions['onnxruntime-gpu']})",
+            f"{cuda} (onnxruntime-gpu {self.versions[GPU]})",
             rtx if proof.tensorrt_rtx else f"TensorRT-RTX {version} has compiled it for none",
             "needs no cuDNN" if proof.cudnn is None else f"needs cuDNN ({proof.cudnn})",
         ]
-        return "; ".join(parts)
+        return "; ".join(parts if proof.cuda else parts[:2])  # what did not run told of no cuDNN
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,8 @@ def read_record(path: Path = RECORD) -> Proofs:
 def fingerprint(model: onnx.ModelProto) -> str:
     """Hex sha256 of a graph's structure: opsets, operators with their attributes, connections, types and shapes.
 
-    Without names of nodes, notes, and values of weights; whole numbers count, since they hold shapes and indices.
+    Without names of nodes and of weights, notes, and values of weights, also whether two are one; whole numbers count,
+    since they hold shapes and indices.
     External data is not needed.
     """
     digest = _Digest(hashlib.sha256())
@@ -99,10 +109,12 @@ def _add_graph(digest: _Digest, graph: GraphProto) -> None:
     for value in (*graph.input, *graph.output):
         kind = value.type.tensor_type
         digest.add("value", value.name, kind.elem_type, [d.dim_param or d.dim_value for d in kind.shape.dim])
-    for tensor in graph.initializer:
-        digest.add("tensor", tensor.name, *_tensor(tensor))
+    # by what they are, not by name: the exporter keeps one of several equal tensors, as all biases of a new model are
+    tensors = {tensor.name: _tensor(tensor) for tensor in graph.initializer}
     for node in graph.node:
-        digest.add("node", node.domain, node.op_type, list(node.input), list(node.output))
+        digest.add(
+            "node", node.domain, node.op_type, [tensors.get(name, name) for name in node.input], list(node.output)
+        )
         for attribute in sorted(node.attribute, key=lambda one: one.name):
             _add_attribute(digest, attribute)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from app.engine.captures import CaptureGuard
 
@@ -61,3 +64,38 @@ def test_a_call_or_capture_ends_with_an_error() -> None:
                 raise RuntimeError("broken")
         except RuntimeError:
             pass
+
+
+def test_calls_go_on_when_a_capture_is_interrupted_while_it_waits() -> None:
+    """By Ctrl-C, which is raised in the main thread wherever it is."""
+    guard, began, go_on = CaptureGuard(), threading.Event(), threading.Event()
+    main = threading.main_thread().ident or 0
+
+    def first() -> None:
+        with guard.call():
+            began.set()
+            assert go_on.wait(60)
+
+    def second() -> None:
+        with guard.call():
+            pass
+
+    def interrupt() -> None:
+        while not guard._waiting:
+            pass
+        running.append(threads.submit(second))
+        while len(guard._changed._waiters) != 2:  # type: ignore[attr-defined]
+            pass
+        signal.pthread_kill(main, signal.SIGINT)
+
+    with ThreadPoolExecutor(3) as threads:
+        running = [threads.submit(first)]
+        assert began.wait(60)
+        interrupting = threads.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt), guard.capture():
+            raise AssertionError("beside a call")
+        interrupting.result(60)
+        try:
+            running[1].result(5)
+        finally:
+            go_on.set()

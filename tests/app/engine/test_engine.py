@@ -181,7 +181,9 @@ def test_batch_sizes_whose_weights_would_not_fit_are_never_opened(
 
 def test_no_memory_for_a_single_photo_is_an_error(loaded: Bundle, stand_in: StandIn) -> None:
     stand_in.memory = 0
-    with pytest.raises(RuntimeError, match="allocate memory"):
+    with pytest.raises(
+        ProviderError, match="GPU 0 has no room for one photo .*allocate memory.*; export with a smaller"
+    ):
         Engine(loaded, provider="cuda", threads=1).warm_up()
 
 

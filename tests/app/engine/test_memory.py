@@ -29,6 +29,23 @@ def test_what_is_no_graph_has_none(data: bytes) -> None:
     assert weights_bytes(GraphFile(Path("encoder.onnx"), data)) == 0
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of protobuf, of less than 128 bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+@pytest.mark.parametrize(("length", "found"), [(b"12", 12), (b"-5", 0), (b"9" * 30, 0), (b"1_0", 0), (b"", 0)])
+def test_a_length_that_is_none_counts_for_nothing(length: bytes, found: int) -> None:
+    tensor = field(13, field(1, b"length") + field(2, length))
+    assert weights_bytes(GraphFile(Path("encoder.onnx"), field(7, field(5, tensor)))) == found
+
+
+def test_a_number_without_an_end_is_not_read_to_its_end() -> None:
+    """It would take hours."""
+    endless = b"\x3a\xff\xff\xff\x7f" + b"\xff" * (1 << 24)
+    assert weights_bytes(GraphFile(Path("encoder.onnx"), endless)) == 0
+
+
 @pytest.mark.parametrize(("free", "fit"), [(None, 6), (70 * GB, 6), (6 * GB, 6), (6 * GB - 1, 5), (2 * GB, 2), (GB, 1)])
 def test_a_batch_size_needs_weights_of_its_own_with_cuda_graphs(free: int | None, fit: int) -> None:
     assert sizes_that_fit(SIZES, GB, free, cuda_graphs=True, device=0) == SIZES[:fit]

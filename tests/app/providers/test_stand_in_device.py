@@ -54,7 +54,7 @@ class Journal:
 
 
 def ask(url: str, times: int) -> list[str]:
-    """Batches of 1, 3 and 8 photos, from three clients at a time; the versions of the models that answered."""
+    """Batches of 1, 3 and 8 photos and their captions, three clients at a time; the versions of the models."""
     photos = [drawn_png(i) for i in range(8)]
 
     def one(count: int) -> list[str]:
@@ -64,6 +64,8 @@ def ask(url: str, times: int) -> list[str]:
         results = answer.json()["results"]
         assert len(results) == count
         assert [one for one in results if "error" in one] == []
+        answer = httpx.post(f"{url}/caption", files={"image": photos[count - 1]})
+        assert answer.status_code == 200, answer.text
         return [one["model"]["version"] for one in results]
 
     with ThreadPoolExecutor(3) as clients:
@@ -169,6 +171,7 @@ def started(stand_in_device: Path, loaded: Bundle, journal: Journal) -> dict[str
         "old GPU": {"device": {"CAPABILITY": "7.0", "NAME": "Tesla V100"}},
         "bf16": {"device": {"CAPABILITY": "7.5", "NAME": "Tesla T4"}, "manifest": {"precision": "bf16"}},
         "no room": {"device": {"MEMORY": str(weights - 1)}},
+        "no room for a photo": {"device": {"MEMORY": str(FOR_THE_PROCESS + weights + 4096)}},
         "room for one": {"device": {"MEMORY": str(FOR_THE_PROCESS + 5 * weights)}, "graphs": False},
         "room for three": {"device": {"MEMORY": str(FOR_THE_PROCESS + 7 * weights // 2)}},
     }
@@ -219,6 +222,12 @@ REFUSED = [
 def test_a_start_that_is_refused(case: str, sentence: str, started: dict[str, Outcome]) -> None:
     assert started[case].found.startswith(sentence)
     assert "loading" not in started[case].log, "before a session is opened"
+
+
+def test_no_room_for_a_photo(started: dict[str, Outcome]) -> None:
+    sentence = started["no room for a photo"].found
+    assert sentence.startswith("GPU 0 has no room for one photo beside the model's weights (")
+    assert sentence.endswith("on that GPU, or choose another one (FOOD_VISION_DEVICE).")
 
 
 def test_room_for_one_engine(started: dict[str, Outcome]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu import proof
-from benchmarks.gpu.cases import ON_PURPOSE, USUAL
+from benchmarks.gpu.cases import ON_PURPOSE, USUAL, Case, _model
+from contract.errors import ContractError
 from export.inspect.__main__ import inspect_bundle, report
 from export.inspect.proved import read_record
 
@@ -80,6 +82,30 @@ def test_the_committed_record_has_every_usual_graph() -> None:
     names = set(read_record().graphs)
     for case in USUAL:
         assert {f"{case} {file}" for file in ("encoder.onnx", "scorer.onnx", "decoder.onnx")} <= names
+
+
+@pytest.mark.parametrize(
+    ("does", "sentence"),
+    [
+        ("print('{\"path\": 1}')", r"^-c .* answered 1 times for 2 graphs\.$"),
+        ("import os; print('{}\\n{}', flush=True); os.kill(os.getpid(), 9)", r"^-c .* ended with -9: $"),
+    ],
+)
+def test_a_step_that_dies_or_gives_too_few_answers_is_told(does: str, sentence: str) -> None:
+    with pytest.raises(ContractError, match=sentence):
+        proof._ask([sys.executable, "-c", does], [{}, {}], dict(os.environ))
+
+
+def test_the_graphs_are_those_of_a_trained_model() -> None:
+    """In a new one biases are zeros, which the exporter leaves out: the structure would be no trained model's."""
+    blip = _model(Case("tiny", "fp32", 23))
+    assert [name for name, one in blip.model.named_parameters() if one.numel() > 1 and one.min() == one.max()] == []
+
+
+def test_two_proofs_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with proof._alone(tmp_path):
+        assert proof.main(["--work", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith("; wait for it, or choose another --work.\n")
 
 
 def test_bf16_is_not_asked_for_below_8() -> None:

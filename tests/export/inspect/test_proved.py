@@ -43,6 +43,19 @@ def test_weights_and_names_of_nodes_do_not_matter() -> None:
     assert fingerprint(graph()) == fingerprint(graph(weights=0.25, name="another"))
 
 
+def test_two_weights_that_are_equal_are_as_two_that_are_not() -> None:
+    """The exporter keeps one tensor for all that are equal, as the biases of a new model are and of a trained are not."""
+
+    def two(second: str, *, kept: tuple[str, ...]) -> str:
+        model = graph()
+        model.graph.node.append(helper.make_node("MatMul", ["x", second], ["h2"]))
+        tensors = [numpy_helper.from_array(np.full((8, 8), 0.5, np.float32), name) for name in kept]
+        model.graph.initializer.extend(tensors)
+        return fingerprint(model)
+
+    assert two("weights", kept=()) == two("other", kept=("other",)) != fingerprint(graph())
+
+
 def test_where_the_weights_lie_does_not_matter() -> None:
     def outside(model: onnx.ModelProto) -> None:
         tensor = model.graph.initializer[0]
@@ -80,6 +93,7 @@ RECORD = Proofs(
     graphs={
         "a": Proof(sha256="1", cuda=("7.5", "9.0"), tensorrt_rtx=("8.9",), cudnn=None),
         "b": Proof(sha256="2", cuda=("9.0",), tensorrt_rtx=(), cudnn="Conv 'n'"),
+        "c": Proof(sha256="4", cuda=(), tensorrt_rtx=("8.9",), cudnn=None),
     },
 )  # fmt: skip
 
@@ -92,6 +106,9 @@ def test_the_words_for_people() -> None:
         "CUDA takes every node on 9.0 (onnxruntime-gpu 1.2); TensorRT-RTX 3.4 has compiled it for none; "
         "needs cuDNN (Conv 'n')"
     )
+    assert RECORD.words("4") == (
+        "CUDA does not take every node (onnxruntime-gpu 1.2); TensorRT-RTX 3.4 compiles for 8.9"
+    )
     assert RECORD.words("3").startswith("no, this structure is not in the record")
 
 
@@ -99,8 +116,12 @@ def test_a_record_is_kept_and_a_damaged_one_is_told(tmp_path: Path) -> None:
     path = tmp_path / "proved.json"
     path.write_text(RECORD.model_dump_json())
     assert read_record(path) == RECORD
-    path.write_text("{}")
-    with pytest.raises(ContractError, match=r"proved\.json cannot be read \(it is not a record of proofs\); write it"):
-        read_record(path)
+    foreign = RECORD.model_copy(update={"versions": {"torch": "2.0"}}).model_dump_json()
+    for damaged in ("{}", foreign):
+        path.write_text(damaged)
+        with pytest.raises(
+            ContractError, match=r"proved\.json cannot be read \(it is not a record of proofs\); write it"
+        ):
+            read_record(path)
     with pytest.raises(ContractError, match="No such file"):
         read_record(tmp_path / "none.json")
