@@ -8,6 +8,7 @@ A kernel that wants cuDNN says so only then. Reads a JSON list of jobs and print
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -69,6 +70,9 @@ def _run(session: ort.InferenceSession, batch: int) -> dict[str, Any]:
 
 def main() -> int:
     """Do the jobs of standard input: `{"path": …, "capability": "9.0", "batches": [null, 32]}` each."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.placed", description="Ask CUDA on the stand-in device about the graphs of stdin."
+    ).parse_args()
     ort.set_default_logger_severity(3)
     for job in json.load(sys.stdin):
         graph = graph_file(Path(job["path"]))

@@ -14,6 +14,7 @@ COMMANDS = sorted(
     for path in (ROOT / "benchmarks").rglob("*.py")
     if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
 )
+COMMANDS.remove("benchmarks.gpu.compiled")  # a step for another environment, which has nothing but TensorRT-RTX
 OLD_SPELLINGS = {"benchmarks.gpu_check": "benchmarks.gpu.check"}
 
 
