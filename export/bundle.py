@@ -29,6 +29,7 @@ from contract.bundle import (
     finish_bundle,
     new_bundle,
 )
+from contract.errors import ContractError
 from contract.notices import write_notice
 from contract.precision import Precision
 from contract.self_check import CHECK_FILE
@@ -74,6 +75,11 @@ def export_bundle(
     Raises `export.gate.parity.ParityError`, and `ContractError` for a size that the model cannot have, a precision without
     photos to judge it by, or a target that cannot be written.
     """
+    if precision == "bf16" and checkpoint.tower.convolutional:
+        raise ContractError(
+            f"The image tower {checkpoint.tower.name} cannot be exported in bf16: ONNX Runtime's CUDA provider does not run "
+            "its convolutions and their clipping in that type; choose --precision fp16."
+        )
     if gate and compare:
         check_photos(precision, len(photos))
     model, tree, tokens = checkpoint.model, checkpoint.tree(), decoder_tokens(checkpoint.model.config)

@@ -49,6 +49,7 @@ class Tower:
     """A kind of image tower.
 
     `mean` and `std` normalise pixels in 0..1. `class_tokens` come before the image's places.
+    `convolutional` towers are more than patches and layers of attention.
     `source` and `licence` are those of pretrained weights that always come from one place; None
     where it depends on what a checkpoint started from. `notice` is what goes with such weights
     wherever they go.
@@ -61,6 +62,7 @@ class Tower:
     source: str | None = None
     licence: str | None = None
     notice: str | None = None
+    convolutional: bool = False
 
 
 VIT = Tower("blip-vit", PIXEL_MEAN, PIXEL_STD, class_tokens=1)
@@ -72,6 +74,7 @@ LITE0 = Tower(
     f"EfficientNet-Lite0 by Google, trained on ImageNet-1k, from the PyPI package {PACKAGE} {VERSION}",
     "Apache-2.0",
     LITE0_NOTICE,
+    convolutional=True,
 )
 TOWERS = {tower.name: tower for tower in (VIT, LITE0)}
 

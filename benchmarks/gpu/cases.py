@@ -58,7 +58,7 @@ USUAL = (
 FULL = (
     *(Case("base", precision, opset) for precision in ("fp32", "fp16", "bf16") for opset in (23, 18)),
     *(Case("base", "fp16", opset, "name") for opset in (23, 18)),
-    *(Case(LITE0, precision, opset) for precision in ("fp32", "fp16", "bf16") for opset in (23, 18)),
+    *(Case(LITE0, precision, opset) for precision in ("fp32", "fp16") for opset in (23, 18)),
     *(Case("tiny", precision, 23) for precision in ("fp32", "fp16", "bf16")),
 )  # fmt: skip
 
