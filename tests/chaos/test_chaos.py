@@ -33,6 +33,7 @@ def test_damaged_photos_cost_nobody_else(bundle: Path, capsys: pytest.CaptureFix
     assert part.faults == [], capsys.readouterr().out
 
 
+@pytest.mark.long  # a live server, asked for a while
 def test_the_server_keeps_to_its_description(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert description_part(bundle, 3, 1, *PATIENT).faults == [], capsys.readouterr().out
 

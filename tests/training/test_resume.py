@@ -84,6 +84,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.long  # runs killed and resumed
 def test_killed_at_the_worst_places_the_weights_are_the_same(whole: Path, tmp_path: Path) -> None:
     start: int | None = None
     for function, call, after in KILLS:

@@ -28,7 +28,7 @@ def test_pictures_have_the_same_bytes_everywhere(size: int, begins: str) -> None
 
 def test_two_exports_are_one_bundle(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
     one = read_bundle(bundle).manifest  # made by another process
-    two = export_bundle(load_checkpoint(checkpoint), tmp_path / "two", name=one.name, opset=23)
+    two = export_bundle(load_checkpoint(checkpoint), tmp_path / "two", name=one.name, opset=23, compare=False)
     assert one.digest == two.digest
     assert one.files == two.files
     assert CHECK_FILE in one.files
