@@ -13,7 +13,7 @@ from onnx import helper
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.random_model import SHAPES
-from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, read_bundle
+from contract.bundle import ENCODER_FILE, read_bundle
 from contract.bundle_files import WEIGHTS
 from contract.caption import CaptionFormat
 from contract.errors import ContractError
@@ -27,7 +27,6 @@ from modeling.towers import trained_image_size
 from training.model import initial_blip
 from training.recipe import load_recipe
 
-SERVED = (ENCODER_FILE, SCORER_FILE, DECODER_FILE)  # by a GPU
 LITE0 = "lite0"  # the recipe folder-small: EfficientNet-Lite0 and a decoder of one layer
 ON_PURPOSE = "on_purpose"  # name of the node that a control puts into a graph
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from benchmarks.gpu.placed import place
+from benchmarks.gpu.placed import LARGEST, SERVED, place
 from benchmarks.gpu.speed import open_bundle, precisions
-from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE
 from contract.errors import ContractError
-
-LARGEST = 32  # photos: the bucket that is looked at beside any batch
 
 
 def partition(args: argparse.Namespace) -> dict[str, Any]:
@@ -21,7 +18,7 @@ def partition(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for precision in precisions(args):
         bundle = open_bundle(args.work, precision)
-        for file in (ENCODER_FILE, SCORER_FILE, DECODER_FILE):
+        for file in SERVED:
             for batch in (None, LARGEST):
                 name = f"{precision}, {file}, {'any batch' if batch is None else f'batch {batch}'}"
                 placed = place(bundle.graph(file), batch)

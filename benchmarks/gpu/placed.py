@@ -20,9 +20,12 @@ import numpy as np
 import onnxruntime as ort
 
 from app.providers.sessions import PROVIDERS, ProviderError, open_session
+from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE
 from contract.bundle_files import WEIGHTS, GraphFile
 from contract.errors import ContractError
 
+SERVED = (ENCODER_FILE, SCORER_FILE, DECODER_FILE)  # by a GPU
+LARGEST = 32  # photos: the bucket that is looked at beside any batch
 TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8}
 NO_CUDNN = re.compile(r"while running (\S+) node\. Name:'([^']*)'.*cuDNN is unavailable", re.DOTALL)
 

@@ -34,7 +34,8 @@ from typing import Any
 import onnx
 
 from benchmarks.gpu import stand_in
-from benchmarks.gpu.cases import FULL, ON_PURPOSE, SERVED, USUAL, controls, from_bundle, made
+from benchmarks.gpu.cases import FULL, ON_PURPOSE, USUAL, controls, from_bundle, made
+from benchmarks.gpu.placed import LARGEST, SERVED
 from benchmarks.hardware import cores, provenance
 from contract.cli import run
 from contract.errors import ContractError
@@ -46,7 +47,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TENSORRT = ROOT / "build/tensorrt-rtx/bin/python"  # make tensorrt-rtx
 PLACE = [sys.executable, "-m", "benchmarks.gpu.placed"]
 COMPILE = Path(__file__).with_name("compiled.py")
-LARGEST = 32
 BUCKETS = (1, 2, 4, 8, 16, LARGEST)
 BATCHES = [1, 8, LARGEST]  # of TensorRT's profile: smallest, usual, largest
 GOOD = "no fault: every node on CUDA, every graph taken by TensorRT-RTX, both controls caught"

@@ -38,7 +38,7 @@ from contract.errors import ContractError
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "stand_in.c"
 WHEEL = HERE.parents[1] / "build/onnxruntime-gpu"
-HEADERS = HERE.parents[1] / "build/cuda-headers/nvidia/cu13/include"  # of pip's nvidia-cuda-runtime: make cuda-headers
+HEADERS = HERE.parents[1] / "build/cuda-headers/nvidia/cu13/include"  # of pip's nvidia-cuda-runtime
 TOOLKIT = Path("/usr/local/cuda/include")
 PROVIDER = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
 DRIVER, RUNTIME = "libcuda.so.1", "libcudart.so.13"
@@ -86,9 +86,7 @@ def headers() -> Path:
     for folder in (HEADERS, TOOLKIT):
         if (folder / "driver_types.h").is_file():
             return folder
-    raise ContractError(
-        f"CUDA's headers were found neither in {HEADERS} nor in {TOOLKIT}; run `make cuda-headers` (3 MB from pip)."
-    )
+    raise ContractError(f"CUDA's headers were found neither in {HEADERS} nor in {TOOLKIT}; run `make gpu-wheel`.")
 
 
 def environment(folder: Path, wheel: Path = WHEEL, **device: str) -> dict[str, str]:
