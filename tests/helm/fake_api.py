@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
@@ -38,6 +38,8 @@ KINDS: dict[str, dict[str, str]] = {  # group/version: kind by plural
     "gateway.networking.k8s.io/v1": {"gateways": "Gateway", "httproutes": "HTTPRoute"},
     "jobset.x-k8s.io/v1alpha2": {"jobsets": "JobSet"},
     "keda.sh/v1alpha1": {"scaledobjects": "ScaledObject", "triggerauthentications": "TriggerAuthentication"},
+    "apiregistration.k8s.io/v1": {"apiservices": "APIService"},
+    "monitoring.coreos.com/v1": {"prometheusrules": "PrometheusRule", "servicemonitors": "ServiceMonitor"},
     "monitoring.googleapis.com/v1": {"podmonitorings": "PodMonitoring", "rules": "Rules"},
     "networking.gke.io/v1": {"gcpbackendpolicies": "GCPBackendPolicy", "healthcheckpolicies": "HealthCheckPolicy"},
 }
@@ -52,9 +54,10 @@ class FakeCluster(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, version: str, admit: Callable[[Object], str]) -> None:
+    def __init__(self, version: str, admit: Callable[[Object], str], lacks: Collection[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.version, self.admit = version, admit
+        self.kinds = {group: kinds for group, kinds in KINDS.items() if group not in lacks}
         self.objects: dict[tuple[str, str, str], Object] = {}  # group/version/plural, namespace, name
         self.events: list[tuple[str, str, Object]] = []  # its number (from 1) is the resource version
         self.changed = threading.Condition()
@@ -136,13 +139,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             raise KeyError(self.path)
         group = f"{found['group']}/{found['version']}" if found["group"] else found["version"]
-        kind = KINDS[group][found["plural"]]
+        kind = self.server.kinds[group][found["plural"]]
         return (f"{group}/{found['plural']}", found["space"] or "", found["name"] or ""), kind, found["sub"] or ""
 
     def do_GET(self) -> None:
         """Discovery, one object, a list, or a watch."""
         path, query = urlsplit(self.path).path.rstrip("/"), parse_qs(urlsplit(self.path).query)
-        discovered = _discovery(path, self.server.version)
+        discovered = _discovery(path, self.server.version, self.server.kinds)
         if discovered is not None:
             self._say(discovered)
             return
@@ -239,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say({"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
 
-def _discovery(path: str, version: str) -> Any:
+def _discovery(path: str, version: str, known: dict[str, dict[str, str]]) -> Any:
     """What the server says of itself, or None for a path that is no discovery."""
     if path == "/version":
         major, minor = version.removeprefix("v").split(".")[:2]
@@ -250,12 +253,12 @@ def _discovery(path: str, version: str) -> Any:
         groups = [
             {"name": group, "versions": [{"groupVersion": f"{group}/{v}", "version": v}]}
             | {"preferredVersion": {"groupVersion": f"{group}/{v}", "version": v}}
-            for group, v in (one.split("/") for one in KINDS if "/" in one)
+            for group, v in (one.split("/") for one in known if "/" in one)
         ]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
     if path == "/openapi/v3":
-        return {"paths": {p: {"serverRelativeURL": f"/openapi/v3/{p}"} for p in map(_place, KINDS)}}
-    for group, kinds in KINDS.items():
+        return {"paths": {p: {"serverRelativeURL": f"/openapi/v3/{p}"} for p in map(_place, known)}}
+    for group, kinds in known.items():
         if path == f"/{_place(group)}":
             verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
             rows = [
@@ -286,9 +289,9 @@ def _place(group: str) -> str:
 
 
 @contextmanager
-def fake_cluster(version: str, admit: Callable[[Object], str]) -> Iterator[FakeCluster]:
-    """A server that runs."""
-    with FakeCluster(version, admit) as cluster:
+def fake_cluster(version: str, admit: Callable[[Object], str], lacks: Collection[str] = ()) -> Iterator[FakeCluster]:
+    """A server that runs, without the groups and versions that it `lacks`."""
+    with FakeCluster(version, admit, lacks) as cluster:
         thread = threading.Thread(target=cluster.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.helm.engine import CHART, LEAST, Engine, HelmError, engine, merged, needs_engine, values_of
-from tests.helm.fake_api import FakeCluster, Object, fake_cluster
+from tests.helm.fake_api import KINDS, FakeCluster, Object, fake_cluster
 from tests.helm.more_kinds import check_foreign, inner_objects, is_foreign
 
 pytestmark = needs_engine
@@ -75,14 +77,16 @@ def test_the_life_of_a_release(release: Release) -> None:
     assert f"POST Pod/{NAME}-test" in cluster.written or f"PATCH Pod/{NAME}-test" in cluster.written
     assert cluster.named("Pod") == []  # taken away when it has passed
 
-    second = "sha256:" + "2" * 64
-    release.upgrade(merged(LEAST, {"image.digest": second, "settings.maxBatch": 8, "replicas": 3}))
+    second, env = "sha256:" + "2" * 64, _environment(cluster)
+    changed = {"settings": {"maxBatch": 8, "provider": "tensorrt"}}
+    release.upgrade(merged(LEAST, changed, {"image.digest": second, "replicas": 3}))
     assert _image(cluster).endswith(second)
-    assert cluster.get("ConfigMap", NAME)["data"]["FOOD_VISION_MAX_BATCH"] == "8"
+    assert _environment(cluster) == env | {"FOOD_VISION_MAX_BATCH": "8", "FOOD_VISION_PROVIDER": "tensorrt"}
 
     release.act("rollback", "demo", timeout=PATIENCE)
     assert _image(cluster).endswith(first)
-    assert cluster.get("ConfigMap", NAME)["data"]["FOOD_VISION_MAX_BATCH"] == "16"
+    assert _environment(cluster) == env  # all of it, as `kubectl rollout undo` would: it is in the pods' template
+    assert cluster.named("ConfigMap") == []
     assert [it["revision"] for it in release.act("history", "demo")] == [1, 2, 3]
 
     release.act("uninstall", "demo", timeout=PATIENCE)
@@ -94,14 +98,21 @@ def _image(cluster: FakeCluster) -> str:
     return str(container["image"])
 
 
+def _environment(cluster: FakeCluster) -> dict[str, str]:
+    container = cluster.get("Deployment", NAME)["spec"]["template"]["spec"]["containers"][0]
+    return {it["name"]: it["value"] for it in container["env"]}
+
+
 def test_from_one_mode_to_another(release: Release) -> None:
     """What a mode no longer needs is taken away; what selects the pods stays, since it may not change."""
     release.install(values_of("tensorrt"))
     assert release.cluster.named("Gateway") == release.cluster.named("HorizontalPodAutoscaler") == [NAME]
     for case in ("compute-class", "spot", "cpu"):
         release.upgrade(values_of(case))
+    assert release.cluster.named("PodMonitoring") == release.cluster.named("Rules") == [NAME]
+    release.upgrade(merged(values_of("cpu"), {"monitoring.operator": "none"}))
     left = {it["kind"] for it in release.cluster.objects.values()} - {"ServiceAccount"}
-    assert left == {"ConfigMap", "Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
+    assert left == {"Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
 
 
 def test_engines_are_built_before_the_release(release: Release) -> None:
@@ -137,10 +148,49 @@ def test_a_claim_with_engines_outlives_the_release(release: Release) -> None:
     assert release.cluster.named("Deployment") == []
 
 
+def test_a_generated_key_is_never_written_over(release: Release) -> None:
+    cluster, values = release.cluster, merged(LEAST, {"apiKeys.generate": True})
+
+    def secret() -> Object:
+        return dict(cluster.get("Secret", f"{NAME}-keys")["data"])
+
+    release.install(values)
+    first = secret()
+    assert re.fullmatch(rb"[A-Za-z0-9]{40}", base64.b64decode(first["keys"]))
+    release.upgrade(merged(values, {"settings.maxBatch": 8}))
+    assert secret() == first
+    (place,) = [key for key, it in cluster.objects.items() if it["kind"] == "Secret"]
+    changed = {"keys": base64.b64encode(b"mine\n").decode(), "old": first["keys"]}
+    cluster.store(place, cluster.get("Secret", f"{NAME}-keys") | {"data": changed}, "MODIFIED")
+    release.act("rollback", "demo", timeout=PATIENCE)
+    assert secret() == changed
+    release.upgrade(merged(values, {"apiKeys.key": "api.txt"}))  # a place in the Secret that is not there yet
+    assert secret().items() > changed.items()
+    assert set(secret()) == {"keys", "old", "api.txt"}
+    changed = secret()
+    release.act("uninstall", "demo", timeout=PATIENCE)
+    assert {it["kind"] for it in cluster.objects.values()} == {"Secret"}
+    release.install(values)
+    assert secret() == changed
+
+
+def test_a_cluster_without_any_api_of_others() -> None:
+    """Nothing of GKE's, of an operator's or of the Gateway API: the default values install all the same."""
+    others = [group for group in KINDS if re.search(r"(gke|googleapis|coreos|gateway|keda|jobset)\W", group)]
+    assert len(others) == 7
+    with fake_cluster("v1.33.0", admit, lacks=others) as cluster:
+        release = Release(cluster)
+        release.install(LEAST)
+        kinds = {"Deployment", "Service", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget"}
+        assert {it["kind"] for it in cluster.objects.values()} == kinds
+        with pytest.raises(HelmError, match=r"autoscaling.mode is keda, but the cluster has no keda.sh/v1alpha1"):
+            release.upgrade(merged(LEAST, {"autoscaling": {"mode": "keda", "keda": {"serverAddress": "http://p"}}}))
+
+
 def test_what_the_server_refuses_is_told(release: Release) -> None:
     tolerations = [{"key": "a", "operater": "Exists"}]
     with pytest.raises(HelmError, match="operater"):
-        release.install(merged(LEAST, {"pod.tolerations": tolerations}))
+        release.install(merged(LEAST, {"tolerations": tolerations}))
 
 
 def test_a_mistake_reaches_no_server(release: Release) -> None:
