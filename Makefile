@@ -123,8 +123,8 @@ base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local
 image-push:  ## the same, pushed to IMAGE with its SBOM and provenance; the digest goes to build/image/TARGET.json
 	$(BUILD) --tag $(IMAGE):$(or $(TAG),$(TARGET)) --push
 
-image-test: installed image  ## build the cpu image, run it read-only without rights, label, drain, play a Deployment
-	$(if $(filter training,$(TARGET)),FOOD_VISION_TRAINING_IMAGE,FOOD_VISION_IMAGE)=$(IMAGE):$(TARGET) $(BIN)/python -m pytest tests/image
+image-test: installed image  ## build the cpu image, run it read-only without rights, label, drain, play a Deployment; TARGET=bulk, training
+	FOOD_VISION_$(if $(filter training,$(TARGET)),TRAINING_)$(if $(filter bulk,$(TARGET)),BULK_)IMAGE=$(IMAGE):$(TARGET) $(BIN)/python -m pytest tests/image
 
 regression: installed  ## fixed pictures keep their labels and log-probabilities; URL=http://… asks a service instead
 	$(BIN)/python -m scripts.model_regression $(if $(URL),--url $(URL))
