@@ -24,6 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from datetime import UTC, datetime
@@ -64,8 +65,10 @@ def build(
         )
     if base == "local":
         base = _local_base(tools)
-    licences = _licences(target, torch, heic)
-    arguments = ["--target", target, "--tag", tag, *_labels(base or _default_base(), licences), *_secrets()]
+    labels = _labels(base or _default_base(), _licences(target, torch, heic))
+    arguments = ["--target", target, "--tag", tag, *_secrets()]
+    if tools.name == "docker":
+        arguments += [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
     if base:
         arguments += ["--build-arg", f"BASE_IMAGE={base}"]
     if torch:
@@ -78,6 +81,8 @@ def build(
         digest = _push_with_docker(tools, target, tag, [*builder, *arguments])
         return _write_digest(target, tag, base or _default_base(), digest)
     _shown([*tools.build, *arguments, "."], tools, f"{tag} was not built")
+    if tools.name == "podman":
+        _label_with_buildah(tools, tag, labels)
     size = int(tools.call("image", "inspect", tag, "--format", "{{.Size}}"))
     print(f"{tag}: {size / 1e6:.0f} MB, built in {time.monotonic() - started:.0f} s")
     if push:
@@ -89,6 +94,15 @@ def _shown(command: list[str], tools: Tools, failure: str) -> None:
     """Run a command whose output goes to the terminal. Raises `ContractError` with `failure`."""
     if subprocess.run(command, cwd=ROOT, env=os.environ | tools.env, check=False).returncode:
         raise ContractError(f"{failure}; the lines above say why.")
+
+
+def _label_with_buildah(tools: Tools, tag: str, labels: dict[str, str]) -> None:
+    """Label what was built, by one more build: buildah leaves the labels of a cached image as they were."""
+    image = tools.call("image", "inspect", tag, "--format", "{{.Id}}")
+    recipe = "".join([f"FROM {image}\n", *(f"LABEL {name}={json.dumps(value)}\n" for name, value in labels.items())])
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "Dockerfile").write_text(recipe, encoding="utf-8")
+        _shown([*tools.build, "--quiet", "--tag", tag, folder], tools, f"{tag} was not labelled")
 
 
 def _push_with_docker(tools: Tools, target: str, tag: str, arguments: list[str]) -> str:
@@ -146,7 +160,7 @@ def _licences(target: str, torch: str | None, heic: bool) -> str:
     return " AND ".join(dict.fromkeys(" AND ".join([*parts, *([expression("heic")] if heic else [])]).split(" AND ")))
 
 
-def _labels(base: str, licences: str) -> list[str]:
+def _labels(base: str, licences: str) -> dict[str, str]:
     """Version, licences, commit, its time and the base: one commit has the same labels wherever it is built.
 
     Without git no commit; the base's digest where it is named by it.
@@ -159,7 +173,7 @@ def _labels(base: str, licences: str) -> list[str]:
         revision, seconds = commit.split()
         found["revision"] = revision + ("-dirty" if _git("status", "--porcelain") else "")
         found["created"] = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return [part for name, value in found.items() for part in ("--label", f"org.opencontainers.image.{name}={value}")]
+    return {f"org.opencontainers.image.{name}": value for name, value in found.items()}
 
 
 def _git(*words: str) -> str:
