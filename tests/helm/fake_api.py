@@ -48,13 +48,14 @@ PATH = re.compile(
 
 
 class FakeCluster(ThreadingHTTPServer):
-    """`admit` is asked of each object that is written and returns what is wrong with it, or nothing."""
+    """`admit` is asked of each object that is written and returns what is wrong with it, or nothing; it may change the
+    object, as an admission webhook does. `kinds` are those that the cluster has, as in KINDS."""
 
     daemon_threads = True
 
-    def __init__(self, version: str, admit: Callable[[Object], str]) -> None:
+    def __init__(self, version: str, admit: Callable[[Object], str], kinds: dict[str, dict[str, str]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.version, self.admit = version, admit
+        self.version, self.admit, self.kinds = version, admit, kinds
         self.objects: dict[tuple[str, str, str], Object] = {}  # group/version/plural, namespace, name
         self.events: list[tuple[str, str, Object]] = []  # its number (from 1) is the resource version
         self.changed = threading.Condition()
@@ -136,13 +137,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             raise KeyError(self.path)
         group = f"{found['group']}/{found['version']}" if found["group"] else found["version"]
-        kind = KINDS[group][found["plural"]]
+        kind = self.server.kinds[group][found["plural"]]
         return (f"{group}/{found['plural']}", found["space"] or "", found["name"] or ""), kind, found["sub"] or ""
 
     def do_GET(self) -> None:
         """Discovery, one object, a list, or a watch."""
         path, query = urlsplit(self.path).path.rstrip("/"), parse_qs(urlsplit(self.path).query)
-        discovered = _discovery(path, self.server.version)
+        discovered = _discovery(path, self.server.version, self.server.kinds)
         if discovered is not None:
             self._say(discovered)
             return
@@ -205,7 +206,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _write(self) -> None:
         it, query = self._body(), parse_qs(urlsplit(self.path).query)
-        key, kind, _ = self._where()
+        try:
+            key, kind, _ = self._where()
+        except KeyError:
+            self._fail(404, "NotFound", "the server could not find the requested resource")
+            return
         name = key[2] or it["metadata"]["name"]
         key = (key[0], key[1], name)
         old = self.server.objects.get(key)
@@ -239,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say({"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
 
-def _discovery(path: str, version: str) -> Any:
+def _discovery(path: str, version: str, kinds_of: dict[str, dict[str, str]]) -> Any:
     """What the server says of itself, or None for a path that is no discovery."""
     if path == "/version":
         major, minor = version.removeprefix("v").split(".")[:2]
@@ -250,12 +255,12 @@ def _discovery(path: str, version: str) -> Any:
         groups = [
             {"name": group, "versions": [{"groupVersion": f"{group}/{v}", "version": v}]}
             | {"preferredVersion": {"groupVersion": f"{group}/{v}", "version": v}}
-            for group, v in (one.split("/") for one in KINDS if "/" in one)
+            for group, v in (one.split("/") for one in kinds_of if "/" in one)
         ]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
     if path == "/openapi/v3":
-        return {"paths": {p: {"serverRelativeURL": f"/openapi/v3/{p}"} for p in map(_place, KINDS)}}
-    for group, kinds in KINDS.items():
+        return {"paths": {p: {"serverRelativeURL": f"/openapi/v3/{p}"} for p in map(_place, kinds_of)}}
+    for group, kinds in kinds_of.items():
         if path == f"/{_place(group)}":
             verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
             rows = [
@@ -286,9 +291,11 @@ def _place(group: str) -> str:
 
 
 @contextmanager
-def fake_cluster(version: str, admit: Callable[[Object], str]) -> Iterator[FakeCluster]:
-    """A server that runs."""
-    with FakeCluster(version, admit) as cluster:
+def fake_cluster(
+    version: str, admit: Callable[[Object], str], kinds: dict[str, dict[str, str]] | None = None
+) -> Iterator[FakeCluster]:
+    """A server that runs; without `kinds` it has all of KINDS."""
+    with FakeCluster(version, admit, kinds or KINDS) as cluster:
         thread = threading.Thread(target=cluster.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.helm.engine import CHART, LEAST, Engine, HelmError, engine, merged, needs_engine, values_of
+from tests.helm.clusters import by_schema
+from tests.helm.engine import CHART, LEAST, HelmError, engine, merged, needs_engine, values_of
 from tests.helm.fake_api import FakeCluster, Object, fake_cluster
-from tests.helm.more_kinds import check_foreign, inner_objects, is_foreign
 
 pytestmark = needs_engine
 
@@ -39,26 +38,10 @@ class Release:
         return self.act("upgrade", str(CHART), "demo", values, namespace="food", timeout=PATIENCE, wait="hookOnly")
 
 
-@functools.cache
-def _validator() -> Engine:
-    return Engine()  # its own: the other one waits for Helm while the server asks
-
-
-def admit(it: Object) -> str:
-    """What is wrong with an object, as the strict schemas of Kubernetes 1.35 and of tests/helm/kinds.py say."""
-    if is_foreign(it):
-        try:
-            check_foreign(it)
-        except ValueError as error:
-            return str(error)
-    own = inner_objects(it) if is_foreign(it) else [it]
-    return "; ".join(_validator().ask("validate", documents=own, versions=["1.35"]))
-
-
 @pytest.fixture
 def release() -> Iterator[Release]:
-    """A cluster of GKE 1.35 with nothing on it."""
-    with fake_cluster("v1.35.1-gke.1396000", admit) as cluster:
+    """A cluster of GKE 1.35 with nothing on it, and every kind that the chart knows."""
+    with fake_cluster("v1.35.1-gke.1396000", by_schema) as cluster:
         yield Release(cluster)
 
 
