@@ -1,10 +1,11 @@
-"""The parts of the Helm chart that are made from code: its `settings`, their schema, and the table of values.
+"""The parts of the Helm chart that are made from code: schema and table of its values, and the rules of `settings`.
 
 python -m scripts.chart --write    # after a change of app/settings.py or of helm/food-vision/values.yaml
 python -m scripts.chart --check    # exit code 1 when a file is out of date; a test does the same
 
-Each setting of the service is a value `settings.<camelCase>` of the same default and bounds, but for those of `MANAGED`,
-which follow from other values, and the defaults of `IN_A_POD`.
+values.yaml is the one place where a value is written down: its default gives the type, `# -- …` above it the meaning, and
+`# @schema …` behind it the bounds, as the inside of a YAML map of JSON Schema. chart.json is for the chart's templates:
+what the service takes for each of its settings, which value decides those of `MANAGED`, and defaults of `MODES`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic.fields import FieldInfo
+import yaml
 
-from app.settings import ENV_PREFIX, Settings
+from app.settings import Settings
 from contract.cli import run
 from contract.errors import ContractError
 
@@ -29,15 +32,142 @@ MANAGED = {  # setting: the value that decides it
     "engine_cache": "engineCache.type",
     "api_keys_file": "apiKeys.existingSecret",
 }
-IN_A_POD: dict[str, tuple[Any, str]] = {  # other defaults than the program's, and why
-    "host": ("0.0.0.0", "address to listen on; `::` in a cluster of IPv6"),
-    "provider": ("", "`cpu`, `cuda` or `tensorrt`; empty: `cuda` on a GPU, `cpu` in `node.mode` cpu; never another"),
-    "threads": (0, "engine threads on the CPU provider; 0: one for each CPU that the container is given"),
-    "decode_processes": (0, "processes that decode photos; 0: one for each CPU that the container is given"),
-    "shutdown_delay_seconds": (10, "after SIGTERM: not ready, but still answering, for so long"),
-    "log_format": ("json", "log lines as `text` or as `json` objects"),
+MODES = ("node", "model")  # sections that are chosen by a mode: what of the others is set, is a mistake
+_QUANTITY = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"},
+        {"type": "number", "exclusiveMinimum": 0},
+    ]
 }
-KEY = re.compile(r"^(?P<indent> *)(?P<name>[A-Za-z]\w*):(?: (?P<value>.*))?$")
+_VARIABLE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        "value": {"type": "string"},
+        "valueFrom": {"type": "object"},
+    },
+}
+DEFINITIONS: dict[str, dict[str, Any]] = {  # what `# @schema is: NAME` stands for
+    "bucket": {"type": "string", "pattern": "^([a-z0-9][a-z0-9._-]*)?$"},
+    "cidrs": {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$"}},
+    "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+    "environment": {"type": "array", "items": _VARIABLE},
+    "limits": {"type": "object", "required": ["memory"], "additionalProperties": _QUANTITY},
+    "name": {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", "maxLength": 253},
+    "named": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+    "objects": {"type": "array", "items": {"type": "object"}},
+    "pullPolicy": {"type": "string", "enum": ["IfNotPresent", "Always", "Never"]},
+    "quantities": {"type": "object", "additionalProperties": _QUANTITY},
+    "repository": {"type": "string", "pattern": "^([a-z0-9][a-z0-9._/:-]*)?$"},
+    "settings": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+    "size": {"type": "string", "pattern": "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)$"},
+    "tag": {"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9._-]{0,127})?$"},
+    "texts": {"type": "object", "additionalProperties": {"type": "string"}},
+    "url": {"type": "string", "pattern": "^(https?://[^ ]+)?$"},
+}
+KEYWORDS = {
+    "is", "type", "enum", "const", "anyOf", "pattern", "minLength", "maxLength", "minimum", "maximum",
+    "exclusiveMinimum", "items",
+}  # fmt: skip
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
+GLOBAL = {"type": "object", "description": "what Helm itself passes to charts that are part of another"}
+LINE = re.compile(
+    r"^(?P<indent> *)(?P<name>[A-Za-z]\w*):(?: (?P<default>(?!#)\S.*?))?(?: +# @schema (?P<rule>.*)| +# .*)?$"
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One line of values.yaml; `default` is its text, None for a section."""
+
+    path: str
+    default: str | None
+    meaning: str
+    rule: str
+
+
+def values_of(text: str) -> Iterator[Value]:
+    """Every key of values.yaml in its order, with the comment above it."""
+    above: list[str] = []
+    comment = ""
+    for line in text.splitlines():
+        found = LINE.match(line)
+        if line.strip().startswith("# -- "):
+            comment = line.strip().removeprefix("# -- ")
+        elif comment and line.strip().startswith("# "):
+            comment += " " + line.strip().removeprefix("# ")
+        elif found:
+            above = [*above[: len(found["indent"]) // 2], found["name"]]
+            yield Value(".".join(above), found["default"], comment, found["rule"] or "")
+            comment = ""
+
+
+def values_table(values: str) -> str:
+    """A row for each documented value of `values` (the text of values.yaml): name, default and meaning."""
+    rows = [
+        f"| `{it.path}` | {'see values.yaml' if it.default is None else f'`{it.default}`'} | {it.meaning} |\n"
+        for it in values_of(values)
+        if it.meaning
+    ]
+    return "| value | default | meaning |\n| --- | --- | --- |\n" + "".join(rows)
+
+
+def values_schema(values: str) -> dict[str, Any]:
+    """The JSON Schema of `values` (the text of values.yaml). Raises `ContractError` naming a rule that is none."""
+    rules = {it.path: _rule(it) for it in values_of(values) if it.rule}
+    schema = _section(yaml.safe_load(values), "", rules)
+    schema["properties"]["global"] = GLOBAL
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of food-vision"}
+    return head | schema | {"definitions": DEFINITIONS}
+
+
+def _rule(value: Value) -> dict[str, Any]:
+    try:
+        rule = yaml.safe_load(f"{{{value.rule}}}")
+    except yaml.YAMLError:
+        rule = {}
+    if not rule or set(rule) - KEYWORDS or rule.get("is", "url") not in DEFINITIONS:
+        raise ContractError(
+            f"values.yaml: {value.path} has the rule {value.rule!r}; write `# @schema KEYWORD: VALUE, …` with "
+            f"{', '.join(sorted(KEYWORDS))}, where `is` is one of {', '.join(DEFINITIONS)}."
+        )
+    return {"$ref": f"#/definitions/{rule['is']}"} if "is" in rule else dict(rule)
+
+
+def _section(values: dict[str, Any], above: str, rules: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Every key is known and has to be there: a null would leave a template without what it reads."""
+    properties = {}
+    for name, default in values.items():
+        path = f"{above}{name}"
+        rule = rules.get(path, {})
+        if isinstance(default, dict) and not rule:
+            properties[name] = _section(default, f"{path}.", rules)
+        elif {"$ref", "type", "anyOf"} & set(rule):
+            properties[name] = rule
+        else:
+            properties[name] = {"type": TYPES[type(default)]} | rule
+    return {"type": "object", "additionalProperties": False, "required": list(values), "properties": properties}
+
+
+def settings_rules(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the service takes for each setting, by its name in the chart; `managed` is the value that decides it.
+
+    `empty`: the chart may leave it out, and then decides itself.
+    """
+    types = Settings.model_json_schema()["properties"]
+    rules: dict[str, dict[str, Any]] = {}
+    for field, setting in Settings.model_fields.items():
+        name = value_name(field)
+        if field in MANAGED:
+            rules[name] = {"managed": MANAGED[field]}
+        else:
+            kept = ("type", "enum", "minimum", "maximum")
+            rules[name] = {key: types[field][key] for key in kept if key in types[field]} | {"default": setting.default}
+            if values["settings"].get(name) == "":
+                rules[name]["empty"] = True
+    return rules
 
 
 def value_name(setting: str) -> str:
@@ -46,68 +176,34 @@ def value_name(setting: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def settings_values() -> str:
-    """The block `settings` of values.yaml."""
-    lines = ["settings:\n"]
-    for name, setting in _offered().items():
-        default, meaning = _in_a_pod(name, setting)
-        lines += [
-            f"  # -- {meaning} (`{ENV_PREFIX}{name.upper()}`)\n",
-            f"  {value_name(name)}: {json.dumps(default)}\n",
-        ]
-    return "".join(lines)
-
-
-def settings_schema() -> dict[str, Any]:
-    """The schema of `settings`: what each may be by the settings class; an empty text leaves it to the program."""
-    types = Settings.model_json_schema()["properties"]
-    properties = {}
-    for name, setting in _offered().items():
-        rule = {key: value for key, value in types[name].items() if key not in ("title", "default", "description")}
-        if _in_a_pod(name, setting)[0] == "" and rule != {"type": "string"}:
-            rule = {"anyOf": [{"const": ""}, rule]}
-        properties[value_name(name)] = rule
-    return {"type": "object", "additionalProperties": False, "properties": properties}
-
-
-def values_table(values: str) -> str:
-    """A row for each value of `values` (the text of values.yaml): name, default and the comment before it."""
-    rows: list[str] = []
-    above: list[str] = []
-    comment = ""
-    for line in values.splitlines():
-        found = KEY.match(line)
-        if line.strip().startswith("# -- "):
-            comment = line.strip().removeprefix("# -- ")
-        elif comment and line.strip().startswith("# "):
-            comment += " " + line.strip().removeprefix("# ")
-        elif found:
-            above = [*above[: len(found["indent"]) // 2], found["name"]]
-            if comment:
-                default = found["value"] if found["value"] is not None else "see values.yaml"
-                shown = default if found["value"] is None else f"`{default}`"
-                rows.append(f"| `{'.'.join(above)}` | {shown} | {comment} |\n".replace("||", "| |"))
-            comment = ""
-    return "| value | default | meaning |\n| --- | --- | --- |\n" + "".join(rows)
-
-
 def expected() -> dict[Path, str]:
     """The text of each file as the code makes it now."""
-    values_file, schema_file, readme = CHART / "values.yaml", CHART / "values.schema.json", CHART / "README.md"
-    values = _between(values_file, "# settings:begin", "# settings:end", settings_values())
-    schema = json.loads(schema_file.read_text(encoding="utf-8"))
-    schema["properties"]["settings"] = settings_schema()
-    table = _between(readme, "<!-- values:begin -->", "<!-- values:end -->", values_table(values))
-    return {values_file: values, schema_file: json.dumps(schema, indent=2) + "\n", readme: table}
+    values = (CHART / "values.yaml").read_text(encoding="utf-8")
+    readme = CHART / "README.md"
+    found = yaml.safe_load(values)
+    parts = {"settings": settings_rules(found), "defaults": {section: found[section] for section in MODES}}
+    return {
+        CHART / "values.schema.json": _compact(values_schema(values)) + "\n",
+        CHART / "chart.json": "{\n" + ",\n".join(map(_rows, parts, parts.values())) + "\n}\n",
+        readme: _between(readme, "<!-- values:begin -->", "<!-- values:end -->", values_table(values)),
+    }
 
 
-def _offered() -> dict[str, FieldInfo]:
-    return {name: setting for name, setting in Settings.model_fields.items() if name not in MANAGED}
+def _rows(name: str, rows: dict[str, Any]) -> str:
+    lines = (f"    {json.dumps(key)}: {json.dumps(row)}" for key, row in rows.items())
+    return f"  {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n  }"
 
 
-def _in_a_pod(name: str, setting: FieldInfo) -> tuple[Any, str]:
-    default = "" if setting.default is None else setting.default
-    return IN_A_POD.get(name, (default, setting.description or ""))
+def _compact(schema: Any, indent: str = "") -> str:
+    """JSON with a line for each value: only what has keys of the chart inside is broken."""
+    if not (isinstance(schema, dict) and ({"properties", "definitions"} & set(schema) or indent.endswith("|"))):
+        return json.dumps(schema)
+    inner = indent.removesuffix("|") + "  "
+    lines = [
+        f"{inner}{json.dumps(key)}: {_compact(it, f'{inner}|' if key in ('properties', 'definitions') else inner)}"
+        for key, it in schema.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n" + indent.removesuffix("|") + "}"
 
 
 def _between(file: Path, begin: str, end: str, text: str) -> str:
@@ -133,7 +229,7 @@ def _main(*, write: bool) -> int:
     for file, text in expected().items():
         if write:
             file.write_text(text, encoding="utf-8")
-        elif file.read_text(encoding="utf-8") != text:
+        elif not file.exists() or file.read_text(encoding="utf-8") != text:
             raise ContractError(f"{file} is out of date; run python -m scripts.chart --write.")
     return 0
 

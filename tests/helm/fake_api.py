@@ -10,7 +10,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
@@ -38,6 +38,8 @@ KINDS: dict[str, dict[str, str]] = {  # group/version: kind by plural
     "gateway.networking.k8s.io/v1": {"gateways": "Gateway", "httproutes": "HTTPRoute"},
     "jobset.x-k8s.io/v1alpha2": {"jobsets": "JobSet"},
     "keda.sh/v1alpha1": {"scaledobjects": "ScaledObject", "triggerauthentications": "TriggerAuthentication"},
+    "apiregistration.k8s.io/v1": {"apiservices": "APIService"},
+    "monitoring.coreos.com/v1": {"prometheusrules": "PrometheusRule", "servicemonitors": "ServiceMonitor"},
     "monitoring.googleapis.com/v1": {"podmonitorings": "PodMonitoring", "rules": "Rules"},
     "networking.gke.io/v1": {"gcpbackendpolicies": "GCPBackendPolicy", "healthcheckpolicies": "HealthCheckPolicy"},
 }
@@ -49,13 +51,14 @@ PATH = re.compile(
 
 class FakeCluster(ThreadingHTTPServer):
     """`admit` is asked of each object that is written and returns what is wrong with it, or nothing; it may change the
-    object, as an admission webhook does. `kinds` are those that the cluster has, as in KINDS."""
+    object, as an admission webhook does."""
 
     daemon_threads = True
 
-    def __init__(self, version: str, admit: Callable[[Object], str], kinds: dict[str, dict[str, str]]) -> None:
+    def __init__(self, version: str, admit: Callable[[Object], str], lacks: Collection[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.version, self.admit, self.kinds = version, admit, kinds
+        self.version, self.admit = version, admit
+        self.kinds = {group: kinds for group, kinds in KINDS.items() if group not in lacks}
         self.objects: dict[tuple[str, str, str], Object] = {}  # group/version/plural, namespace, name
         self.events: list[tuple[str, str, Object]] = []  # its number (from 1) is the resource version
         self.changed = threading.Condition()
@@ -244,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say({"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
 
-def _discovery(path: str, version: str, kinds_of: dict[str, dict[str, str]]) -> Any:
+def _discovery(path: str, version: str, known: dict[str, dict[str, str]]) -> Any:
     """What the server says of itself, or None for a path that is no discovery."""
     if path == "/version":
         major, minor = version.removeprefix("v").split(".")[:2]
@@ -255,12 +258,12 @@ def _discovery(path: str, version: str, kinds_of: dict[str, dict[str, str]]) -> 
         groups = [
             {"name": group, "versions": [{"groupVersion": f"{group}/{v}", "version": v}]}
             | {"preferredVersion": {"groupVersion": f"{group}/{v}", "version": v}}
-            for group, v in (one.split("/") for one in kinds_of if "/" in one)
+            for group, v in (one.split("/") for one in known if "/" in one)
         ]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
     if path == "/openapi/v3":
-        return {"paths": {p: {"serverRelativeURL": f"/openapi/v3/{p}"} for p in map(_place, kinds_of)}}
-    for group, kinds in kinds_of.items():
+        return {"paths": {p: {"serverRelativeURL": f"/openapi/v3/{p}"} for p in map(_place, known)}}
+    for group, kinds in known.items():
         if path == f"/{_place(group)}":
             verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
             rows = [
@@ -291,11 +294,9 @@ def _place(group: str) -> str:
 
 
 @contextmanager
-def fake_cluster(
-    version: str, admit: Callable[[Object], str], kinds: dict[str, dict[str, str]] | None = None
-) -> Iterator[FakeCluster]:
-    """A server that runs; without `kinds` it has all of KINDS."""
-    with FakeCluster(version, admit, kinds or KINDS) as cluster:
+def fake_cluster(version: str, admit: Callable[[Object], str], lacks: Collection[str] = ()) -> Iterator[FakeCluster]:
+    """A server that runs, without the groups and versions that it `lacks`."""
+    with FakeCluster(version, admit, lacks) as cluster:
         thread = threading.Thread(target=cluster.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

@@ -1,4 +1,4 @@
-"""Strict models, continued: the Gateway API, KEDA and JobSet; and what checks an object against its model."""
+"""Strict models, continued: the Gateway API, KEDA, JobSet and the Prometheus operator; and what checks an object."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tests.helm.kinds import SPECS, Kinded, Labels, Port, Strict
+from tests.helm.kinds import SPECS, Duration, Kinded, Labels, Port, RulesSpec, Selector, Strict
 
 Object = dict[str, Any]
 
@@ -223,7 +223,32 @@ class JobSetSpec(Strict):
     replicatedJobs: list[ReplicatedJob] = Field(min_length=1)
 
 
+class Relabeling(Strict):
+    """A label of the target that becomes a metric's, as it is."""
+
+    sourceLabels: list[str] = Field(min_length=1)
+    targetLabel: str = Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")
+
+
+class ServiceEndpoint(Strict):
+    """A named port of the Service."""
+
+    port: str
+    path: str
+    interval: Duration
+    relabelings: list[Relabeling]
+
+
+class ServiceMonitorSpec(Strict):
+    """monitoring.coreos.com/v1; Services of its own namespace, without a namespaceSelector"""
+
+    selector: Selector
+    endpoints: list[ServiceEndpoint] = Field(min_length=1)
+
+
 ALL = SPECS | {
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): ServiceMonitorSpec,
+    ("monitoring.coreos.com/v1", "PrometheusRule"): RulesSpec,
     ("gateway.networking.k8s.io/v1", "Gateway"): GatewaySpec,
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): HTTPRouteSpec,
     ("keda.sh/v1alpha1", "TriggerAuthentication"): TriggerAuthenticationSpec,

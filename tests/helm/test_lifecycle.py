@@ -58,14 +58,16 @@ def test_the_life_of_a_release(release: Release) -> None:
     assert f"POST Pod/{NAME}-test" in cluster.written or f"PATCH Pod/{NAME}-test" in cluster.written
     assert cluster.named("Pod") == []  # taken away when it has passed
 
-    second = "sha256:" + "2" * 64
-    release.upgrade(merged(LEAST, {"image.digest": second, "settings.maxBatch": 8, "replicas": 3}))
+    second, env = "sha256:" + "2" * 64, _environment(cluster)
+    changed = {"settings": {"maxBatch": 8, "provider": "tensorrt"}}
+    release.upgrade(merged(LEAST, changed, {"image.digest": second, "replicas": 3}))
     assert _image(cluster).endswith(second)
-    assert cluster.get("ConfigMap", NAME)["data"]["FOOD_VISION_MAX_BATCH"] == "8"
+    assert _environment(cluster) == env | {"FOOD_VISION_MAX_BATCH": "8", "FOOD_VISION_PROVIDER": "tensorrt"}
 
     release.act("rollback", "demo", timeout=PATIENCE)
     assert _image(cluster).endswith(first)
-    assert cluster.get("ConfigMap", NAME)["data"]["FOOD_VISION_MAX_BATCH"] == "16"
+    assert _environment(cluster) == env  # all of it, as `kubectl rollout undo` would: it is in the pods' template
+    assert cluster.named("ConfigMap") == []
     assert [it["revision"] for it in release.act("history", "demo")] == [1, 2, 3]
 
     release.act("uninstall", "demo", timeout=PATIENCE)
@@ -77,14 +79,21 @@ def _image(cluster: FakeCluster) -> str:
     return str(container["image"])
 
 
+def _environment(cluster: FakeCluster) -> dict[str, str]:
+    container = cluster.get("Deployment", NAME)["spec"]["template"]["spec"]["containers"][0]
+    return {it["name"]: it["value"] for it in container["env"]}
+
+
 def test_from_one_mode_to_another(release: Release) -> None:
     """What a mode no longer needs is taken away; what selects the pods stays, since it may not change."""
     release.install(values_of("tensorrt"))
     assert release.cluster.named("Gateway") == release.cluster.named("HorizontalPodAutoscaler") == [NAME]
     for case in ("compute-class", "spot", "cpu"):
         release.upgrade(values_of(case))
+    assert release.cluster.named("PodMonitoring") == release.cluster.named("Rules") == [NAME]
+    release.upgrade(merged(values_of("cpu"), {"monitoring.operator": "none"}))
     left = {it["kind"] for it in release.cluster.objects.values()} - {"ServiceAccount"}
-    assert left == {"ConfigMap", "Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
+    assert left == {"Deployment", "Service", "NetworkPolicy", "PodDisruptionBudget"}
 
 
 def test_engines_are_built_before_the_release(release: Release) -> None:
@@ -123,7 +132,7 @@ def test_a_claim_with_engines_outlives_the_release(release: Release) -> None:
 def test_what_the_server_refuses_is_told(release: Release) -> None:
     tolerations = [{"key": "a", "operater": "Exists"}]
     with pytest.raises(HelmError, match="operater"):
-        release.install(merged(LEAST, {"pod.tolerations": tolerations}))
+        release.install(merged(LEAST, {"tolerations": tolerations}))
 
 
 def test_a_mistake_reaches_no_server(release: Release) -> None:

@@ -63,7 +63,7 @@ def test_every_kind_is_rendered_by_some_case() -> None:
     own = {kind for version, kind in seen - set(ALL)}
     assert own == {
         "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Job", "NetworkPolicy", "PersistentVolumeClaim", "Pod",
-        "PodDisruptionBudget", "Service", "ServiceAccount",
+        "PodDisruptionBudget", "Secret", "Service", "ServiceAccount",
     }  # fmt: skip
 
 

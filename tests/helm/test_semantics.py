@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.serving.service import LAST_WAIT
+from app.settings import Settings
 from app.web.keys import OPEN_PATHS
 from tests.conftest import ROOT
 from tests.helm.engine import (
@@ -44,6 +45,13 @@ def test_labels_meet(case: str) -> None:
     selectors += [it["spec"]["selector"]["matchLabels"] for it in found if it["kind"] == "PodDisruptionBudget"]
     selectors += [it["spec"]["podSelector"]["matchLabels"] for it in found if it["kind"] == "NetworkPolicy"]
     selectors += [it["spec"]["selector"]["matchLabels"] for it in found if it["kind"] == "PodMonitoring"]
+    for it in found:  # a ServiceMonitor selects Services by their labels
+        if it["kind"] == "ServiceMonitor":
+            chosen = it["spec"]["selector"]["matchLabels"].items()
+            services = [
+                one for one in found if one["kind"] == "Service" and chosen <= one["metadata"]["labels"].items()
+            ]
+            assert [one["spec"]["selector"].items() <= labels.items() for one in services] == [True]
     selectors += [
         entry["pod"]["selector"]["matchLabels"]
         for it in found
@@ -105,7 +113,7 @@ def test_ports_and_paths_exist(case: str) -> None:
             health = it["spec"]["default"]
             assert health["config"]["httpHealthCheck"]["requestPath"] == "/health/ready"
             assert health["timeoutSec"] <= health["checkIntervalSec"]
-        if it["kind"] == "PodMonitoring":
+        if it["kind"] in ("PodMonitoring", "ServiceMonitor"):
             assert [(at["port"], at["path"]) for at in it["spec"]["endpoints"]] == [("http", "/metrics")]
         if it["kind"] == "AutoscalingMetric":
             endpoint = it["spec"]["metrics"][0]["pod"]["containers"][0]["endpoint"]
@@ -150,7 +158,7 @@ def test_there_is_time_to_shut_down(case: str) -> None:
     for it in found:
         if it["kind"] == "GCPBackendPolicy":
             policy = it["spec"]["default"]
-            assert policy["timeoutSec"] * 1000 > int(env["FOOD_VISION_REQUEST_TIMEOUT_MS"])
+            assert policy["timeoutSec"] * 1000 > Settings.model_fields["request_timeout_ms"].default
             assert policy["connectionDraining"]["drainingTimeoutSec"] >= needed
 
 

@@ -13,7 +13,7 @@ import yaml
 from app.settings import ENV_PREFIX, Settings, load_settings
 from scripts import chart
 from tests.app.test_settings import VALUES
-from tests.helm.engine import CASES, CHART, LEAST, environment, merged, needs_engine, objects, server, values_of
+from tests.helm.engine import CASES, CHART, LEAST, environment, merged, needs_engine, objects, one, server, values_of
 
 # What is set beside the service's own settings, and who reads it.
 OTHERS = {"ORT_DISABLE_TELEMETRY", "HOME", "LD_LIBRARY_PATH", "CUDA_CACHE_PATH"}  # ONNX Runtime, libc, CUDA
@@ -34,16 +34,20 @@ def test_made_from_code() -> None:
 def test_the_check_of_what_is_made_sees_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("values.yaml", "values.schema.json", "README.md"):
+    for name in ("values.yaml", "values.schema.json", "chart.json", "README.md"):
         (tmp_path / name).write_bytes((CHART / name).read_bytes())
     monkeypatch.setattr(chart, "CHART", tmp_path)
     assert chart.main(["--check"]) == 0
     values = (tmp_path / "values.yaml").read_text()
-    (tmp_path / "values.yaml").write_text(values.replace("maxBatch: 16", "maxBatch: 17"))
+    (tmp_path / "values.yaml").write_text(values.replace("replicas: 1 ", "replicas: 2 "))
     assert chart.main(["--check"]) == 1
     assert "run python -m scripts.chart --write" in capsys.readouterr().err
     assert chart.main(["--write"]) == 0
-    assert (tmp_path / "values.yaml").read_text() == values
+    assert "| `replicas` | `2` |" in (tmp_path / "README.md").read_text()
+    (tmp_path / "values.yaml").write_text(values.replace("# @schema minimum: 0, maximum: 1000", "# @schema least: 0"))
+    assert chart.main(["--check"]) == 1
+    assert "replicas has the rule 'least: 0'; write `# @schema KEYWORD: VALUE" in capsys.readouterr().err
+    (tmp_path / "values.yaml").write_text(values)
     (tmp_path / "README.md").write_text("no table")
     assert chart.main(["--write"]) == 1
 
@@ -72,10 +76,10 @@ def test_every_value_is_documented_and_in_the_schema() -> None:
 def test_managed_settings_are_all_known() -> None:
     assert set(chart.MANAGED) == set(REACHED)
     assert set(chart.MANAGED) <= set(Settings.model_fields)
-    assert set(chart.IN_A_POD) <= set(Settings.model_fields)
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
-    names = {chart.value_name(name) for name in Settings.model_fields if name not in chart.MANAGED}
-    assert set(values["settings"]) == names
+    rules = chart.settings_rules(values)
+    assert list(rules) == [chart.value_name(name) for name in Settings.model_fields]
+    assert set(values["settings"]) <= {name for name, rule in rules.items() if "managed" not in rule}
 
 
 @needs_engine
@@ -96,8 +100,12 @@ def test_every_variable_is_a_setting(case: str, monkeypatch: pytest.MonkeyPatch)
     found = objects(values_of(case))
     env = environment(found)
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
-    assert set(env) <= known | OTHERS | OTEL
-    assert not [it for it in server(found).get("env", []) if it["name"].startswith(ENV_PREFIX)]
+    extra = {it["name"] for it in values_of(case).get("extraEnv", [])}
+    assert set(env) <= known | OTHERS | OTEL | extra
+    last = [it["name"] for it in server(found)["env"]][len(env) - len(extra) :]
+    assert set(last) == extra  # behind ours, so that none of ours can refer to them by accident
+    given = values_of(case).get("settings", {})
+    assert {ENV_PREFIX + re.sub("([A-Z])", r"_\1", name).upper() for name in given} <= set(env)
     for name in known:
         monkeypatch.delenv(name, raising=False)
     for variable, text in env.items():
@@ -143,13 +151,24 @@ def test_large_numbers_are_not_written_with_an_exponent() -> None:
 
 @needs_engine
 def test_a_changed_setting_starts_new_pods() -> None:
-    def annotations(values: dict[str, Any]) -> Any:
-        found = objects(merged(LEAST, values))
-        pod = next(it for it in found if it["kind"] == "Deployment")["spec"]["template"]
-        return pod["metadata"]["annotations"]["checksum/config"]
+    def pod(values: dict[str, Any]) -> Any:
+        return one(objects(merged(LEAST, values)), "Deployment")["spec"]["template"]
 
-    assert annotations({}) == annotations({"replicas": 3})
-    assert annotations({}) != annotations({"settings.maxBatch": 8})
+    assert pod({}) == pod({"replicas": 3})
+    assert pod({}) != pod({"settings.maxBatch": 8})
+
+
+@needs_engine
+def test_two_revisions_share_nothing_that_changes() -> None:
+    """A pod that restarts during a roll must find what its own revision says, so no setting may be in another object."""
+    old, new = (objects(merged(values_of("prometheus"), {"settings.maxBatch": size})) for size in (8, 9))
+    differ = [now for was, now in zip(old, new, strict=True) if was != now and now["kind"] != "Secret"]
+    assert {it["kind"] for it in differ} == {"Deployment", "Job"}  # the Job is made anew for each
+    spec = one(new, "Deployment")["spec"]["template"]["spec"]
+    for container in [*spec["containers"], *spec["initContainers"]]:
+        assert "envFrom" not in container
+        assert not [it for it in container.get("env", []) if "valueFrom" in it]
+    assert not [it for it in spec["volumes"] if "configMap" in it]
 
 
 def test_the_chart_has_the_programs_version() -> None:

@@ -2,7 +2,7 @@
 {{- define "food-vision.checks" -}}
 {{- $wrong := list -}}
 {{- if .Values.serving.enabled -}}
-{{- range list "image" "node" "model" "engines" "grace" "scaling" "exposure" -}}
+{{- range list "image" "modes" "node" "model" "settings" "extras" "engines" "grace" "scaling" "exposure" "test" "cluster" -}}
 {{- $found := include (printf "food-vision.check.%s" .) $ | trim -}}
 {{- if $found -}}{{- $wrong = concat $wrong (splitList "\n" $found) -}}{{- end -}}
 {{- end -}}
@@ -21,6 +21,48 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* The text of a value by its path: (dict "root" $ "path" "node.mode"). */ -}}
+{{- define "food-vision.at" -}}
+{{- $found := .root.Values -}}
+{{- range splitList "." .path -}}{{- $found = get $found . -}}{{- end -}}
+{{- toString $found -}}
+{{- end -}}
+
+{{- /* What a mode needs, and what belongs to another one. */ -}}
+{{- define "food-vision.check.modes" -}}
+{{- range list
+  (list "node.mode" "computeClass" "node.computeClass.name" ", so name one (kubectl get computeclasses)")
+  (list "model.source" "imageVolume" "model.imageVolume.reference" "")
+  (list "model.source" "gcsFuse" "model.gcsFuse.bucket" "")
+  (list "model.source" "pvc" "model.pvc.claimName" "")
+  (list "model.source" "download" "model.download.url" "")
+  (list "model.source" "download" "model.download.sha256" ", and nothing is served unchecked: set it to what `sha256sum manifest.json` prints in the bundle's folder")
+  (list "engineCache.type" "gcsFuse" "engineCache.gcsFuse.bucket" "")
+  (list "exposure.gateway.create" "false" "exposure.gateway.name" ", so name the Gateway that is there")
+}}
+{{- $mode := index . 0 }}
+{{- if and (eq (include "food-vision.at" (dict "root" $ "path" $mode)) (index . 1)) (not (include "food-vision.at" (dict "root" $ "path" (index . 2)))) }}
+{{- if or (ne $mode "exposure.gateway.create") (eq $.Values.exposure.mode "gateway") }}
+{{ index . 2 }} is missing: {{ $mode }} is {{ index . 1 }}{{ index . 3 }}.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $section, $usual := (.Files.Get "chart.json" | fromJson).defaults }}
+{{- $mode := ternary "source" "mode" (eq $section "model") }}
+{{- $values := get $.Values $section }}
+{{- $chosen := get $values $mode }}
+{{- range $other, $defaults := $usual }}
+{{- if and (kindIs "map" $defaults) (ne $other $chosen) }}
+{{- range $key, $default := $defaults }}
+{{- if ne (toJson $default) (toJson (get (get $values $other) $key)) }}
+{{ $section }}.{{ $other }}.{{ $key }} is set, but {{ $section }}.{{ $mode }} is {{ $chosen }}: set {{ $section }}.{{ $mode }}={{ $other }}, or leave it out.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "food-vision.check.image" -}}
 {{- with .Values.image }}
 {{- if not .repository }}
@@ -35,8 +77,8 @@ image.digest and image.tag are both missing: set image.digest=sha256:… (crane 
 {{- define "food-vision.check.node" -}}
 {{- $node := .Values.node }}
 {{- $provider := include "food-vision.provider" . }}
-{{- if and (eq $node.mode "computeClass") (not $node.computeClass.name) }}
-node.computeClass.name is missing: node.mode is computeClass, so name one (kubectl get computeclasses).
+{{- if and (eq $node.mode "computeClass") .Values.nodeSelector }}
+nodeSelector is set, but node.mode is computeClass, and a compute class chooses the nodes: leave it out.
 {{- end }}
 {{- if and (include "food-vision.gpu" .) (eq $provider "cpu") }}
 settings.provider is cpu, but node.mode {{ $node.mode }} asks for a GPU, which would stand idle: leave settings.provider empty, or set node.mode=cpu.
@@ -57,18 +99,6 @@ node.accelerator.sharing.maxClients is {{ .maxClients }} without a strategy: set
 {{- define "food-vision.check.model" -}}
 {{- $model := .Values.model }}
 {{- $kube := .Capabilities.KubeVersion }}
-{{- $needs := dict "imageVolume" "reference" "gcsFuse" "bucket" "pvc" "claimName" "download" "url" }}
-{{- range $source, $key := $needs }}
-{{- $value := get (get $model $source) $key }}
-{{- if and (eq $model.source $source) (not $value) }}
-model.{{ $source }}.{{ $key }} is missing: model.source is {{ $source }}.
-{{- else if and $value (ne $model.source $source) }}
-model.{{ $source }}.{{ $key }} is set, but model.source is {{ $model.source }}: set model.source={{ $source }}, or leave it out.
-{{- end }}
-{{- end }}
-{{- if and (eq $model.source "download") (not $model.download.sha256) }}
-model.download.sha256 is missing: set it to what `sha256sum manifest.json` prints in the bundle's folder; nothing is served unchecked.
-{{- end }}
 {{- if and (eq $model.source "imageVolume") (not $model.imageVolume.featureGate) (semverCompare "<1.35.0-0" $kube.Version) }}
 model.source is imageVolume, but the cluster is Kubernetes {{ $kube.Version }}: image volumes are on from 1.35. Use another source, or set model.imageVolume.featureGate=true if the gate ImageVolume is on.
 {{- end }}
@@ -80,11 +110,9 @@ model.source is imageVolume, but the cluster is Kubernetes {{ $kube.Version }}: 
 {{- if and (ne $cache.type "none") (ne $provider "tensorrt") }}
 engineCache.type is {{ $cache.type }}, but the provider is {{ $provider }}, which builds no engines: set settings.provider=tensorrt or engineCache.type=none.
 {{- end }}
-{{- if and (eq $cache.type "none") (eq $provider "tensorrt") (gt (int .Values.settings.inFlight) 1) }}
-settings.inFlight is {{ .Values.settings.inFlight }}, but the provider is tensorrt and engineCache.type is none, so each start would build every engine {{ .Values.settings.inFlight }} times: set engineCache.type to pvc, gcsFuse or emptyDir, or leave settings.inFlight 0.
-{{- end }}
-{{- if and (eq $cache.type "gcsFuse") (not $cache.gcsFuse.bucket) }}
-engineCache.gcsFuse.bucket is missing: engineCache.type is gcsFuse.
+{{- $inFlight := int (include "food-vision.setting" (list . "inFlight")) }}
+{{- if and (eq $cache.type "none") (eq $provider "tensorrt") (gt $inFlight 1) }}
+settings.inFlight is {{ $inFlight }}, but the provider is tensorrt and engineCache.type is none, so each start would build every engine {{ $inFlight }} times: set engineCache.type to pvc, gcsFuse or emptyDir, or leave settings.inFlight 0.
 {{- end }}
 {{- if $cache.prebuild.enabled }}
 {{- if not (or (eq $cache.type "gcsFuse") (and (eq $cache.type "pvc") $cache.pvc.existingClaim)) }}
@@ -105,7 +133,7 @@ engineCache.pvc.accessMode is {{ $cache.pvc.accessMode }}, which one node at a t
 {{- $given := int (include "food-vision.grace" .) }}
 {{- $spot := int .Values.termination.spotSeconds }}
 {{- $t := .Values.termination }}
-{{- $sum := printf "termination.preStopSeconds %v + settings.shutdownDelaySeconds %v + settings.drainSeconds %v + termination.marginSeconds %v" $t.preStopSeconds .Values.settings.shutdownDelaySeconds .Values.settings.drainSeconds $t.marginSeconds }}
+{{- $sum := printf "termination.preStopSeconds %s + settings.shutdownDelaySeconds %s + settings.drainSeconds %s + termination.marginSeconds %v" (include "food-vision.preStopSeconds" .) (include "food-vision.shutdownDelaySeconds" .) (include "food-vision.setting" (list . "drainSeconds")) $t.marginSeconds }}
 {{- if .Values.tracing.endpoint }}{{ $sum = printf "%s + tracing.timeoutSeconds %v" $sum .Values.tracing.timeoutSeconds }}{{ end }}
 {{- if lt $given $needed }}
 termination.gracePeriodSeconds is {{ $given }}, but a shutdown may take {{ $needed }} s ({{ $sum }}): leave it 0, or lower those.
@@ -123,8 +151,8 @@ autoscaling.minReplicas {{ $a.minReplicas }} is more than autoscaling.maxReplica
 {{- if and (eq $a.mode "autoscalingMetric") (semverCompare "<1.35.0-0" .Capabilities.KubeVersion.Version) }}
 autoscaling.mode is autoscalingMetric, but the cluster is Kubernetes {{ .Capabilities.KubeVersion.Version }}: it needs GKE 1.35.1-gke.1396000 in the Rapid channel. Use podMonitoring or keda.
 {{- end }}
-{{- if and (eq $a.mode "podMonitoring") (not .Values.monitoring.podMonitoring.enabled) }}
-autoscaling.mode is podMonitoring, but monitoring.podMonitoring.enabled is false, so there is no metric to scale on.
+{{- if and (eq $a.mode "podMonitoring") (ne (include "food-vision.operator" .) "gmp") }}
+autoscaling.mode is podMonitoring, but monitoring.operator is {{ .Values.monitoring.operator }}, so there is no metric to scale on: set monitoring.operator=gmp.
 {{- end }}
 {{- if eq $a.mode "keda" }}
 {{- if eq (empty $a.keda.projectId) (empty $a.keda.serverAddress) }}
@@ -142,8 +170,9 @@ rollout.maxSurge and rollout.maxUnavailable are both 0, so no upgrade could begi
 {{- define "food-vision.check.exposure" -}}
 {{- $e := .Values.exposure }}
 {{- $g := $e.gateway }}
-{{- if and (include "food-vision.public" .) (not .Values.apiKeys.existingSecret) (not $e.allowWithoutKeys) }}
-exposure.mode {{ $e.mode }} opens the service to the internet without API keys: set apiKeys.existingSecret, or exposure.allowWithoutKeys=true if that is meant.
+{{- $class := include "food-vision.gatewayClass" . }}
+{{- if and (include "food-vision.public" .) (not (include "food-vision.keysSecret" .)) (not $e.allowWithoutKeys) }}
+exposure.mode {{ $e.mode }} opens the service to the internet without API keys: set apiKeys.existingSecret or apiKeys.generate=true, or exposure.allowWithoutKeys=true if that is meant.
 {{- end }}
 {{- if eq $e.mode "gateway" }}
 {{- if and (include "food-vision.public" .) $g.create (eq $g.tls.mode "none") (not $g.allowPlainHttp) }}
@@ -155,23 +184,30 @@ exposure.gateway.tls.name is missing: name the {{ $g.tls.mode }}.
 {{- if and (ne $g.tls.mode "none") (not $g.hostnames) }}
 exposure.gateway.hostnames is empty: a certificate is for a host name, so name it.
 {{- end }}
-{{- if and (eq $g.tls.mode "certificateMap") (not (contains "global" $g.className)) }}
-exposure.gateway.tls.mode certificateMap does not work with {{ $g.className }}: regional classes take certificates or secret.
+{{- if and (eq $g.tls.mode "certificateMap") (not (contains "global" $class)) }}
+exposure.gateway.tls.mode certificateMap does not work with {{ $class }}: regional classes take certificates or secret.
 {{- end }}
-{{- if and (eq $g.tls.mode "certificates") (contains "global" $g.className) }}
-exposure.gateway.tls.mode certificates does not work with {{ $g.className }}: global classes take certificateMap or secret.
+{{- if and (eq $g.tls.mode "certificates") (contains "global" $class) }}
+exposure.gateway.tls.mode certificates does not work with {{ $class }}: global classes take certificateMap or secret.
 {{- end }}
-{{- if and (not $g.create) (not $g.name) }}
-exposure.gateway.name is missing: with exposure.gateway.create=false, name the Gateway that is there.
+{{- if and .Values.networkPolicy.enabled (not (contains "global" $class)) (not .Values.networkPolicy.proxySubnets) }}
+networkPolicy.proxySubnets is empty: the proxies of {{ $class }} connect from the region's proxy-only subnet, so name its CIDR (gcloud compute networks subnets list --filter=purpose=REGIONAL_MANAGED_PROXY).
 {{- end }}
-{{- if and .Values.networkPolicy.enabled (not (contains "global" $g.className)) (not .Values.networkPolicy.proxySubnets) }}
-networkPolicy.proxySubnets is empty: the proxies of {{ $g.className }} connect from the region's proxy-only subnet, so name its CIDR (gcloud compute networks subnets list --filter=purpose=REGIONAL_MANAGED_PROXY).
 {{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.test" -}}
+{{- if and .Values.test.photo (not .Values.test.label) }}
+test.label is missing: test.photo is set, so say which label it must get.
 {{- end }}
 {{- end -}}
 
 {{- define "food-vision.check.training" -}}
 {{- $t := .Values.training }}
+{{- include "food-vision.check.variables" (list . "training.extraEnv" $t.extraEnv (list "HOME" "LD_LIBRARY_PATH" "NODE")) }}
+{{- if and (eq $t.mode "jobset") (include "food-vision.lacks" (list . "jobset.x-k8s.io/v1alpha2")) }}
+training.mode is jobset, but the cluster has no jobset.x-k8s.io/v1alpha2 (kubectl api-versions): install JobSet, or set training.mode=indexed.
+{{- end }}
 {{- if not $t.image.repository }}
 training.image.repository is missing: training needs an image of the target training (make image-push TARGET=training, docs/image.md); the serving image has no training code.
 {{- end }}

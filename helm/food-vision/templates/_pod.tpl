@@ -34,14 +34,24 @@ gke-gcsfuse/volumes: "true"
 {{- end -}}
 {{- end -}}
 
+{{- /* Of the pods that run the model: the user's, and what the sidecar needs. */ -}}
+{{- define "food-vision.podAnnotations" -}}
+{{- include "food-vision.fuseAnnotation" . }}
+{{- with .Values.podAnnotations }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- /* Where the pod may run. The taint of GPU nodes is tolerated by GKE itself; other clusters need it said. */ -}}
 {{- define "food-vision.place" -}}
 {{- $node := .Values.node }}
-{{- $selector := deepCopy .Values.pod.nodeSelector }}
-{{- $tolerations := .Values.pod.tolerations }}
+{{- $selector := deepCopy .Values.nodeSelector }}
+{{- $tolerations := .Values.tolerations }}
 {{- $spot := eq (include "food-vision.spot" .) "true" }}
 {{- if eq $node.mode "accelerator" }}
-{{- $_ := set $selector "cloud.google.com/gke-accelerator" $node.accelerator.type }}
+{{- with $node.accelerator.type }}
+{{- $_ := set $selector "cloud.google.com/gke-accelerator" . }}
+{{- end }}
 {{- with $node.accelerator.driverVersion }}
 {{- $_ := set $selector "cloud.google.com/gke-gpu-driver-version" . }}
 {{- end }}
@@ -76,12 +86,15 @@ nodeSelector:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.pod.affinity }}
+{{- with .Values.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.pod.priorityClassName }}
+{{- with .Values.priorityClassName }}
 priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
@@ -135,29 +148,48 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{- /* Fetches the bundle and checks every file before anything else starts; ends with a sentence when it cannot. */ -}}
+{{- /* The user's init containers, then ours: it fetches the bundle and checks every file before anything else starts, and
+       ends with a sentence when it cannot. */ -}}
+{{- define "food-vision.initContainers" -}}
+{{- if or .Values.initContainers (eq .Values.model.source "download") }}
+initContainers:
+  {{- with .Values.initContainers }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with include "food-vision.fetch" . | trim }}{{ . | nindent 2 }}{{ end }}
+{{- end }}
+{{- end -}}
+
 {{- define "food-vision.fetch" -}}
 {{- if eq .Values.model.source "download" }}
-initContainers:
-  - name: fetch
-    image: {{ include "food-vision.image" .Values.image }}
-    imagePullPolicy: {{ .Values.image.pullPolicy }}
-    command: [python, -m, app.tools.fetch]
-    args:
-      - {{ .Values.model.download.url | quote }}
-      - --sha256={{ .Values.model.download.sha256 }}
-      - --to=/models/bundle
-    terminationMessagePolicy: FallbackToLogsOnError
-    securityContext:
-      {{- include "food-vision.containerSecurity" . | nindent 6 }}
-    resources:
-      requests: {cpu: 250m, memory: 128Mi, ephemeral-storage: {{ .Values.model.download.sizeLimit }}}
-      limits: {memory: 256Mi, ephemeral-storage: {{ .Values.model.download.sizeLimit }}}
-    volumeMounts:
-      - name: model
-        mountPath: /models
-      - name: tmp
-        mountPath: /tmp
+- name: fetch
+  image: {{ include "food-vision.image" .Values.image }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [python, -m, app.tools.fetch]
+  args:
+    - {{ .Values.model.download.url | quote }}
+    - --sha256={{ .Values.model.download.sha256 }}
+    - --to=/models/bundle
+  env:  # a proxy's, or a certificate's
+    - name: HOME
+      value: /tmp
+    {{- with .Values.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  terminationMessagePolicy: FallbackToLogsOnError
+  securityContext:
+    {{- include "food-vision.containerSecurity" . | nindent 4 }}
+  resources:
+    requests: {cpu: 250m, memory: 128Mi, ephemeral-storage: {{ .Values.model.download.sizeLimit }}}
+    limits: {memory: 256Mi, ephemeral-storage: {{ .Values.model.download.sizeLimit }}}
+  volumeMounts:
+    - name: model
+      mountPath: /models
+    - name: tmp
+      mountPath: /tmp
+    {{- with .Values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
 {{- end -}}
 

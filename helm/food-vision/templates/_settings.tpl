@@ -41,7 +41,17 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* The environment of the service as YAML: every setting, then what the machine needs. */ -}}
+{{- /* A setting as the service will have it, the program's default included: (list $ "requestTimeoutMs"). */ -}}
+{{- define "food-vision.setting" -}}
+{{- $root := index . 0 -}}
+{{- $name := index . 1 -}}
+{{- $given := get $root.Values.settings $name -}}
+{{- if ne (toString $given) "" -}}{{ include "food-vision.text" $given }}
+{{- else -}}{{ include "food-vision.text" (get (get ($root.Files.Get "chart.json" | fromJson).settings $name) "default") }}
+{{- end -}}
+{{- end -}}
+
+{{- /* The environment of the service as YAML: every setting that is given, then what the machine needs. */ -}}
 {{- define "food-vision.env" -}}
 {{- $env := dict -}}
 {{- range $name, $value := .Values.settings -}}
@@ -57,8 +67,9 @@
 {{- $_ := set $env "FOOD_VISION_PROVIDER" (include "food-vision.provider" .) -}}
 {{- $_ := set $env "FOOD_VISION_BUNDLE" (include "food-vision.bundle" .) -}}
 {{- $_ := set $env "FOOD_VISION_PORT" (include "food-vision.text" .Values.service.containerPort) -}}
+{{- $_ := set $env "FOOD_VISION_SHUTDOWN_DELAY_SECONDS" (include "food-vision.shutdownDelaySeconds" .) -}}
 {{- if ne .Values.engineCache.type "none" -}}{{- $_ := set $env "FOOD_VISION_ENGINE_CACHE" "/engines" -}}{{- end -}}
-{{- if .Values.apiKeys.existingSecret -}}{{- $_ := set $env "FOOD_VISION_API_KEYS_FILE" "/etc/food-vision/keys" -}}{{- end -}}
+{{- if include "food-vision.keysSecret" . -}}{{- $_ := set $env "FOOD_VISION_API_KEYS_FILE" "/etc/food-vision/keys" -}}{{- end -}}
 {{- $_ := set $env "ORT_DISABLE_TELEMETRY" "1" -}}
 {{- $_ := set $env "HOME" "/tmp" -}}
 {{- if include "food-vision.gpu" . -}}
@@ -75,10 +86,40 @@
 {{- toYaml $env -}}
 {{- end -}}
 
+{{- /* The same as a container's `env`, and extraEnv behind it: (dict "root" $ "without" (list "NAME")). In the pod itself,
+       since a pod that restarts during a roll must not read what the next revision says. */ -}}
+{{- define "food-vision.containerEnv" -}}
+{{- range $name, $value := include "food-vision.env" .root | fromYaml }}
+{{- if not (has $name (default list $.without)) }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- with .root.Values.extraEnv }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end -}}
+
+{{- /* The Secret with the API keys; empty: no key is asked for. */ -}}
+{{- define "food-vision.keysSecret" -}}
+{{- if .Values.apiKeys.existingSecret -}}{{ .Values.apiKeys.existingSecret }}
+{{- else if .Values.apiKeys.generate -}}{{ include "food-vision.fullname" . }}-keys
+{{- end -}}
+{{- end -}}
+
+{{- define "food-vision.preStopSeconds" -}}
+{{- .Values.termination.preStopSeconds | toString | default "5" -}}
+{{- end -}}
+
+{{- define "food-vision.shutdownDelaySeconds" -}}
+{{- include "food-vision.text" .Values.settings.shutdownDelaySeconds | default "10" -}}
+{{- end -}}
+
 {{- /* Seconds from SIGTERM's announcement to the end: what terminationGracePeriodSeconds must hold. */ -}}
 {{- define "food-vision.neededGrace" -}}
 {{- $tracing := ternary (int .Values.tracing.timeoutSeconds) 0 (ne .Values.tracing.endpoint "") -}}
-{{- add (int .Values.termination.preStopSeconds) (int .Values.settings.shutdownDelaySeconds) (int .Values.settings.drainSeconds) (int .Values.termination.marginSeconds) $tracing -}}
+{{- $drain := int (include "food-vision.setting" (list . "drainSeconds")) -}}
+{{- add (int (include "food-vision.preStopSeconds" .)) (int (include "food-vision.shutdownDelaySeconds" .)) $drain (int .Values.termination.marginSeconds) $tracing -}}
 {{- end -}}
 
 {{- define "food-vision.grace" -}}
@@ -99,16 +140,4 @@
 {{- $seconds := dict "cpu" 300 "cuda" 600 "tensorrt" 3600 -}}
 {{- $given := int .Values.probes.startupSeconds -}}
 {{- if $given -}}{{ $given }}{{- else -}}{{ get $seconds (include "food-vision.provider" .) }}{{- end -}}
-{{- end -}}
-
-{{- /* "true" where the address is on the internet. */ -}}
-{{- define "food-vision.public" -}}
-{{- $exposure := .Values.exposure -}}
-{{- if eq $exposure.mode "loadBalancer" -}}{{ if not $exposure.loadBalancer.internal }}true{{ end }}
-{{- else if eq $exposure.mode "gateway" -}}{{ if ne $exposure.gateway.className "gke-l7-rilb" }}true{{ end }}
-{{- end -}}
-{{- end -}}
-
-{{- define "food-vision.gatewayName" -}}
-{{- default (include "food-vision.fullname" .) .Values.exposure.gateway.name -}}
 {{- end -}}

@@ -1,0 +1,98 @@
+{{- /* What of `settings`, extraEnv and the other lists the service or Kubernetes would not take. */ -}}
+
+{{- /* What a setting may be, in words, from its rule in chart.json. */ -}}
+{{- define "food-vision.allowed" -}}
+{{- if .enum -}}one of {{ join ", " .enum }}
+{{- else if eq .type "boolean" -}}true or false, without quotes
+{{- else if eq .type "string" -}}a text, in quotes or by --set-string
+{{- else -}}
+{{- ternary "a whole number" "a number" (eq .type "integer") -}}
+{{- if hasKey . "maximum" }} from {{ include "food-vision.text" .minimum }} to {{ include "food-vision.text" .maximum }}
+{{- else if hasKey . "minimum" }} of at least {{ include "food-vision.text" .minimum }}{{ end }}, without quotes
+{{- end -}}
+{{- end -}}
+
+{{- /* "true" where a value is what its rule allows: (dict "rule" … "value" …). */ -}}
+{{- define "food-vision.fits" -}}
+{{- $rule := .rule -}}
+{{- $value := .value -}}
+{{- if kindIs "string" $value -}}
+{{- if or (and (eq $value "") $rule.empty) (has $value (default list $rule.enum)) (and (eq $rule.type "string") (not $rule.enum)) -}}true{{- end -}}
+{{- else if kindIs "bool" $value -}}
+{{- if eq $rule.type "boolean" -}}true{{- end -}}
+{{- else if has $rule.type (list "integer" "number") -}}
+{{- $number := float64 $value -}}
+{{- $least := ternary $rule.minimum $number (hasKey $rule "minimum") | float64 -}}
+{{- $most := ternary $rule.maximum $number (hasKey $rule "maximum") | float64 -}}
+{{- if and (or (eq $rule.type "number") (eq (floor $number) $number)) (ge $number $least) (le $number $most) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Known names that share most pairs of letters with a typed one, at most three: (list "typed" (list "known")). */ -}}
+{{- define "food-vision.nearest" -}}
+{{- $typed := index . 0 | lower | replace "_" "" -}}
+{{- $scored := list -}}
+{{- range $name := index . 1 -}}
+{{- $common := 0 -}}
+{{- range $i := until (sub (max 2 (len $typed)) 1 | int) -}}
+{{- if contains (substr $i (int (add $i 2)) $typed) (lower $name) -}}{{- $common = add1 $common -}}{{- end -}}
+{{- end -}}
+{{- $score := div (mul 2000 $common) (add (len $typed) (len $name) -2) -}}
+{{- if ge $score 600 -}}{{- $scored = append $scored (printf "%05d %s" $score $name) -}}{{- end -}}
+{{- end -}}
+{{- range $i, $row := sortAlpha $scored | reverse -}}
+{{- if lt $i 3 -}}{{ ternary ", " "" (gt $i 0) }}{{ splitList " " $row | last }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "food-vision.check.settings" -}}
+{{- $rules := (.Files.Get "chart.json" | fromJson).settings }}
+{{- range $name, $value := .Values.settings }}
+{{- $rule := get $rules $name }}
+{{- if not $rule }}
+{{- $near := include "food-vision.nearest" (list $name (keys $rules)) }}
+settings.{{ $name }} is no setting of the service{{ with $near }}; near it: {{ . }}{{ end }} (docs/operations.md#settings lists all).
+{{- else if $rule.managed }}
+settings.{{ $name }} follows from {{ $rule.managed }}: set that, and leave it out.
+{{- else if not (include "food-vision.fits" (dict "rule" $rule "value" $value)) }}
+settings.{{ $name }} is {{ toJson $value }}, but must be {{ include "food-vision.allowed" $rule }}.
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* Variables that are there already: (list $ "extraEnv" LIST NAMES). */ -}}
+{{- define "food-vision.check.variables" -}}
+{{- $root := index . 0 }}
+{{- $where := index . 1 }}
+{{- $ours := index . 3 }}
+{{- $seen := list }}
+{{- range index . 2 }}
+{{- $setting := trimPrefix "FOOD_VISION_" .name | lower | camelcase | untitle }}
+{{- $rule := default dict (get ($root.Files.Get "chart.json" | fromJson).settings $setting) }}
+{{- if hasPrefix "FOOD_VISION_" .name }}
+{{ $where }} names {{ .name }}, a setting of the service: set {{ default (printf "settings.%s" $setting) $rule.managed }} instead.
+{{- else if has .name $ours }}
+{{ $where }} names {{ .name }}, which the chart sets itself: leave it out.
+{{- else if has .name $seen }}
+{{ $where }} names {{ .name }} twice: leave one out.
+{{- end }}
+{{- $seen = append $seen .name }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.extras" -}}
+{{- include "food-vision.check.variables" (list . "extraEnv" .Values.extraEnv (include "food-vision.env" . | fromYaml | keys)) }}
+{{- range .Values.extraVolumes }}
+{{- if has .name (list "tmp" "model" "engines" "api-keys" "photo") }}
+extraVolumes names {{ .name }}, a volume of the chart: give it another name.
+{{- end }}
+{{- end }}
+{{- range $name := keys .Values.podLabels | sortAlpha }}
+{{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "food-vision-release") }}
+podLabels names {{ $name }}, which the chart sets itself: leave it out.
+{{- end }}
+{{- end }}
+{{- if and .Values.apiKeys.existingSecret .Values.apiKeys.generate }}
+apiKeys.existingSecret and apiKeys.generate are both set: take one of them.
+{{- end }}
+{{- end -}}
