@@ -59,10 +59,11 @@ def test_the_life_of_a_release(release: Release) -> None:
     assert cluster.named("Pod") == []  # taken away when it has passed
 
     second, env = "sha256:" + "2" * 64, _environment(cluster)
-    changed = {"settings": {"maxBatch": 8, "provider": "tensorrt"}}
+    changed = {"settings": {"maxBatch": 8, "provider": "tensorrt"}, "engineCache.type": "emptyDir"}
     release.upgrade(merged(LEAST, changed, {"image.digest": second, "replicas": 3}))
     assert _image(cluster).endswith(second)
-    assert _environment(cluster) == env | {"FOOD_VISION_MAX_BATCH": "8", "FOOD_VISION_PROVIDER": "tensorrt"}
+    new = {"FOOD_VISION_MAX_BATCH": "8", "FOOD_VISION_PROVIDER": "tensorrt", "FOOD_VISION_ENGINE_CACHE": "/engines"}
+    assert _environment(cluster) == env | new
 
     release.act("rollback", "demo", timeout=PATIENCE)
     assert _image(cluster).endswith(first)
