@@ -18,8 +18,9 @@ from tests.helm.engine import CASES, CHART, LEAST, environment, merged, needs_en
 # What is set beside the service's own settings, and who reads it.
 OTHERS = {"ORT_DISABLE_TELEMETRY", "HOME", "LD_LIBRARY_PATH", "CUDA_CACHE_PATH"}  # ONNX Runtime, libc, CUDA
 OTEL = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_SERVICE_NAME"}
-REACHED: dict[str, tuple[dict[str, Any], str]] = {  # managed settings: values that change them, and what comes out
+REACHED: dict[str, tuple[dict[str, Any], str]] = {  # by more than themselves: values, and what comes out
     "bundle": ({"model.baked.path": "/elsewhere"}, "/elsewhere"),
+    "provider": ({"settings.provider": "tensorrt", "engineCache.type": "emptyDir"}, "tensorrt"),
     "port": ({"service.containerPort": 9000}, "9000"),
     "engine_cache": ({"settings.provider": "tensorrt", "engineCache.type": "emptyDir"}, "/engines"),
     "api_keys_file": ({"apiKeys.existingSecret": "keys"}, "/etc/food-vision/keys"),
