@@ -127,8 +127,8 @@ def gcloud(world: World, arguments: list[str]) -> str:
         for service in filter(None, [name, *more]):
             world.things.setdefault(f"service {service}", {"flags": {}, "on": []})
         return "Operation finished successfully."
-    if kind in ("projects", "billing projects"):
-        return "True" if kind.startswith("billing") else "123456789012"
+    if kind == "projects":
+        return "123456789012"
     if kind in ("compute regions", "compute project-info"):
         return QUOTAS.get(kind.split()[1], "GPUS_ALL_REGIONS,4.0,0.0")
     if kind == "auth":
