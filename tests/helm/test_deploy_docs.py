@@ -99,7 +99,8 @@ def test_a_check_stops_the_walk(tmp_path: Path) -> None:
 def test_gcloud_has_parsed_every_command(folder: Path) -> None:
     """gcloud.txt is made by gcloud's own parser: `python -m tests.helm.gcloud_parser`, where gcloud is installed."""
     walks = [_walked(folder, name) for name in roads()]
-    assert set(commands(walks)) == set(ACCEPTED.read_text(encoding="utf-8").splitlines()[1:])
+    accepted = set(ACCEPTED.read_text(encoding="utf-8").splitlines()[1:])
+    assert set(commands(walks)) == accepted, "run `python -m tests.helm.gcloud_parser` where gcloud is installed"
 
 
 def test_blocks_are_bash() -> None:
