@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.engine import GKE, LEAST, HelmError, merged, needs_engine, objects, one, values_of
+from tests.helm.engine import GKE, LEAST, HelmError, merged, needs_engine, objects, one, texts, values_of
 from tests.helm.more_kinds import is_foreign
 
 pytestmark = needs_engine
@@ -95,10 +95,17 @@ def test_the_prometheus_operators_pods_may_scrape() -> None:
     def peers(apis: list[str]) -> str:
         return yaml.safe_dump(one(objects(LEAST, apis=apis), "NetworkPolicy")["spec"]["ingress"][0]["from"])
 
-    assert "app.kubernetes.io/name: prometheus" in peers(OPERATOR)
+    assert "managed-by: prometheus-operator\n      app.kubernetes.io/name: prometheus" in peers(OPERATOR)
     assert "gmp-system" in peers(GKE)
     assert "prometheus" not in peers(CLUSTER)
     assert "gmp-system" not in peers(CLUSTER)
+
+
+def test_the_notes_say_that_nobody_looks() -> None:
+    for apis, said in (([], "without a cluster nothing says"), (CLUSTER, "the cluster has neither monitoring.goog")):
+        assert said in texts(LEAST, apis=apis)["NOTES.txt"]
+    silent = merged(LEAST, {"monitoring.operator": "none"})
+    assert not any("scrapes" in texts(it, apis=apis)["NOTES.txt"] for it, apis in ((silent, CLUSTER), (LEAST, GKE)))
 
 
 def test_labels_by_which_an_operator_finds_its_objects() -> None:
