@@ -126,9 +126,11 @@ def engine_folder(cache: Path, key: EngineKey) -> Path:
 def seal(folder: Path) -> None:
     """Write the digest of each engine file in `folder` beside it, where ONNX Runtime has written it since.
 
-    To be called when a session is open: ONNX Runtime has then written all of it. Raises `ProviderError` when a digest
-    cannot be written.
+    To be called when a session is open: ONNX Runtime has then written all of it. In a folder that is read-only it wrote
+    nothing. Raises `ProviderError` when a digest cannot be written.
     """
+    if not os.access(folder, os.W_OK):
+        return
     for file in _loaded(folder):
         digest = _digest_of(file)
         if not digest.exists() or digest.stat().st_mtime_ns < file.stat().st_mtime_ns:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.helm.clusters import AUTOPILOT, PLAIN, STANDARD, Cluster, bytes_of, storage_limit, storage_written
-from tests.helm.engine import LEAST, HelmError, merged, needs_engine, values_of
+from tests.helm.engine import LEAST, HelmError, merged, needs_engine, objects, values_of
 from tests.helm.fake_api import fake_cluster
 from tests.helm.test_lifecycle import NAME, PATIENCE, Release
 
@@ -25,12 +25,11 @@ GOOGLES = {"PodMonitoring", "Rules", "HealthCheckPolicy", "GCPBackendPolicy", "A
     ("cluster", "values", "kinds"),
     [
         (STANDARD, values_of("tensorrt"), {"Gateway", "HTTPRoute", "PodMonitoring", "Rules", "HealthCheckPolicy"}),
-        (STANDARD, merged(GPU, MPS), {"PodMonitoring"}),
         (AUTOPILOT, GPU, {"PodMonitoring", "HorizontalPodAutoscaler"}),
         (PLAIN, CPU, {"HorizontalPodAutoscaler", "NetworkPolicy"}),
         (PLAIN, merged(LEAST, {"node.accelerator.type": ""}), {"Service"}),
     ],
-    ids=["standard", "standard-mps", "autopilot", "plain-cpu", "plain-gpu"],
+    ids=["standard", "autopilot", "plain-cpu", "plain-gpu"],
 )
 def test_a_release_lives_on(cluster: Cluster, values: Object, kinds: set[str]) -> None:
     with fake_cluster(cluster.version, cluster.admit, cluster.lacks) as server:
@@ -72,7 +71,8 @@ def test_autopilot_fills_in_what_was_not_said() -> None:
     ],
 )
 def test_autopilot_refuses(values: Object, said: str) -> None:
-    """And nothing but that: the same is installed on GKE Standard."""
+    """And GKE Standard does not."""
+    assert [why for it in objects(values) if (why := STANDARD.admit(it))] == []
     with fake_cluster(AUTOPILOT.version, AUTOPILOT.admit, AUTOPILOT.lacks) as server:
         with pytest.raises(HelmError, match=said):
             Release(server).install(values)

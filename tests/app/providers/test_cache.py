@@ -231,6 +231,15 @@ def test_a_digest_is_written_when_the_engine_is_and_then_left(tmp_path: Path) ->
     assert is_built(folder)
 
 
+def test_nothing_is_written_where_nothing_may_be(tmp_path: Path, read_only: Any) -> None:
+    folder = build(tmp_path)
+    os.utime(folder / "a.engine.sha256", ns=(0, 0))  # as a copy of the folder may have it
+    read_only()
+    seal(folder)
+    assert (folder / "a.engine.sha256").stat().st_mtime_ns == 0
+    assert engine_folder(tmp_path, KEY) == folder
+
+
 def test_a_digest_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = engine_folder(tmp_path, KEY)
     (folder / "a.engine").write_bytes(b"engine")
