@@ -50,6 +50,13 @@ def test_without_a_job_the_server_writes_and_notes_say_what_that_means() -> None
     assert said not in texts(AHEAD)["NOTES.txt"]
 
 
+def test_a_class_of_several_gpus_is_warned_of() -> None:
+    mixed = merged(AHEAD, {"node": {"mode": "computeClass", "computeClass": {"name": "gpus"}}})
+    said = "Engines fit one model of GPU, that of the Job's node: where the compute class gpus gives a pod another"
+    assert said in texts(mixed)["NOTES.txt"]
+    assert "Engines fit one model" not in texts(AHEAD)["NOTES.txt"]
+
+
 def test_the_job_acts_as_itself() -> None:
     server = {"serviceAccount": {"googleServiceAccount": SERVES, "annotations": {"a": "b"}}}
     own = "build@p.iam.gserviceaccount.com"
@@ -62,6 +69,10 @@ def test_the_job_acts_as_itself() -> None:
     assert found["demo-food-vision"] == {"a": "b", GOOGLE: SERVES}
     assert "a" in found["demo-food-vision-engines"]
     assert GOOGLE not in found["demo-food-vision-engines"]  # IAM is granted to the Kubernetes service account
+    by_hand = {"serviceAccount.annotations": {GOOGLE: SERVES}}
+    found = accounts(merged(AHEAD, by_hand))
+    assert found["demo-food-vision"] == {GOOGLE: SERVES}
+    assert GOOGLE not in found["demo-food-vision-engines"]
     named = {"engineCache.prebuild.serviceAccount": {"name": "builder", "googleServiceAccount": own}}
     assert accounts(merged(AHEAD, server, named))["builder"][GOOGLE] == own
     given = merged(AHEAD, named, {"serviceAccount": {"create": False, "name": "shared"}})
@@ -101,6 +112,10 @@ SENTENCES: list[tuple[Object, str]] = [
     (
         merged(CLAIM, {"model": {"source": "pvc", "pvc": {"claimName": "engines"}}}),
         "engineCache.pvc.existingClaim is engines, which model.pvc.claimName names too",
+    ),
+    (
+        merged(CLAIM, {"engineCache.prebuild": {"enabled": True, "serviceAccount": {"name": "demo-food-vision"}}}),
+        "engineCache.prebuild.serviceAccount.name is demo-food-vision, so the Job would write engines as demo-food-vision",
     ),
     (
         merged(AHEAD, {"serviceAccount": {"create": False, "name": "shared"}}),

@@ -144,13 +144,13 @@ engineCache.pvc.accessMode is {{ $cache.pvc.accessMode }}, which one node at a t
 {{- if $where }}
 engineCache.gcsFuse.bucket is {{ $bucket }}, which {{ $where }} names too: whoever may write engines there may replace the model, so give engines a bucket of their own.
 {{- end }}
-{{- if and $cache.prebuild.enabled (eq (include "food-vision.enginesServiceAccount" .) (include "food-vision.serviceAccount" .)) }}
-engineCache.prebuild.serviceAccount.name is {{ default "empty" $own.name }}, so the Job would write engines as {{ include "food-vision.serviceAccount" . }}, the service account of the pods that serve, which must not be able to: name another.
-{{- end }}
 {{- $google := default (get .Values.serviceAccount.annotations "iam.gke.io/gcp-service-account") .Values.serviceAccount.googleServiceAccount }}
 {{- if and $cache.prebuild.enabled $google (eq (toString $google) $own.googleServiceAccount) }}
 engineCache.prebuild.serviceAccount.googleServiceAccount is {{ $google }}, that of the pods that serve, which must not be able to write engines: name another, or leave it empty and grant IAM to the Kubernetes service account {{ include "food-vision.enginesServiceAccount" . }}.
 {{- end }}
+{{- end }}
+{{- if and $cache.prebuild.enabled (or .Values.serviceAccount.create (eq $cache.type "gcsFuse")) (eq (include "food-vision.enginesServiceAccount" .) (include "food-vision.serviceAccount" .)) }}
+engineCache.prebuild.serviceAccount.name is {{ default "empty" $own.name }}, so the Job would write engines as {{ include "food-vision.serviceAccount" . }}, the service account of the pods that serve, which must not be able to: name another.
 {{- end }}
 {{- if and (eq $cache.type "pvc") (eq $model.source "pvc") $model.pvc.claimName (eq $cache.pvc.existingClaim $model.pvc.claimName) }}
 engineCache.pvc.existingClaim is {{ $model.pvc.claimName }}, which model.pvc.claimName names too: whoever may write engines there may replace the model, so give engines a claim of their own.

@@ -51,9 +51,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
-{{- /* Annotations of a service account that acts as a Google one, or as itself: (list $ "name@project…"). */ -}}
+{{- /* Annotations of a service account that acts as a Google one, or as itself: (list ANNOTATIONS "name@project…"). */ -}}
 {{- define "food-vision.serviceAccountAnnotations" -}}
-{{- $annotations := omit (index . 0).Values.serviceAccount.annotations "iam.gke.io/gcp-service-account" -}}
+{{- $annotations := deepCopy (index . 0) -}}
 {{- with index . 1 -}}
 {{- $_ := set $annotations "iam.gke.io/gcp-service-account" . -}}
 {{- end -}}
