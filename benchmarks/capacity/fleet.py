@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from benchmarks.capacity.hpa import SYNC, Autoscaler, Behaviour, Read
 from benchmarks.capacity.replica import Replica
-from benchmarks.capacity.simulation import Outcome, open_loop
+from benchmarks.capacity.simulation import Outcome, open_loop, traffic
 
 Floats = npt.NDArray[np.float64]
 LOADS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of what one replica can do
@@ -40,7 +40,7 @@ class Curve:
     """
 
     def __init__(self, replica: Replica, *, requests: int = REQUESTS, seed: int = 0) -> None:
-        full = open_loop(replica, OVERLOAD * replica.ceiling(), requests=requests, seed=seed)
+        full = _overloaded(replica, requests, seed)
         self.capacity = full.throughput
         self.most_waiting = float(full.waiting.mean())
         self.slowest = full.percentile(50)
@@ -67,6 +67,13 @@ class Curve:
     def waiting(self, share: float) -> Floats:
         """Quantiles [SHARES] of photos that wait for the engine."""
         return _between(self._waiting, share)
+
+
+def _overloaded(replica: Replica, requests: int, seed: int) -> Outcome:
+    """What it does for good when more comes than it can do: the first half fills the queue, and does not count."""
+    arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / (OVERLOAD * replica.ceiling()), 2 * requests))
+    seconds = float(arrivals[-1]) * (1 + 1e-12)
+    return traffic(replica, arrivals, seconds, seed=seed + 1, settling=seconds / 2)
 
 
 def _load(found: Outcome, replica: Replica) -> float:
@@ -109,11 +116,13 @@ class Delays:
 class Course:
     """What became of a fleet. `pods`, `ready` [seconds]; `replica_hours` count from when a pod is asked for.
 
+    `needed` [seconds]: pods that would answer all that came if each were at its end.
     `failed_share`: of the requests, refused or not answered in time. `histogram` [bins of `EDGES`]: answers by seconds.
     """
 
     pods: npt.NDArray[np.int64]
     ready: npt.NDArray[np.int64]
+    needed: Floats
     failed_share: float
     histogram: Floats
 
@@ -218,7 +227,8 @@ def course(
             reads = [_read(seen[0][1][name], pods.ready_at <= second, target) for name, target in rule.targets]
             wanted = scaler.decide(second, len(pods.ready_at), reads)
             pods.change(wanted, second + delays.cold_start)
-    return Course(counts, ready, pods.lost / float(np.sum(rates)), pods.histogram())
+    needed = np.asarray(rates, dtype=float) / curve.capacity
+    return Course(counts, ready, needed, pods.lost / float(np.sum(rates)), pods.histogram())
 
 
 def _read(told: Floats, ready: npt.NDArray[np.bool_], target: float) -> Read:
