@@ -1,11 +1,12 @@
-"""The parts of the Helm chart that are made from code: schema and table of its values, and the rules of `settings`.
+"""The parts of the Helm chart that are made from code: schema and table of values, rules of settings.
 
-python -m scripts.chart --write    # after a change of app/settings.py or of helm/food-vision/values.yaml
+python -m scripts.chart --write    # after a change of app/settings.py or of the chart's values.yaml
 python -m scripts.chart --check    # exit code 1 when a file is out of date; a test does the same
 
-values.yaml is the one place where a value is written down: its default gives the type, `# -- …` above it the meaning, and
-`# @schema …` behind it the bounds, as the inside of a YAML map of JSON Schema. chart.json is for the chart's templates:
-what the service takes for each of its settings, which value decides those of `MANAGED`, and defaults of `MODES`.
+values.yaml is the one place where a value is written down: its default gives the type, `# -- …`
+above it the meaning, and `# @schema …` behind it the bounds, as the inside of a YAML map of JSON
+Schema. chart.json is for the chart's templates: what the service takes for each of its settings,
+which value decides those of `MANAGED`, and the defaults of `MODES`.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ KEYWORDS = {
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
 GLOBAL = {"type": "object", "description": "what Helm itself passes to charts that are part of another"}
 LINE = re.compile(
-    r"^(?P<indent> *)(?P<name>[A-Za-z]\w*):(?: (?P<default>(?!#)\S.*?))?(?: +# @schema (?P<rule>.*)| +# .*)?$"
+    r'^(?P<indent> *)(?P<name>[A-Za-z]\w*):(?: (?P<default>"[^"]*"|(?!#)\S.*?))?(?: +# @schema (?P<rule>.*)| +# .*)?$'
 )
 
 
@@ -105,7 +106,7 @@ def values_of(text: str) -> Iterator[Value]:
 
 
 def values_table(values: str) -> str:
-    """A row for each documented value of `values` (the text of values.yaml): name, default and meaning."""
+    """A row for each documented value of `values` (the text of values.yaml)."""
     rows = [
         f"| `{it.path}` | {'see values.yaml' if it.default is None else f'`{it.default}`'} | {it.meaning} |\n"
         for it in values_of(values)
@@ -115,7 +116,10 @@ def values_table(values: str) -> str:
 
 
 def values_schema(values: str) -> dict[str, Any]:
-    """The JSON Schema of `values` (the text of values.yaml). Raises `ContractError` naming a rule that is none."""
+    """The JSON Schema of `values` (the text of values.yaml).
+
+    Raises `ContractError` that names a rule which is none.
+    """
     rules = {it.path: _rule(it) for it in values_of(values) if it.rule}
     schema = _section(yaml.safe_load(values), "", rules)
     schema["properties"]["global"] = GLOBAL
@@ -128,7 +132,7 @@ def _rule(value: Value) -> dict[str, Any]:
         rule = yaml.safe_load(f"{{{value.rule}}}")
     except yaml.YAMLError:
         rule = {}
-    if not rule or set(rule) - KEYWORDS or rule.get("is", "url") not in DEFINITIONS:
+    if not rule or set(rule) - KEYWORDS or str(rule.get("is", "url")) not in DEFINITIONS:
         raise ContractError(
             f"values.yaml: {value.path} has the rule {value.rule!r}; write `# @schema KEYWORD: VALUE, …` with "
             f"{', '.join(sorted(KEYWORDS))}, where `is` is one of {', '.join(DEFINITIONS)}."
@@ -152,9 +156,9 @@ def _section(values: dict[str, Any], above: str, rules: dict[str, dict[str, Any]
 
 
 def settings_rules(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the service takes for each setting, by its name in the chart; `managed` is the value that decides it.
+    """What the service takes for each setting, by its name in the chart.
 
-    `empty`: the chart may leave it out, and then decides itself.
+    `managed` is the value that decides it; `empty`: it may be left out, and the chart decides.
     """
     types = Settings.model_json_schema()["properties"]
     rules: dict[str, dict[str, Any]] = {}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.helm.engine import CHART, LEAST, Engine, HelmError, engine, merged, needs_engine, values_of
-from tests.helm.fake_api import FakeCluster, Object, fake_cluster
+from tests.helm.fake_api import KINDS, FakeCluster, Object, fake_cluster
 from tests.helm.more_kinds import check_foreign, inner_objects, is_foreign
 
 pytestmark = needs_engine
@@ -144,6 +146,45 @@ def test_a_claim_with_engines_outlives_the_release(release: Release) -> None:
     release.act("uninstall", "demo", timeout=PATIENCE)
     assert release.cluster.named("PersistentVolumeClaim") == [f"{NAME}-engines"]
     assert release.cluster.named("Deployment") == []
+
+
+def test_a_generated_key_is_never_written_over(release: Release) -> None:
+    cluster, values = release.cluster, merged(LEAST, {"apiKeys.generate": True})
+
+    def secret() -> Object:
+        return dict(cluster.get("Secret", f"{NAME}-keys")["data"])
+
+    release.install(values)
+    first = secret()
+    assert re.fullmatch(rb"[A-Za-z0-9]{40}", base64.b64decode(first["keys"]))
+    release.upgrade(merged(values, {"settings.maxBatch": 8}))
+    assert secret() == first
+    (place,) = [key for key, it in cluster.objects.items() if it["kind"] == "Secret"]
+    changed = {"keys": base64.b64encode(b"mine\n").decode(), "old": first["keys"]}
+    cluster.store(place, cluster.get("Secret", f"{NAME}-keys") | {"data": changed}, "MODIFIED")
+    release.act("rollback", "demo", timeout=PATIENCE)
+    assert secret() == changed
+    release.upgrade(merged(values, {"apiKeys.key": "api.txt"}))  # a place in the Secret that is not there yet
+    assert secret().items() > changed.items()
+    assert set(secret()) == {"keys", "old", "api.txt"}
+    changed = secret()
+    release.act("uninstall", "demo", timeout=PATIENCE)
+    assert {it["kind"] for it in cluster.objects.values()} == {"Secret"}
+    release.install(values)
+    assert secret() == changed
+
+
+def test_a_cluster_without_any_api_of_others() -> None:
+    """Nothing of GKE's, of an operator's or of the Gateway API: the default values install all the same."""
+    others = [group for group in KINDS if re.search(r"(gke|googleapis|coreos|gateway|keda|jobset)\W", group)]
+    assert len(others) == 7
+    with fake_cluster("v1.33.0", admit, lacks=others) as cluster:
+        release = Release(cluster)
+        release.install(LEAST)
+        kinds = {"Deployment", "Service", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget"}
+        assert {it["kind"] for it in cluster.objects.values()} == kinds
+        with pytest.raises(HelmError, match=r"autoscaling.mode is keda, but the cluster has no keda.sh/v1alpha1"):
+            release.upgrade(merged(LEAST, {"autoscaling": {"mode": "keda", "keda": {"serverAddress": "http://p"}}}))
 
 
 def test_what_the_server_refuses_is_told(release: Release) -> None:

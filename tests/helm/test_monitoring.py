@@ -112,6 +112,18 @@ def test_the_label_that_alerts_ask_for_is_the_one_that_pods_give() -> None:
 
 
 @needs_engine
+def test_either_operator_gets_the_same_alerts_and_labels() -> None:
+    found = objects(merged(LEAST, {"monitoring.operator": "prometheus"}))
+    assert one(found, "PrometheusRule")["spec"] == one(objects(LEAST), "Rules")["spec"]
+    pod = one(found, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    relabelled = one(found, "ServiceMonitor")["spec"]["endpoints"][0]["relabelings"]
+    given = {it["targetLabel"]: it["sourceLabels"] for it in relabelled}
+    label = "__meta_kubernetes_pod_label_app_kubernetes_io_instance"
+    assert given == {"release": [label], "node": ["__meta_kubernetes_pod_node_name"]}
+    assert pod["app.kubernetes.io/instance"] == "demo"  # what the alerts ask for as `release`
+
+
+@needs_engine
 def test_alerts_link_to_their_page() -> None:
     for rule in rules({"monitoring.alerts.runbookUrl": "https://wiki/food"}):
         assert rule["annotations"]["runbook_url"] == f"https://wiki/food#{rule['alert'].lower()}"

@@ -141,6 +141,7 @@ def test_the_package_holds_what_it_needs(tmp_path: Path) -> None:
         ("public", "Engines are built again in every new pod"),
         ("spot", "The GPU is shared (mps), its memory is not divided: 4 pods"),
         ("cpu-spot", "kubectl -n gateways get gateway shared"),
+        ("prometheus", "KEY=$(kubectl -n food get secret demo-food-vision-keys -o jsonpath='{.data.keys}' | base64 -d"),
         ("training", "kubectl -n food get job demo-food-vision-train-1"),
         ("training-jobset", "kubectl -n food get jobset demo-food-vision-train-1"),
     ],
