@@ -138,16 +138,17 @@ class Course:
 
 
 class _Pods:
-    """The pods by age: the youngest goes first. Rows of the last seconds, columns of pods."""
+    """`count` pods that share `rate` a second, by age: the youngest goes first. Rows of the last seconds, columns of pods."""
 
-    def __init__(self, curve: Curve, count: int, seed: int) -> None:
+    def __init__(self, curve: Curve, count: int, rate: float, seed: int) -> None:
         self._curve, self._rng = curve, np.random.default_rng(seed)
         self.ready_at = np.full(count, -np.inf)
         self._waits = np.zeros(count)  # photos that wait beyond what the curve has
-        self._share = np.zeros((WINDOW, count))  # of its capacity that each answered
+        self._level = min(1.0, rate / count / curve.capacity)
+        # Of its capacity that each answered; it was like that before, too.
+        self._share = np.full((WINDOW, count), self._level)
         self._levels = np.zeros(LEVELS + 1)  # answers at each level
         self._late = np.zeros(len(EDGES) - 1)
-        self._level = 0.0
         self.lost = 0.0  # requests without an answer
 
     def change(self, count: int, ready_at: float) -> None:
@@ -212,7 +213,7 @@ def course(
     seed: int = 0,
 ) -> Course:
     """A fleet of `start` pods under arrivals of `rates` [seconds] a second; without a rule their number stays."""
-    pods, scaler = _Pods(curve, start, seed), Autoscaler(behaviour)
+    pods, scaler = _Pods(curve, start, float(rates[0]), seed), Autoscaler(behaviour)
     seen: deque[tuple[float, dict[str, Floats]]] = deque()
     counts, ready = np.zeros(len(rates), dtype=np.int64), np.zeros(len(rates), dtype=np.int64)
     for second, rate in enumerate(np.asarray(rates, dtype=float).tolist()):

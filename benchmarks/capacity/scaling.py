@@ -145,7 +145,7 @@ def _main(args: argparse.Namespace, argv: list[str]) -> int:
         result["replicas"][name] = {"what": what, "replica": to_json(replica), **_curve(curve)}
         _compare(name, curve, args, result)
     if args.out is not None:
-        write_text_atomic(args.out.with_name(args.out.name + ".json"), json.dumps(result, indent=1) + "\n")
+        write_text_atomic(args.out.with_name(args.out.name + ".json"), _written(result))
         write_text_atomic(args.out.with_name(args.out.name + ".md"), markdown(result))
         write_bytes_atomic(args.out.with_name(args.out.name + ".png"), plot(result))
     print(markdown(result), flush=True)
@@ -194,6 +194,14 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "busy": np.round(curve.busy(shares), 4).tolist(), "load": np.round(curve.load(shares), 4).tolist(),
         "waiting": [round(float(curve.waiting(share).mean()), 3) for share in LOADS],
     }  # fmt: skip
+
+
+def _written(result: dict[str, Any]) -> str:
+    """As JSON, without what only the plot needs: each minute of each run."""
+    short: dict[str, Any] = dict(result)
+    for name in ("runs", "targets"):
+        short[name] = [{k: v for k, v in one.items() if k not in ("ready", "needed")} for one in result[name]]
+    return json.dumps(short, indent=1) + "\n"
 
 
 def _say(text: str) -> None:

@@ -82,5 +82,5 @@ def plot(result: dict[str, Any]) -> bytes:
         axes.set(xlabel="hours", ylabel="pods ready", ylim=(0, None), title=f"{shape}, cold start {cold_start:g} s")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    grid[0][0].legend(fontsize=8, frameon=False)
+    grid[-1][0].legend(fontsize=8, frameon=False, loc="upper left")
     return png(figure)
