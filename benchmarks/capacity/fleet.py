@@ -138,14 +138,14 @@ class Course:
 
 
 class _Pods:
-    """`count` pods that share `rate` a second, by age: the youngest goes first. Rows of the last seconds, columns of pods."""
+    """`count` pods that share `rate` a second, by age: the youngest goes first."""
 
     def __init__(self, curve: Curve, count: int, rate: float, seed: int) -> None:
         self._curve, self._rng = curve, np.random.default_rng(seed)
         self.ready_at = np.full(count, -np.inf)
         self._waits = np.zeros(count)  # photos that wait beyond what the curve has
         self._level = min(1.0, rate / count / curve.capacity)
-        # Of its capacity that each answered; it was like that before, too.
+        # Of its capacity that each pod (column) answered in each of the last seconds: it was like that before, too.
         self._share = np.full((WINDOW, count), self._level)
         self._levels = np.zeros(LEVELS + 1)  # answers at each level
         self._late = np.zeros(len(EDGES) - 1)
