@@ -2,10 +2,12 @@
 
 ONNX Runtime names an engine after the graph's file name, its tensor names and versions, not after weights or shapes
 (`TRTGenerateId`). New weights under an old name would be served by the old engine. So each engine has a folder of its
-own, named after a digest of all that it depends on:
+own, named after a digest of all that it depends on. An engine is code, and ONNX Runtime writes it in place and loads
+whatever is there. So its own digest is written beside it, and compared before it is loaded:
 
     <cache>/encoder-batch8-1f0c62d9a4be/key.json      what the engine is for, checked before the folder is used again
                                         *.engine      written by ONNX Runtime, with *.profile beside it
+                                        *.sha256      of each of the two, written when the engine is whole
     <cache>/timing-trt10.16.1-sm90-nvidia-h200/       tactic timings, shared by all engines built on that GPU
 """
 
@@ -22,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from app.providers.gpu import ProviderError
-from contract.files import write_text_atomic
+from contract.files import sha256_file, write_text_atomic
 
 log = logging.getLogger("food_vision")
 
 KEY_FILE = "key.json"
+DIGEST = ".sha256"  # behind the name of the file that it is of
+LOADED = ("*.engine", "*.profile")  # what ONNX Runtime writes into a folder and loads from it
 MOST_FOLDERS = 9  # of one name, before somebody has to look
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 
@@ -58,6 +62,11 @@ class EngineKey:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
     @property
+    def what(self) -> str:
+        """Graph, batch, GPU and versions, for a sentence."""
+        return f"{self.graph} ({self._batch()}, {self.gpu}, TensorRT {self.tensorrt}, ONNX Runtime {self.onnxruntime})"
+
+    @property
     def name(self) -> str:
         """The folder's name: graph, batch, and the first 12 characters of the key's sha256."""
         digest = hashlib.sha256(self.json.encode()).hexdigest()
@@ -87,13 +96,18 @@ class Entry:
 def engine_folder(cache: Path, key: EngineKey) -> Path:
     """The folder of `key` in `cache`, made if it is not there; never one whose `key.json` says anything else.
 
-    A folder that lost its key, or holds another one, is left as it is, with a line in the log, and the engine gets a
-    fresh folder beside it. A folder that holds an engine may be read-only (baked into an image); any other must be
-    writable. Raises `ProviderError`: it cannot be written, or too many damaged folders have gathered.
+    An engine in it is as it was when it was built, by the digest beside it. One that is not is deleted, with a line in
+    the log, and will be built again. A folder that lost its key, or holds another one, is left as it is, with a line in
+    the log, and the engine gets a fresh folder beside it.
+
+    A cache that is read-only (baked into an image, or built ahead) must hold the engine, whole. Raises `ProviderError`:
+    it does not, the cache cannot be written, or too many damaged folders have gathered.
     """
     for attempt in range(1, MOST_FOLDERS + 1):
         folder = cache / (key.name if attempt == 1 else f"{key.name}-{attempt}")
         if _is_fresh(folder):
+            if cache.is_dir() and not os.access(cache, os.W_OK):
+                raise _read_only(cache, f"holds no engine for {key.what}")
             _make(folder)
             try:
                 write_text_atomic(folder / KEY_FILE, key.json)
@@ -101,13 +115,29 @@ def engine_folder(cache: Path, key: EngineKey) -> Path:
                 raise _cannot_write(folder, error) from None
             return folder
         if _read(folder / KEY_FILE) == key.json:
-            if not is_built(folder) and not os.access(folder, os.W_OK):
-                raise _cannot_write(folder, PermissionError(13, "Permission denied"))
+            _check(folder, key)
             return folder
         log.warning("%s is not used: its %s is not that of the engine; delete the folder", folder, KEY_FILE)
     raise ProviderError(
         f"The engine cache {cache} holds {MOST_FOLDERS} damaged folders named {key.name}; delete them and start again."
     )
+
+
+def seal(folder: Path) -> None:
+    """Write the digest of each engine file in `folder` beside it, where ONNX Runtime has written it since.
+
+    To be called when a session is open: ONNX Runtime has then written all of it. In a folder that is read-only it wrote
+    nothing. Raises `ProviderError` when a digest cannot be written.
+    """
+    if not os.access(folder, os.W_OK):
+        return
+    for file in _loaded(folder):
+        digest = _digest_of(file)
+        if not digest.exists() or digest.stat().st_mtime_ns < file.stat().st_mtime_ns:
+            try:
+                write_text_atomic(digest, f"{sha256_file(file)}  {file.name}\n")  # as sha256sum -c reads it
+            except OSError as error:
+                raise _cannot_write(folder, error) from None
 
 
 def timing_folder(cache: Path, *, tensorrt: str, gpu: str, capability: str) -> Path:
@@ -134,6 +164,47 @@ def entries(cache: Path) -> list[Entry]:
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
         found.append(Entry(folder.name, _parse(_read(folder / KEY_FILE)), files))
     return found
+
+
+def _check(folder: Path, key: EngineKey) -> None:
+    """Nothing in `folder` is loaded that is not what was built: deleted where that can be, else `ProviderError`."""
+    writable = os.access(folder, os.W_OK)
+    fault = _fault(folder)
+    if not writable and not is_built(folder):
+        raise _read_only(folder.parent, f"holds no engine for {key.what}")
+    if fault and not writable:
+        raise _read_only(folder.parent, f"holds an engine for {key.what} that is not used, since {fault}")
+    if fault:
+        log.warning("%s: the engine is built again, since %s", folder, fault)
+        for file in _loaded(folder):
+            for each in (_digest_of(file), file):
+                try:
+                    each.unlink(missing_ok=True)
+                except OSError as error:
+                    raise _cannot_write(folder, error) from None
+
+
+def _fault(folder: Path) -> str | None:
+    """Why the files that ONNX Runtime would load from `folder` are not those that it wrote; None where they are."""
+    for file in _loaded(folder):
+        said = (_read(_digest_of(file)) or "").split()
+        if not said:
+            return f"{file.name} has no digest ({_digest_of(file).name}): whoever wrote it did not end"
+        try:
+            found = sha256_file(file)
+        except OSError as error:
+            return f"{file.name} cannot be read ({error.strerror})"
+        if found != said[0]:
+            return f"{file.name} is not what its digest ({_digest_of(file).name}) says: it was changed or damaged"
+    return None
+
+
+def _loaded(folder: Path) -> list[Path]:
+    return sorted(file for pattern in LOADED for file in folder.glob(pattern))
+
+
+def _digest_of(file: Path) -> Path:
+    return file.with_name(file.name + DIGEST)
 
 
 def _is_fresh(folder: Path) -> bool:
@@ -169,6 +240,14 @@ def _cannot_write(folder: Path, error: OSError) -> ProviderError:
     return ProviderError(
         f"The engine cache cannot be written at {folder} ({error.strerror}); mount a writable volume there or choose "
         "another folder (FOOD_VISION_ENGINE_CACHE)."
+    )
+
+
+def _read_only(cache: Path, why: str) -> ProviderError:
+    return ProviderError(
+        f"The engine cache {cache} is read-only and {why}; build the engines first, on this model of GPU with the same "
+        "image, bundle and settings: engineCache.prebuild.enabled=true in the chart does so in a Job before each "
+        f"install and upgrade, elsewhere python -m app.tools.build_engines BUNDLE --engine-cache {cache}."
     )
 
 

@@ -20,7 +20,7 @@ import onnxruntime as ort
 
 from app.cores import available
 from app.providers import gpu, tensorrt
-from app.providers.cache import is_built
+from app.providers.cache import is_built, seal
 from app.providers.gpu import Gpu, ProviderError
 from app.providers.options import Profile, cuda_options, tensorrt_options
 from contract.bundle_files import GraphFile
@@ -89,8 +89,8 @@ def open_session(
     `cudnn` says that a GPU provider will need cuDNN, which CUDA alone would miss only at the first convolution.
 
     TensorRT needs `fixed` or a `profile` for every symbolic dimension, else it would build engines during requests.
-    Its engines are kept in `engine_cache`, keyed by `model_digest` and all else that they depend on; without a cache
-    they are built at every start.
+    Its engines are kept in `engine_cache`, keyed by `model_digest` and all else that they depend on, each with a digest
+    that is compared before the engine is loaded; without a cache they are built at every start.
 
     Strict: on CUDA every node runs there. On TensorRT every node runs on TensorRT or CUDA, at least one on TensorRT,
     and all with a CUDA graph. Never is a node on the CPU. Raises `ProviderError` with reason and remedy when that is
@@ -120,6 +120,8 @@ def open_session(
             plan = _Plan(provider, [(PROVIDERS[provider], options), cuda], engines)
     session = _create(graph, plan, _session_options(graph, threads, fixed, strict=provider != "cpu"))
     _check_session(session, graph.path, provider, profile, cuda_graph)
+    if plan.engines is not None:
+        seal(plan.engines)
     return session
 
 
@@ -206,7 +208,7 @@ def _failure(graph: GraphFile, plan: _Plan, options: ort.SessionOptions, error: 
         return MemoryError(f"The GPU has no memory for {path.name}: {text[:300]}")
     remedy = "see the lines above in the log"
     if plan.engines is not None and is_built(plan.engines):
-        remedy = f"if the engine on disk is damaged, delete {plan.engines} so that it is built again"
+        remedy = f"if the engine on disk no longer fits this machine, delete {plan.engines} so that it is built again"
     return ProviderError(f"The provider {plan.provider!r} cannot run {path.name}: {text[:300].rstrip('. ')}; {remedy}.")
 
 

@@ -50,7 +50,8 @@ PATH = re.compile(
 
 
 class FakeCluster(ThreadingHTTPServer):
-    """`admit` is asked of each object that is written and returns what is wrong with it, or nothing."""
+    """`admit` is asked of each object that is written and returns what is wrong with it, or nothing; it may change the
+    object, as an admission webhook does."""
 
     daemon_threads = True
 
@@ -208,7 +209,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _write(self) -> None:
         it, query = self._body(), parse_qs(urlsplit(self.path).query)
-        key, kind, _ = self._where()
+        try:
+            key, kind, _ = self._where()
+        except KeyError:
+            self._fail(404, "NotFound", "the server could not find the requested resource")
+            return
         name = key[2] or it["metadata"]["name"]
         key = (key[0], key[1], name)
         old = self.server.objects.get(key)

@@ -17,6 +17,9 @@ from tests.helm.engine import LEAST, environment, merged, needs_engine, objects,
 pytestmark = needs_engine
 
 
+ENGINES = {"engineCache.type": "emptyDir"}
+
+
 def start(values: dict[str, object], bundle: Path, first: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`python -m app` with the environment of the release's pods, the bundle aside."""
     env = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
@@ -29,7 +32,7 @@ def start(values: dict[str, object], bundle: Path, first: Path | None = None) ->
 
 @pytest.mark.parametrize("provider", ["", "tensorrt"])
 def test_a_cpu_image_on_a_gpu_node(provider: str, bundle: Path) -> None:
-    done = start(merged(LEAST, {"settings.provider": provider}), bundle)
+    done = start(merged(LEAST, ENGINES if provider else {}, {"settings.provider": provider}), bundle)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("app: ")
@@ -41,7 +44,7 @@ def test_a_cpu_image_on_a_gpu_node(provider: str, bundle: Path) -> None:
 def test_a_gpu_image_on_a_node_without_a_driver(provider: str, bundle: Path) -> None:
     if not (WHEEL / "onnxruntime").is_dir():
         pytest.skip("needs onnxruntime-gpu beside the CPU package: make gpu-wheel")
-    done = start(merged(LEAST, {"settings.provider": provider}), bundle, first=WHEEL)
+    done = start(merged(LEAST, ENGINES if provider else {}, {"settings.provider": provider}), bundle, first=WHEEL)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("app: ")

@@ -83,7 +83,8 @@ def test_what_is_asked_for_and_missing(values: dict[str, Any], there: list[str],
 
 def test_policies_of_gke_are_for_its_own_gateways() -> None:
     keyed = {"apiKeys.existingSecret": "k", "exposure.gateway.allowPlainHttp": True}
-    values = merged(keyed, {"exposure": SHARED, "networkPolicy.proxySubnets": ["10.0.0.0/8"]})
+    peers = {"proxySubnets": ["10.0.0.0/8"], "allowFrom": [{"podSelector": {}}]}
+    values = merged(keyed, {"exposure": SHARED, "networkPolicy": peers})
     assert foreign(values, [*CLUSTER, "gateway.networking.k8s.io/v1"]) == {"Gateway", "HTTPRoute"}
     gke = merged(values, {"exposure.gateway.className": "gke-l7-rilb"})
     assert foreign(gke, [*CLUSTER, *GKE]) >= {"HealthCheckPolicy", "GCPBackendPolicy"}

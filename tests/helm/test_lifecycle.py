@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import functools
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.helm.engine import CHART, LEAST, Engine, HelmError, engine, merged, needs_engine, values_of
+from tests.helm.clusters import by_schema
+from tests.helm.engine import CHART, LEAST, HelmError, engine, merged, needs_engine, values_of
 from tests.helm.fake_api import KINDS, FakeCluster, Object, fake_cluster
-from tests.helm.more_kinds import check_foreign, inner_objects, is_foreign
 
 pytestmark = needs_engine
 
@@ -41,26 +40,10 @@ class Release:
         return self.act("upgrade", str(CHART), "demo", values, namespace="food", timeout=PATIENCE, wait="hookOnly")
 
 
-@functools.cache
-def _validator() -> Engine:
-    return Engine()  # its own: the other one waits for Helm while the server asks
-
-
-def admit(it: Object) -> str:
-    """What is wrong with an object, as the strict schemas of Kubernetes 1.35 and of tests/helm/kinds.py say."""
-    if is_foreign(it):
-        try:
-            check_foreign(it)
-        except ValueError as error:
-            return str(error)
-    own = inner_objects(it) if is_foreign(it) else [it]
-    return "; ".join(_validator().ask("validate", documents=own, versions=["1.35"]))
-
-
 @pytest.fixture
 def release() -> Iterator[Release]:
-    """A cluster of GKE 1.35 with nothing on it."""
-    with fake_cluster("v1.35.1-gke.1396000", admit) as cluster:
+    """A cluster of GKE 1.35 with nothing on it, and every kind that the chart knows."""
+    with fake_cluster("v1.35.1-gke.1396000", by_schema) as cluster:
         yield Release(cluster)
 
 
@@ -78,10 +61,11 @@ def test_the_life_of_a_release(release: Release) -> None:
     assert cluster.named("Pod") == []  # taken away when it has passed
 
     second, env = "sha256:" + "2" * 64, _environment(cluster)
-    changed = {"settings": {"maxBatch": 8, "provider": "tensorrt"}}
+    changed = {"settings": {"maxBatch": 8, "provider": "tensorrt"}, "engineCache.type": "emptyDir"}
     release.upgrade(merged(LEAST, changed, {"image.digest": second, "replicas": 3}))
     assert _image(cluster).endswith(second)
-    assert _environment(cluster) == env | {"FOOD_VISION_MAX_BATCH": "8", "FOOD_VISION_PROVIDER": "tensorrt"}
+    new = {"FOOD_VISION_MAX_BATCH": "8", "FOOD_VISION_PROVIDER": "tensorrt", "FOOD_VISION_ENGINE_CACHE": "/engines"}
+    assert _environment(cluster) == env | new
 
     release.act("rollback", "demo", timeout=PATIENCE)
     assert _image(cluster).endswith(first)
@@ -178,7 +162,7 @@ def test_a_cluster_without_any_api_of_others() -> None:
     """Nothing of GKE's, of an operator's or of the Gateway API: the default values install all the same."""
     others = [group for group in KINDS if re.search(r"(gke|googleapis|coreos|gateway|keda|jobset)\W", group)]
     assert len(others) == 7
-    with fake_cluster("v1.33.0", admit, lacks=others) as cluster:
+    with fake_cluster("v1.33.0", by_schema, lacks=others) as cluster:
         release = Release(cluster)
         release.install(LEAST)
         kinds = {"Deployment", "Service", "ServiceAccount", "NetworkPolicy", "PodDisruptionBudget"}

@@ -132,7 +132,8 @@ def test_alerts_link_to_their_page() -> None:
 
 @needs_engine
 def test_alerts_follow_the_values() -> None:
-    found = {it["alert"]: it for it in rules({"settings.provider": "tensorrt", "resources.limits.memory": "500Mi"})}
+    tensorrt = {"settings.provider": "tensorrt", "engineCache.type": "emptyDir"}
+    found = {it["alert"]: it for it in rules(tensorrt | {"resources.limits.memory": "500Mi"})}
     assert 'provider!~"|tensorrt"' in found["FoodVisionWrongProvider"]["expr"]
     assert found["FoodVisionMemory"]["expr"].endswith(f"> 0.9 * {500 << 20}")
     assert found["FoodVisionNotReady"]["for"] == "65m"

@@ -59,10 +59,6 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ),
     # engines
     ({"engineCache": {"type": "emptyDir"}}, "engineCache.type is emptyDir, but the provider is cuda"),
-    (
-        merged(TENSORRT, {"settings.inFlight": 2}),
-        "settings.inFlight is 2, but the provider is tensorrt and engineCache",
-    ),
     (merged(TENSORRT, {"engineCache": {"type": "gcsFuse"}}), "engineCache.gcsFuse.bucket is missing"),
     (
         merged(TENSORRT, {"engineCache": {"type": "emptyDir", "prebuild": {"enabled": True}}}),

@@ -139,7 +139,7 @@ def test_the_package_holds_what_it_needs(tmp_path: Path) -> None:
         ("compute-class", "from inside the VPC network"),
         ("public", "without TLS: keys and photos cross the internet in the clear"),
         ("public", "Engines are built again in every new pod"),
-        ("spot", "The GPU is shared (mps), its memory is not divided: 4 pods"),
+        ("spot", "each of 4 pods has an equal part of its memory and threads"),
         ("cpu-spot", "kubectl -n gateways get gateway shared"),
         ("prometheus", "KEY=$(kubectl -n food get secret demo-food-vision-keys -o jsonpath='{.data.keys}' | base64 -d"),
         ("training", "kubectl -n food get job demo-food-vision-train-1"),

@@ -18,8 +18,9 @@ from tests.helm.engine import CASES, CHART, LEAST, environment, merged, needs_en
 # What is set beside the service's own settings, and who reads it.
 OTHERS = {"ORT_DISABLE_TELEMETRY", "HOME", "LD_LIBRARY_PATH", "CUDA_CACHE_PATH"}  # ONNX Runtime, libc, CUDA
 OTEL = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_SERVICE_NAME"}
-REACHED: dict[str, tuple[dict[str, Any], str]] = {  # managed settings: values that change them, and what comes out
+REACHED: dict[str, tuple[dict[str, Any], str]] = {  # by more than themselves: values, and what comes out
     "bundle": ({"model.baked.path": "/elsewhere"}, "/elsewhere"),
+    "provider": ({"settings.provider": "tensorrt", "engineCache.type": "emptyDir"}, "tensorrt"),
     "port": ({"service.containerPort": 9000}, "9000"),
     "engine_cache": ({"settings.provider": "tensorrt", "engineCache.type": "emptyDir"}, "/engines"),
     "api_keys_file": ({"apiKeys.existingSecret": "keys"}, "/etc/food-vision/keys"),
@@ -74,7 +75,7 @@ def test_every_value_is_documented_and_in_the_schema() -> None:
 
 
 def test_managed_settings_are_all_known() -> None:
-    assert set(chart.MANAGED) == set(REACHED)
+    assert {*chart.MANAGED, "provider"} == set(REACHED)
     assert set(chart.MANAGED) <= set(Settings.model_fields)
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     rules = chart.settings_rules(values)

@@ -28,8 +28,9 @@ PORT = 8000
 def for_podman(manifest: str, image: str, port: int) -> list[dict[str, Any]]:
     """The documents that podman runs: one replica, this image, published on `port` of the loopback address.
 
-    What only a cluster has is left out: GPU limits, the grace before SIGTERM that load balancers need, and an
-    init container's place in the pod's life is told to podman by its own annotation. All else stays as rendered.
+    What only a cluster has is left out: GPU limits, the grace before SIGTERM that load balancers need, and the restart of
+    a container that has ended, whose exit code would be lost. An init container's place in the pod's life is told to
+    podman by its own annotation. All else stays as rendered.
     """
     found = [document for document in yaml.safe_load_all(manifest) if document and document["kind"] in KINDS]
     deployments = [document for document in found if document["kind"] == "Deployment"]
@@ -40,6 +41,7 @@ def for_podman(manifest: str, image: str, port: int) -> list[dict[str, Any]]:
     container = template["spec"]["containers"][0]
     container["image"], container["imagePullPolicy"] = image, "Never"
     container.pop("lifecycle", None)
+    template["spec"]["restartPolicy"] = "Never"
     for kind in ("limits", "requests"):
         container.get("resources", {}).get(kind, {}).pop("nvidia.com/gpu", None)
     for one in container["ports"]:

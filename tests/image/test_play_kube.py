@@ -7,6 +7,8 @@ manifest that FOOD_VISION_MANIFEST names.
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -15,7 +17,7 @@ import pytest
 from scripts import image as images
 from scripts.containers import Tools
 from scripts.model_regression import BUNDLE, PICTURES, main
-from tests.image.container import image_under_test
+from tests.image.container import Container, image_under_test
 from tests.image.kube import for_podman, host_config, played
 
 MANIFEST = "FOOD_VISION_MANIFEST"
@@ -78,6 +80,21 @@ def check(tools: Tools, url: str, container: str) -> None:
     assert tools.call("exec", container, "id", "-u") == "10001"
 
 
+def drains(container: Container) -> None:
+    """After SIGTERM it is not ready, answers what comes all the same, and ends by itself with exit code 0."""
+    codes: list[int] = []
+    waiter = threading.Thread(target=lambda: codes.append(container.signal_and_wait()))
+    waiter.start()
+    while httpx.get(f"{container.url}/health/ready").status_code == 200:  # until the signal has come
+        time.sleep(0.05)
+    assert httpx.get(f"{container.url}/health/live").status_code == 200, "or the kubelet would kill it"
+    answer = httpx.post(f"{container.url}/predict", content=(PICTURES / "pizza.png").read_bytes())
+    assert (answer.status_code, answer.json()["label"]) == (200, "pizza")
+    waiter.join(60)
+    assert codes == [0]
+    assert "Traceback" not in container.logs()
+
+
 def test_a_deployment_answers_and_keeps_to_its_rights(baked: tuple[Tools, str], tmp_path: Path) -> None:
     tools, name = baked
     with played(tools, PLAIN, name, tmp_path) as (url, container):
@@ -87,7 +104,7 @@ def test_a_deployment_answers_and_keeps_to_its_rights(baked: tuple[Tools, str], 
         assert host_config(tools, container)["HostConfig"]["Memory"] == 1 << 30
 
 
-def test_the_charts_deployment_answers(baked: tuple[Tools, str], tmp_path: Path) -> None:
+def test_the_charts_deployment_answers_and_drains(baked: tuple[Tools, str], tmp_path: Path) -> None:
     helm = pytest.importorskip("tests.helm.engine", reason="needs the chart")
     if not helm.PYTHON.exists():
         pytest.skip("needs Helm's engine: make chart-venv")
@@ -96,6 +113,7 @@ def test_the_charts_deployment_answers(baked: tuple[Tools, str], tmp_path: Path)
     manifest = "\n---\n".join(text for file, text in texts.items() if file.endswith(".yaml") and "/tests/" not in file)
     with played(baked[0], manifest, baked[1], tmp_path) as (url, container):
         check(baked[0], url, container)
+        drains(Container(baked[0], container, url))
 
 
 @pytest.mark.skipif(MANIFEST not in os.environ, reason=f"needs {MANIFEST}, a rendered manifest")
@@ -114,3 +132,4 @@ def test_what_only_a_cluster_has_is_left_out_and_nothing_else() -> None:
     assert container["ports"] == [{"name": "http", "containerPort": 8000, "hostPort": 12345, "hostIP": "127.0.0.1"}]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert "lifecycle" not in container
+    assert deployment["spec"]["template"]["spec"]["restartPolicy"] == "Never"

@@ -2,7 +2,7 @@
 {{- define "food-vision.checks" -}}
 {{- $wrong := list -}}
 {{- if .Values.serving.enabled -}}
-{{- range list "image" "modes" "node" "model" "settings" "extras" "engines" "grace" "scaling" "exposure" "test" "cluster" -}}
+{{- range list "image" "modes" "node" "model" "settings" "extras" "engines" "storage" "grace" "scaling" "exposure" "test" "cluster" -}}
 {{- $found := include (printf "food-vision.check.%s" .) $ | trim -}}
 {{- if $found -}}{{- $wrong = concat $wrong (splitList "\n" $found) -}}{{- end -}}
 {{- end -}}
@@ -39,6 +39,8 @@
   (list "model.source" "download" "model.download.sha256" ", and nothing is served unchecked: set it to what `sha256sum manifest.json` prints in the bundle's folder")
   (list "engineCache.type" "gcsFuse" "engineCache.gcsFuse.bucket" "")
   (list "exposure.gateway.create" "false" "exposure.gateway.name" ", so name the Gateway that is there")
+  (list "exposure.gateway.create" "false" "exposure.gateway.className" ", so say its class (kubectl get gateways -A), which says if its address is on the internet")
+  (list "exposure.gateway.create" "false" "exposure.gateway.sectionName" ", so name its listener (kubectl get gateway NAME -o yaml): without a name the route would be on all of them")
 }}
 {{- $mode := index . 0 }}
 {{- if and (eq (include "food-vision.at" (dict "root" $ "path" $mode)) (index . 1)) (not (include "food-vision.at" (dict "root" $ "path" (index . 2)))) }}
@@ -110,10 +112,10 @@ model.source is imageVolume, but the cluster is Kubernetes {{ $kube.Version }}: 
 {{- if and (ne $cache.type "none") (ne $provider "tensorrt") }}
 engineCache.type is {{ $cache.type }}, but the provider is {{ $provider }}, which builds no engines: set settings.provider=tensorrt or engineCache.type=none.
 {{- end }}
-{{- $inFlight := int (include "food-vision.setting" (list . "inFlight")) }}
-{{- if and (eq $cache.type "none") (eq $provider "tensorrt") (gt $inFlight 1) }}
-settings.inFlight is {{ $inFlight }}, but the provider is tensorrt and engineCache.type is none, so each start would build every engine {{ $inFlight }} times: set engineCache.type to pvc, gcsFuse or emptyDir, or leave settings.inFlight 0.
+{{- if and (eq $cache.type "none") (eq $provider "tensorrt") }}
+engineCache.type is none, but the provider is tensorrt, so each start, a container's restart too, would build every engine again, for minutes: set engineCache.type to gcsFuse or pvc with engineCache.prebuild.enabled=true, or at least to emptyDir.
 {{- end }}
+{{- include "food-vision.check.engineRights" . }}
 {{- if $cache.prebuild.enabled }}
 {{- if not (or (eq $cache.type "gcsFuse") (and (eq $cache.type "pvc") $cache.pvc.existingClaim)) }}
 engineCache.prebuild.enabled needs a volume that is there before the install: set engineCache.type=pvc with engineCache.pvc.existingClaim, or engineCache.type=gcsFuse.
@@ -128,6 +130,58 @@ engineCache.pvc.accessMode is {{ $cache.pvc.accessMode }}, which one node at a t
 {{- end }}
 {{- end -}}
 
+{{- /* Who may write engines: neither who serves, where they are built ahead, nor is it where the model is. */ -}}
+{{- define "food-vision.check.engineRights" -}}
+{{- $model := .Values.model }}
+{{- $cache := .Values.engineCache }}
+{{- $bucket := $cache.gcsFuse.bucket }}
+{{- $own := $cache.prebuild.serviceAccount }}
+{{- if and $bucket (eq $cache.type "gcsFuse") }}
+{{- $url := printf "^(gs://|https?://storage\\.googleapis\\.com/)%s(/|$)|^https?://%s\\.storage\\.googleapis\\.com(/|$)" (regexQuoteMeta $bucket) (regexQuoteMeta $bucket) }}
+{{- $where := "" }}
+{{- if and (eq $model.source "gcsFuse") (eq $model.gcsFuse.bucket $bucket) }}{{ $where = "model.gcsFuse.bucket" }}{{ end }}
+{{- if and (eq $model.source "download") (regexMatch $url $model.download.url) }}{{ $where = "model.download.url" }}{{ end }}
+{{- if $where }}
+engineCache.gcsFuse.bucket is {{ $bucket }}, which {{ $where }} names too: whoever may write engines there may replace the model, so give engines a bucket of their own.
+{{- end }}
+{{- $google := default (get .Values.serviceAccount.annotations "iam.gke.io/gcp-service-account") .Values.serviceAccount.googleServiceAccount }}
+{{- if and $cache.prebuild.enabled $google (eq (toString $google) $own.googleServiceAccount) }}
+engineCache.prebuild.serviceAccount.googleServiceAccount is {{ $google }}, that of the pods that serve, which must not be able to write engines: name another, or leave it empty and grant IAM to the Kubernetes service account {{ include "food-vision.enginesServiceAccount" . }}.
+{{- end }}
+{{- end }}
+{{- if and $cache.prebuild.enabled (or .Values.serviceAccount.create (eq $cache.type "gcsFuse")) (eq (include "food-vision.enginesServiceAccount" .) (include "food-vision.serviceAccount" .)) }}
+engineCache.prebuild.serviceAccount.name is {{ default "empty" $own.name }}, so the Job would write engines as {{ include "food-vision.serviceAccount" . }}, the service account of the pods that serve, which must not be able to: name another.
+{{- end }}
+{{- if and (eq $cache.type "pvc") (eq $model.source "pvc") $model.pvc.claimName (eq $cache.pvc.existingClaim $model.pvc.claimName) }}
+engineCache.pvc.existingClaim is {{ $model.pvc.claimName }}, which model.pvc.claimName names too: whoever may write engines there may replace the model, so give engines a claim of their own.
+{{- end }}
+{{- end -}}
+
+{{- /* The pod's limit is one sum: a volume without a limit, or a limit below the sum, would evict it. */ -}}
+{{- define "food-vision.check.storage" -}}
+{{- range .Values.extraVolumes }}
+{{- $folder := default dict .emptyDir }}
+{{- if and (hasKey . "emptyDir") (not $folder.sizeLimit) (ne (toString $folder.medium) "Memory") }}
+extraVolumes names {{ .name }}, an emptyDir without a sizeLimit: give it one, since the pod is evicted when all that it writes comes to more than its limits.
+{{- end }}
+{{- end }}
+{{- if and (contains "file-cache" .Values.model.gcsFuse.mountOptions) (not (hasKey .Values.podAnnotations "gke-gcsfuse/ephemeral-storage-limit")) }}
+model.gcsFuse.mountOptions asks for a file cache, which counts as the pod's storage: say how large it may be, as podAnnotations={gke-gcsfuse/ephemeral-storage-limit: 20Gi}; GKE gives the mounting container 5Gi otherwise.
+{{- end }}
+{{- $needed := include "food-vision.storage" (list . true) }}
+{{- with get .Values.resources.limits "ephemeral-storage" }}
+{{- if lt (include "food-vision.bytes" . | float64) (include "food-vision.bytes" $needed | float64) }}
+resources.limits.ephemeral-storage is {{ . }}, but the pod may write {{ $needed }} to its node (tmpSizeLimit, a downloaded bundle, an emptyDir of engines, extraVolumes and 256Mi of logs) and would be evicted: leave it out, or lower those.
+{{- end }}
+{{- end }}
+{{- $limit := default $needed (get .Values.resources.limits "ephemeral-storage") }}
+{{- with get (default dict .Values.resources.requests) "ephemeral-storage" }}
+{{- if gt (include "food-vision.bytes" . | float64) (include "food-vision.bytes" $limit | float64) }}
+resources.requests.ephemeral-storage is {{ . }}, more than the limit {{ $limit }}: leave it out, or set resources.limits.ephemeral-storage as well.
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "food-vision.check.grace" -}}
 {{- $needed := int (include "food-vision.neededGrace" .) }}
 {{- $given := int (include "food-vision.grace" .) }}
@@ -137,6 +191,10 @@ engineCache.pvc.accessMode is {{ $cache.pvc.accessMode }}, which one node at a t
 {{- if .Values.tracing.endpoint }}{{ $sum = printf "%s + tracing.timeoutSeconds %v" $sum .Values.tracing.timeoutSeconds }}{{ end }}
 {{- if lt $given $needed }}
 termination.gracePeriodSeconds is {{ $given }}, but a shutdown may take {{ $needed }} s ({{ $sum }}): leave it 0, or lower those.
+{{- end }}
+{{- $leaves := int (include "food-vision.leaves" .) }}
+{{- if and (eq .Values.exposure.mode "gateway") (not (include "food-vision.spot" .)) (lt $leaves 30) }}
+termination.preStopSeconds {{ include "food-vision.preStopSeconds" . }} + settings.shutdownDelaySeconds {{ include "food-vision.shutdownDelaySeconds" . }} is {{ $leaves }} s, but a Gateway's load balancer may go on sending requests to a pod that ends for 30 s: leave both empty, which is 35 s, or let them be 30 or more together.
 {{- end }}
 {{- if and (include "food-vision.spot" .) (gt $given $spot) }}
 the grace period is {{ $given }} s ({{ $sum }}), but a Spot node leaves its pods {{ $spot }} s: lower those, as --set termination.preStopSeconds=0,settings.shutdownDelaySeconds=4,settings.drainSeconds=5, or raise termination.spotSeconds to what the node pool gives.
@@ -184,13 +242,19 @@ exposure.gateway.tls.name is missing: name the {{ $g.tls.mode }}.
 {{- if and (ne $g.tls.mode "none") (not $g.hostnames) }}
 exposure.gateway.hostnames is empty: a certificate is for a host name, so name it.
 {{- end }}
+{{- if and $g.create $g.sectionName }}
+exposure.gateway.sectionName is {{ $g.sectionName }}, but exposure.gateway.create is true, and the chart names its listeners itself: leave it out.
+{{- end }}
 {{- if and (eq $g.tls.mode "certificateMap") (not (contains "global" $class)) }}
 exposure.gateway.tls.mode certificateMap does not work with {{ $class }}: regional classes take certificates or secret.
 {{- end }}
 {{- if and (eq $g.tls.mode "certificates") (contains "global" $class) }}
 exposure.gateway.tls.mode certificates does not work with {{ $class }}: global classes take certificateMap or secret.
 {{- end }}
-{{- if and .Values.networkPolicy.enabled (not (contains "global" $class)) (not .Values.networkPolicy.proxySubnets) }}
+{{- if and .Values.networkPolicy.enabled $class (not (hasPrefix "gke-" $class)) (not .Values.networkPolicy.allowFrom) }}
+networkPolicy.allowFrom is empty: the proxies of {{ $class }} must be let in, so name their pods or namespace, as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: istio-system}}}].
+{{- end }}
+{{- if and .Values.networkPolicy.enabled (hasPrefix "gke-" $class) (not (contains "global" $class)) (not .Values.networkPolicy.proxySubnets) }}
 networkPolicy.proxySubnets is empty: the proxies of {{ $class }} connect from the region's proxy-only subnet, so name its CIDR (gcloud compute networks subnets list --filter=purpose=REGIONAL_MANAGED_PROXY).
 {{- end }}
 {{- end }}

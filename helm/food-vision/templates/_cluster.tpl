@@ -44,7 +44,7 @@
 {{- define "food-vision.public" -}}
 {{- $exposure := .Values.exposure -}}
 {{- if eq $exposure.mode "loadBalancer" -}}{{ if not $exposure.loadBalancer.internal }}true{{ end }}
-{{- else if eq $exposure.mode "gateway" -}}{{ if ne (include "food-vision.gatewayClass" .) "gke-l7-rilb" }}true{{ end }}
+{{- else if eq $exposure.mode "gateway" -}}{{ if not (regexMatch "^gke-l7-(rilb|cross-regional-internal-managed)(-mc)?$" (include "food-vision.gatewayClass" .)) }}true{{ end }}
 {{- end -}}
 {{- end -}}
 

@@ -19,6 +19,14 @@
     {{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) }}
     - {port: {{ default (ternary "80" "443" (eq $url.scheme "http")) $port }}, protocol: TCP}
 {{- end }}
+{{- if or $fetches .Values.tracing.endpoint }}
+{{- range .Values.extraEnv }}
+{{- if and (has (upper .name) (list "HTTP_PROXY" "HTTPS_PROXY" "ALL_PROXY")) .value }}
+- ports:  # the proxy of {{ .name }}
+    - {port: {{ regexFind "[0-9]+" (regexFind ":[0-9]+/?$" .value) | default (ternary "443" "80" (hasPrefix "https:" .value)) }}, protocol: TCP}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if .Values.tracing.endpoint }}
 - ports:  # spans
     {{- $url := urlParse .Values.tracing.endpoint }}

@@ -51,17 +51,20 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Annotations of a service account that acts as a Google one, or as itself: (list ANNOTATIONS "name@project…"). */ -}}
 {{- define "food-vision.serviceAccountAnnotations" -}}
-{{- $annotations := deepCopy .Values.serviceAccount.annotations -}}
-{{- with .Values.serviceAccount.googleServiceAccount -}}
+{{- $annotations := deepCopy (index . 0) -}}
+{{- with index . 1 -}}
 {{- $_ := set $annotations "iam.gke.io/gcp-service-account" . -}}
 {{- end -}}
 {{- with $annotations }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
-{{- /* The service account of the Job that builds engines: hooks run before the release's own one is there. */ -}}
+{{- /* The service account of the Job that builds engines: hooks run before the release's own one is there, and it alone
+       should be able to write engines. */ -}}
 {{- define "food-vision.enginesServiceAccount" -}}
-{{- if .Values.serviceAccount.create -}}{{ include "food-vision.fullname" . }}-engines{{- else -}}{{ include "food-vision.serviceAccount" . }}{{- end -}}
+{{- $usual := ternary (printf "%s-engines" (include "food-vision.fullname" .)) (include "food-vision.serviceAccount" .) .Values.serviceAccount.create -}}
+{{- default $usual .Values.engineCache.prebuild.serviceAccount.name -}}
 {{- end -}}
 
 {{- /* An image reference; the digest wins: .Values.image or .Values.training.image. */ -}}

@@ -76,7 +76,7 @@ gke-gcsfuse/volumes: "true"
 {{- $tolerations = append $tolerations (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") }}
 {{- end }}
 {{- if and (eq $node.mode "accelerator") (eq $node.accelerator.sharing.strategy "mps") }}
-hostIPC: true  # MPS clients reach the node's control daemon through it
+hostIPC: true  # MPS clients reach the node's control daemon through it; Autopilot refuses it
 {{- end }}
 {{- with $selector }}
 nodeSelector:
@@ -98,12 +98,36 @@ runtimeClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{- /* Of the service and of the Job that builds engines: theirs, a GPU, and room on the node. */ -}}
 {{- define "food-vision.resources" -}}
-{{- $resources := deepCopy .Values.resources }}
+{{- $limits := deepCopy .Values.resources.limits }}
+{{- $requests := deepCopy (default dict .Values.resources.requests) }}
 {{- if include "food-vision.gpu" . }}
-{{- $_ := set $resources.limits "nvidia.com/gpu" 1 }}
+{{- $_ := set $limits "nvidia.com/gpu" 1 }}
 {{- end }}
-{{- toYaml $resources }}
+{{- if not (get $limits "ephemeral-storage") }}
+{{- $_ := set $limits "ephemeral-storage" (include "food-vision.storage" (list . true)) }}
+{{- end }}
+{{- if not (get $requests "ephemeral-storage") }}
+{{- $_ := set $requests "ephemeral-storage" (get $limits "ephemeral-storage") }}
+{{- end }}
+{{- toYaml (dict "limits" $limits "requests" $requests) }}
+{{- end -}}
+
+{{- /* What a pod may write to its node at most, with the engines or without: (list $ true). The kubelet adds up what all
+       containers write, emptyDirs and logs too, and evicts the pod above the sum of their limits; a limit of fetch alone
+       would be the whole pod's. 256 MiB for logs: 5 files of 10 MiB each, of every container, are kept by default. */ -}}
+{{- define "food-vision.storage" -}}
+{{- $root := index . 0 -}}
+{{- $sizes := list $root.Values.tmpSizeLimit "256Mi" -}}
+{{- if eq $root.Values.model.source "download" -}}{{- $sizes = append $sizes $root.Values.model.download.sizeLimit -}}{{- end -}}
+{{- if and (index . 1) (eq $root.Values.engineCache.type "emptyDir") -}}{{- $sizes = append $sizes $root.Values.engineCache.sizeLimit -}}{{- end -}}
+{{- range $root.Values.extraVolumes -}}
+{{- if and .emptyDir (ne (toString .emptyDir.medium) "Memory") -}}{{- $sizes = append $sizes (default "0" .emptyDir.sizeLimit) -}}{{- end -}}
+{{- end -}}
+{{- $bytes := 0.0 -}}
+{{- range $sizes -}}{{- $bytes = addf $bytes (include "food-vision.bytes" . | float64) -}}{{- end -}}
+{{- printf "%.0fMi" (divf $bytes 1048576.0 | ceil) -}}
 {{- end -}}
 
 {{- define "food-vision.modelVolume" -}}
@@ -180,8 +204,8 @@ initContainers:
   securityContext:
     {{- include "food-vision.containerSecurity" . | nindent 4 }}
   resources:
-    requests: {cpu: 250m, memory: 128Mi, ephemeral-storage: {{ .Values.model.download.sizeLimit }}}
-    limits: {memory: 256Mi, ephemeral-storage: {{ .Values.model.download.sizeLimit }}}
+    requests: {cpu: 250m, memory: 128Mi, ephemeral-storage: {{ include "food-vision.storage" (list . false) }}}
+    limits: {memory: 256Mi, ephemeral-storage: {{ include "food-vision.storage" (list . false) }}}
   volumeMounts:
     - name: model
       mountPath: /models
@@ -199,8 +223,10 @@ initContainers:
     sizeLimit: {{ .Values.tmpSizeLimit }}
 {{- end -}}
 
+{{- /* Read-only for what serves, where a Job has built the engines: (list $ READ-ONLY). An engine is code that the server
+       runs, and the server is open to others. */ -}}
 {{- define "food-vision.enginesVolume" -}}
-{{- $cache := .Values.engineCache }}
+{{- $cache := (index . 0).Values.engineCache }}
 {{- if eq $cache.type "emptyDir" }}
 - name: engines
   emptyDir:
@@ -208,11 +234,14 @@ initContainers:
 {{- else if eq $cache.type "pvc" }}
 - name: engines
   persistentVolumeClaim:
-    claimName: {{ default (printf "%s-engines" (include "food-vision.fullname" .)) $cache.pvc.existingClaim }}
+    claimName: {{ default (printf "%s-engines" (include "food-vision.fullname" (index . 0))) $cache.pvc.existingClaim }}
 {{- else if eq $cache.type "gcsFuse" }}
 - name: engines
   csi:
     driver: gcsfuse.csi.storage.gke.io
+    {{- if index . 1 }}
+    readOnly: true
+    {{- end }}
     volumeAttributes:
       bucketName: {{ $cache.gcsFuse.bucket }}
       {{- $options := list "implicit-dirs" "uid=10001" "gid=10001" }}
@@ -222,8 +251,11 @@ initContainers:
 {{- end -}}
 
 {{- define "food-vision.enginesMount" -}}
-{{- if ne .Values.engineCache.type "none" }}
+{{- if ne (index . 0).Values.engineCache.type "none" }}
 - name: engines
   mountPath: /engines
+  {{- if index . 1 }}
+  readOnly: true
+  {{- end }}
 {{- end }}
 {{- end -}}

@@ -112,7 +112,13 @@
 {{- end -}}
 
 {{- define "food-vision.shutdownDelaySeconds" -}}
-{{- include "food-vision.text" .Values.settings.shutdownDelaySeconds | default "10" -}}
+{{- /* Behind a Gateway with the 5 s of preStop 35: until then its load balancer may send requests. */ -}}
+{{- include "food-vision.text" .Values.settings.shutdownDelaySeconds | default (ternary "30" "10" (eq .Values.exposure.mode "gateway")) -}}
+{{- end -}}
+
+{{- /* Seconds in which a pod that ends still takes new requests, while its address leaves the load balancers. */ -}}
+{{- define "food-vision.leaves" -}}
+{{- add (int (include "food-vision.preStopSeconds" .)) (int (include "food-vision.shutdownDelaySeconds" .)) -}}
 {{- end -}}
 
 {{- /* Seconds from SIGTERM's announcement to the end: what terminationGracePeriodSeconds must hold. */ -}}

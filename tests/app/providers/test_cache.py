@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from app.providers import cache as engine_cache
-from app.providers.cache import KEY_FILE, EngineKey, engine_folder, entries, is_built, timing_folder
+from app.providers.cache import KEY_FILE, EngineKey, engine_folder, entries, is_built, seal, timing_folder
 from app.providers.gpu import Gpu, ProviderError
 from app.providers.options import tensorrt_options
 from contract.files import sha256_file
@@ -50,6 +50,20 @@ OTHERS: dict[str, Any] = {
 }
 
 
+def build(cache: Path, name: str = "a.engine") -> Path:
+    """An engine for KEY in `cache`, as a session leaves it; its folder."""
+    folder = engine_folder(cache, KEY)
+    (folder / name).write_bytes(b"engine")
+    seal(folder)
+    return folder
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Called, it makes everything read-only: root may write whatever the mode says."""
+    return lambda: monkeypatch.setattr(os, "access", lambda path, mode: False)
+
+
 def test_every_field_is_tried() -> None:
     assert set(OTHERS) == set(EngineKey.__dataclass_fields__)
 
@@ -62,8 +76,7 @@ def test_any_part_that_differs_gives_another_folder(field: str, tmp_path: Path) 
 
 
 def test_the_same_key_gives_the_same_folder(tmp_path: Path) -> None:
-    first = engine_folder(tmp_path, KEY)
-    (first / "a.engine").write_bytes(b"engine")
+    first = build(tmp_path)
     assert engine_folder(tmp_path, replace(KEY)) == first
     assert (first / "a.engine").read_bytes() == b"engine"
 
@@ -104,6 +117,7 @@ def test_a_folder_with_a_wrong_key_is_left_alone(damage: str, tmp_path: Path, ca
     assert (folder / "a.engine").read_bytes() == b"engine"
     assert f"{folder} is not used: its key.json is not that of the engine; delete the folder" in caplog.text
     (found / "a.engine").write_bytes(b"another engine")
+    seal(found)
     assert engine_folder(tmp_path, KEY) == found
 
 
@@ -139,13 +153,103 @@ def test_a_cache_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         engine_folder(tmp_path, KEY)
 
 
-def test_a_read_only_folder_serves_only_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = engine_folder(tmp_path, KEY)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write whatever the mode says
-    with pytest.raises(ProviderError, match=r"cannot be written at .*Permission denied"):
-        engine_folder(tmp_path, KEY)
-    (folder / "a.engine").write_bytes(b"engine")
+def test_a_read_only_cache_serves_only_what_is_built(tmp_path: Path, read_only: Any) -> None:
+    asked = replace(KEY, fixed={"batch": 8})
+    engine_folder(tmp_path, asked)  # no engine came into it
+    folder = build(tmp_path)
+    read_only()
     assert engine_folder(tmp_path, KEY) == folder
+    for missing in (asked, replace(KEY, gpu="NVIDIA L4")):
+        with pytest.raises(ProviderError) as refused:
+            engine_folder(tmp_path, missing)
+        assert f"The engine cache {tmp_path} is read-only and holds no engine for encoder.onnx (" in str(refused.value)
+        assert "engineCache.prebuild.enabled=true in the chart" in str(refused.value)
+    assert f"({replace(KEY, gpu='NVIDIA L4').what.partition('(')[2]}" in str(refused.value)
+    assert not list(tmp_path.glob("*/.*")), "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("changed", "a.engine is not what its digest (a.engine.sha256) says: it was changed or damaged"),
+        ("cut", "a.engine is not what its digest (a.engine.sha256) says: it was changed or damaged"),
+        ("unsealed", "a.engine has no digest (a.engine.sha256): whoever wrote it did not end"),
+        ("another", "b.engine has no digest (b.engine.sha256): whoever wrote it did not end"),
+        ("profile", "a.profile has no digest (a.profile.sha256): whoever wrote it did not end"),
+    ],
+)
+def test_an_engine_that_is_not_as_it_was_built_is_never_loaded(
+    damage: str, said: str, tmp_path: Path, read_only: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = build(tmp_path)
+    engine = folder / "a.engine"
+    if damage in ("changed", "cut"):
+        engine.write_bytes(b"enginf" if damage == "changed" else b"eng")
+    elif damage == "unsealed":  # killed while ONNX Runtime wrote it
+        engine.with_name("a.engine.sha256").unlink()
+    else:
+        (folder / said.split()[0]).write_bytes(b"planted")
+    with caplog.at_level(logging.WARNING, "food_vision"):
+        assert engine_folder(tmp_path, KEY) == folder
+    assert f"{folder}: the engine is built again, since {said}" in caplog.text
+    assert [path.name for path in folder.iterdir()] == [KEY_FILE]
+    (folder / "a.engine").write_bytes(b"planted")
+    read_only()
+    with pytest.raises(ProviderError) as refused:
+        engine_folder(tmp_path, KEY)
+    assert f"read-only and holds an engine for {KEY.what} that is not used, since a.engine has no" in str(refused.value)
+    assert "in a Job before each install and upgrade" in str(refused.value)
+
+
+def test_an_engine_that_can_be_neither_read_nor_deleted(tmp_path: Path, read_only: Any) -> None:
+    engine = build(tmp_path) / "a.engine"
+    engine.unlink()
+    (engine / "inner").mkdir(parents=True)
+    with pytest.raises(ProviderError, match=r"cannot be written at .* \(Is a directory\)"):
+        engine_folder(tmp_path, KEY)
+    seal_left = engine.with_name("a.engine.sha256")
+    seal_left.write_text("0" * 64)
+    read_only()
+    with pytest.raises(ProviderError, match=r"not used, since a.engine cannot be read \(Is a directory\)"):
+        engine_folder(tmp_path, KEY)
+
+
+def test_a_digest_is_written_when_the_engine_is_and_then_left(tmp_path: Path) -> None:
+    folder = build(tmp_path)
+    (folder / "a.profile").write_bytes(b"profile")
+    seal(folder)
+    assert (folder / "a.engine.sha256").read_text() == f"{sha256_file(folder / 'a.engine')}  a.engine\n"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.sha256")}
+    assert len(before) == 2
+    seal(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.sha256")} == before
+    (folder / "a.engine").write_bytes(b"built anew")  # by ONNX Runtime, in this process
+    later = before[folder / "a.engine.sha256"] + 10**9
+    os.utime(folder / "a.engine", ns=(later, later))
+    seal(folder)
+    assert engine_folder(tmp_path, KEY) == folder
+    assert is_built(folder)
+
+
+def test_nothing_is_written_where_nothing_may_be(tmp_path: Path, read_only: Any) -> None:
+    folder = build(tmp_path)
+    os.utime(folder / "a.engine.sha256", ns=(0, 0))  # as a copy of the folder may have it
+    read_only()
+    seal(folder)
+    assert (folder / "a.engine.sha256").stat().st_mtime_ns == 0
+    assert engine_folder(tmp_path, KEY) == folder
+
+
+def test_a_digest_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = engine_folder(tmp_path, KEY)
+    (folder / "a.engine").write_bytes(b"engine")
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine_cache, "write_text_atomic", full)
+    with pytest.raises(ProviderError, match=r"cannot be written at .*\(No space left on device\)"):
+        seal(folder)
 
 
 def test_what_counts_as_built(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from app.providers.cache import KEY_FILE, EngineKey
+from app.providers.cache import KEY_FILE, EngineKey, is_built, seal
 from app.providers.sessions import PROVIDERS, Profile, open_session
 from tests.app.stand_in_sessions import CPU, CUDA, GRAPH, PROFILE, TRT, Session, stand_in
 
@@ -123,12 +123,36 @@ def test_an_engine_that_is_there_may_be_read_only(
     open_session(GRAPH, "tensorrt", 1, **arguments)
     (engines,) = tmp_path.glob("encoder-*")
     (engines / "a.engine").write_bytes(b"engine")
+    seal(engines)
     open_session(GRAPH, "tensorrt", 1, **arguments)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     open_session(GRAPH, "tensorrt", 1, **arguments)
     found = [session.providers[0][1] for session in sessions]
     assert [options["trt_engine_cache_path"] for options in found] == [str(engines)] * 3
     assert [options["trt_timing_cache_enable"] for options in found] == ["True", "True", "False"]
+
+
+def test_what_a_session_built_is_loaded_and_nothing_else(
+    sessions: list[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def building(data: bytes, options: Any, providers: Any, enable_fallback: int) -> Session:
+        folder = Path(providers[0][1]["trt_engine_cache_path"])
+        seen.append(is_built(folder))
+        if not seen[-1]:
+            (folder / "a.engine").write_bytes(b"engine")
+        return Session(data, options, providers, enable_fallback)
+
+    monkeypatch.setattr(ort, "InferenceSession", building)
+    arguments: dict[str, Any] = {"fixed": {"batch": 8}, "model_digest": "d", "engine_cache": tmp_path}
+    for _ in range(2):
+        open_session(GRAPH, "tensorrt", 1, **arguments)
+    (engine,) = tmp_path.glob("encoder-*/a.engine")
+    engine.write_bytes(b"planted")
+    open_session(GRAPH, "tensorrt", 1, **arguments)
+    assert seen == [False, True, False]
+    assert engine.read_bytes() == b"engine"
 
 
 def test_without_a_cache(sessions: list[Session], caplog: pytest.LogCaptureFixture) -> None:

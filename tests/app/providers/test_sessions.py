@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pytest
 
 from app.providers import gpu, tensorrt
+from app.providers.cache import seal
 from app.providers.gpu import Gpu
 from app.providers.sessions import ProviderError, free_bytes, open_session
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, read_bundle
@@ -178,9 +179,10 @@ def test_an_engine_that_cannot_be_read(
     ):
         open_session(GRAPH, "tensorrt", 1, **arguments)
     (engines,) = tmp_path.glob("encoder-*")
-    (engines / "a.engine").write_bytes(b"half")
+    (engines / "a.engine").write_bytes(b"engine")
+    seal(engines)
     sessions.clear()
-    with pytest.raises(ProviderError, match=f"damaged, delete {engines} so that it is built again"):
+    with pytest.raises(ProviderError, match=f"no longer fits this machine, delete {engines} so that it is built again"):
         open_session(GRAPH, "tensorrt", 1, **arguments)
 
 
