@@ -42,6 +42,7 @@ CONTESTANT = "ours-cpu-fp32"
 TARGETS = (50.0, 60.0, 70.0, 80.0, 90.0)  # percent of load that are compared
 OLD_WAITING = 8.0  # the rule until now
 HOUR, DAY = 3600, 86_400
+REPEATED = 8 * HOUR  # seconds of short traffic in all, each time with other luck
 
 
 def steady() -> Floats:
@@ -161,29 +162,33 @@ def _compare(name: str, curve: Curve, args: argparse.Namespace, result: dict[str
         for cold_start in args.cold_starts:
             _say(f"{name}, {shape}, cold start {cold_start:g} s")
             for rule in (None, *rules(args.target, args.waiting)):
-                found = _course(curve, rule, rates, cold_start, most if rule is None else None, args.seed)
+                found = _courses(curve, rule, rates, cold_start, most if rule is None else None, args.seed)
                 run = {"replica": name, "shape": shape, "cold_start": cold_start}
                 result["runs"].append(run | {"rule": rule.name if rule else "fixed"} | _figures(found))
             if shape != "steady" and len(result["replicas"]) == 1:
                 for target in TARGETS:
                     rule = rules(target, args.waiting)[-1]
-                    found = _course(curve, rule, rates, cold_start, None, args.seed)
+                    found = _courses(curve, rule, rates, cold_start, None, args.seed)
                     run = {"replica": name, "shape": shape, "cold_start": cold_start, "target": target}
                     result["targets"].append(run | _figures(found))
 
 
-def _course(curve: Curve, rule: Rule | None, rates: Floats, cold: float, fixed: int | None, seed: int) -> Course:
+def _courses(curve: Curve, rule: Rule | None, rates: Floats, cold: float, fixed: int | None, seed: int) -> list[Course]:
     start = fixed or (4 if rates.min() == rates.max() else math.ceil(rates[0] / curve.capacity / 0.7))
-    return course(curve, rule, rates, Delays(cold), start=start, seed=seed)
+    repeats = max(1, REPEATED // len(rates)) if rule else 1
+    return [course(curve, rule, rates, Delays(cold), start=start, seed=seed + turn) for turn in range(repeats)]
 
 
-def _figures(found: Course) -> dict[str, Any]:
+def _figures(found: list[Course]) -> dict[str, Any]:
+    """Means over the repeats; percentiles of the answers of all; the series are the first's."""
+    together = replace(found[0], histogram=np.sum([one.histogram for one in found], axis=0))
     minutes = slice(None, None, 60)
     return {
-        "p50_ms": round(1000 * found.percentile(50), 1), "p99_ms": round(1000 * found.percentile(99), 1),
-        "failed_share": round(found.failed_share, 6), "replica_hours": round(found.replica_hours, 2),
-        "least": int(found.pods.min()), "most": int(found.pods.max()),
-        "ready": found.ready[minutes].tolist(), "needed": np.round(found.needed[minutes], 2).tolist(),
+        "p50_ms": round(1000 * together.percentile(50), 1), "p99_ms": round(1000 * together.percentile(99), 1),
+        "failed_share": round(float(np.mean([one.failed_share for one in found])), 6),
+        "replica_hours": round(float(np.mean([one.replica_hours for one in found])), 2),
+        "least": min(int(one.pods.min()) for one in found), "most": max(int(one.pods.max()) for one in found),
+        "ready": found[0].ready[minutes].tolist(), "needed": np.round(found[0].needed[minutes], 2).tolist(),
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{behaviour['up_pods']} more in a minute, {behaviour['down_pods']} fewer in a minute, after "
         f"{behaviour['down_seconds']:g} s in which no more were wanted. Traffic is in units of what one pod can do: "
         "`steady` 2.4; `ramp` 1 to 8 in half an hour and back; `step` 2 to 8 at once and back; `day` 1 at night, 8 at "
-        "dinner.",
+        "dinner. All but the day is repeated, up to eight hours in all; shares and hours are means.",
     ]
     for name, kind in result["replicas"].items():
         parts += [
