@@ -2,5 +2,6 @@
 
 `latency` (its load generator: load/, checked by `beside_tools`), `overload`, `known_engine`, `captions`, `decode`,
 `training`; and folders: serving/ (our service beside others), engine/ (our engine beside transformers), capacity/ (how many
-replicas), gpu/ (what only a GPU shows), accuracy/. They share `hardware` and `random_model`. Records: results/.
+replicas, and what to scale on), gpu/ (what only a GPU shows), accuracy/. They share `hardware` and `random_model`. Records:
+results/.
 """

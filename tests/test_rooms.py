@@ -34,7 +34,7 @@ KNOWN_ENGINE = "benchmarks/known_engine.py"  # the service itself, with an engin
 ENGINE_FACE = {"app.engine.engine", "app.providers.sessions", "app.engine.check"}
 DECODING_FACE = {"app.decoding.line", "app.decoding.pool", "app.decoding.client", "app.decoding.worker"}
 EXCEPTIONS = {
-    SIMULATION: {"app.serving.batcher", "app.serving.slots"},
+    SIMULATION: {"app.engine.load", "app.serving.batcher", "app.serving.slots"},
     SIMULATED_DECODING: {
         "app.serving.batcher",
         "app.serving.slots",
@@ -42,7 +42,7 @@ EXCEPTIONS = {
         "app.serving.model",
         *DECODING_FACE,
     },
-    KNOWN_ENGINE: {"app.engine.engine", "app.engine.pool", "app.engine.batches", "app.__main__"},
+    KNOWN_ENGINE: {"app.engine.check", "app.engine.engine", "app.engine.pool", "app.engine.batches", "app.__main__"},
 }
 
 

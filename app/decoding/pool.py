@@ -73,6 +73,7 @@ class DecodePool:
         self._decoders: list[Decoder] = []
         self._lines = {True: Line(), False: Line()}  # of quick photos, and of others
         self.times = ReadTimes(self._decoders, self._lines)
+        self.read_seconds = 0.0  # of all photos until now
         self._last_quick = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._dying: set[Decoder] = set()  # until another is started
@@ -173,6 +174,7 @@ class DecodePool:
 
     def took(self, job: Job, seconds: float) -> None:
         """A process has read a photo, for so long."""
+        self.read_seconds += seconds
         self.times.took(job.quick, seconds)
 
     def dispatch(self) -> None:

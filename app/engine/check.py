@@ -16,6 +16,7 @@ import numpy as np
 
 from app.engine.engine import Engine, EngineError, Floats
 from app.engine.graph import Value
+from app.engine.load import by_photos, call_seconds, worths
 from contract.bundle import ENCODER_FILE, SCORER_FILE, Bundle
 from contract.errors import ContractError
 from contract.precision import LIMITS
@@ -67,7 +68,10 @@ def ready_engine(
     try:
         engine.warm_up()
         progress("comparing the model with its stored answers")
-        return engine, _check(engine)
+        report = _check(engine)
+        progress("timing batches")
+        engine.worths = worths(by_photos(call_seconds(engine), padded=bool(engine.buckets)))
+        return engine, report
     except EngineError as error:
         engine.close()
         raise ContractError(f"The provider {engine.provider!r} computes wrongly: {error}. {REMEDY}") from None

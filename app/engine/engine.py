@@ -154,6 +154,7 @@ class Engine:
         self.buckets = buckets(max_batch) if provider != "cpu" else ()
         self.max_batch = max_batch if self.buckets else min(max_batch, cpu_batch(bundle.manifest))
         self.device = device
+        self.worths = [1.0] * (max_batch + 1)  # of calls, by their photos; `ready_engine` times them
         self._staging: dict[int, Pixels] = {}
         self.decoder_file = DECODER_FILE if self.buckets else STEP_FILE
         files = (ENCODER_FILE, *([SCORER_FILE] if bundle.labels is not None else []), self.decoder_file)

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from app.engine.batches import is_memory
 from app.engine.engine import Engine
+from app.engine.load import EngineLoad
 from app.heap import trim
 
 log = logging.getLogger("food_vision")
@@ -25,11 +26,13 @@ class EnginePool:
     """Loads up to `size` engines with `make`, and runs functions on whichever is idle.
 
     `engines` is empty before `load`. Callers hold one of `len(engines)` places (a semaphore) before they call `run`.
+    `busy` is told of each call.
     """
 
-    def __init__(self, make: Callable[[int], Engine], size: int) -> None:
+    def __init__(self, make: Callable[[int], Engine], size: int, busy: EngineLoad | None = None) -> None:
         self._make = make
         self._size = size
+        self._busy = busy or EngineLoad()
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix=f"engine-{i}") for i in range(size)]
         self._made: dict[int, Engine] = {}  # by their threads
         self._idle: list[int] = []
@@ -66,21 +69,27 @@ class EnginePool:
         """To which every engine pads a batch; empty where they run it as it is."""
         return min((engine.buckets for engine in self.engines), key=len)
 
-    def run(self, function: Callable[[Engine], R]) -> asyncio.Future[R]:
-        """The function's result on an idle engine, in its thread, where it starts at once."""
+    def run(self, function: Callable[[Engine], R], photos: int = 0) -> asyncio.Future[R]:
+        """The function's result on an idle engine, in its thread, where it starts at once.
+
+        `photos`: of the call that it makes; 0 where it makes none.
+        """
         i = self._idle[-1]
         running = asyncio.get_running_loop().run_in_executor(self._threads[i], function, self.engines[i])
         self._idle.pop()
         self._since[i] = time.monotonic()
-        running.add_done_callback(lambda _: self._ended(i))
+        call = self._busy.begin(self.engines[i].worths[photos]) if photos else None
+        running.add_done_callback(lambda _: self._ended(i, call))
         return running
 
-    def _ended(self, i: int) -> None:
+    def _ended(self, i: int, call: object | None) -> None:
         del self._since[i]
         self._idle.append(i)
+        if call is not None:
+            self._busy.end(call)
 
     @property
-    def busy_seconds(self) -> float:
+    def longest_call_seconds(self) -> float:
         """How long the oldest running call has been running; 0 when none is."""
         return time.monotonic() - min(self._since.values()) if self._since else 0.0
 

@@ -19,6 +19,7 @@ from app.decoding.line import is_quick
 from app.decoding.pool import DecodePool
 from app.engine.check import SelfCheckReport, ready_engine
 from app.engine.engine import Engine, EngineError
+from app.engine.load import EngineLoad
 from app.engine.pool import EnginePool
 from app.faults import ServiceError, overloaded
 from app.heap import trim
@@ -54,8 +55,8 @@ class _Captioned:
 class ServedModel:
     """A verified bundle on the settings' provider. `load` before use; `retire` waits for what is under way.
 
-    `progress` is told, from another thread, what is being loaded, `on_batch` the queue and size of each batch, and
-    `on_decoder_lost` of each process that died while it decoded photos.
+    `progress` is told, from another thread, what is being loaded, `on_batch` the queue and size of each batch,
+    `on_decoder_lost` of each process that died while it decoded photos, and `load` of each engine call.
     """
 
     _refused = -math.inf  # when somebody was, for want of time or room
@@ -67,6 +68,7 @@ class ServedModel:
         progress: Callable[[str], None],
         on_batch: Callable[[str, int], None] = lambda queue, size: None,
         on_decoder_lost: Callable[[], None] = lambda: None,
+        load: EngineLoad | None = None,
     ) -> None:
         self.bundle = bundle
         self.self_check: SelfCheckReport | None = None  # None too for an older bundle, which has none
@@ -74,7 +76,7 @@ class ServedModel:
         self._progress = progress
         self._on_batch = on_batch
         self._name = Model(name=bundle.manifest.name, version=bundle.manifest.version)
-        self._pool = EnginePool(self._load, settings.engines)
+        self._pool = EnginePool(self._load, settings.engines, load)
         at_engines = 2 * settings.engines * settings.max_batch  # the batch that runs, and the next
         at_decoders = max(1, min(2 * settings.decoders, settings.max_decoding // 2))
         self._several = Several(min(settings.max_queue, at_decoders + at_engines))
@@ -152,9 +154,14 @@ class ServedModel:
         return engine
 
     @property
-    def busy_seconds(self) -> float:
+    def longest_call_seconds(self) -> float:
         """How long the oldest running engine call has been running; 0 when none is."""
-        return self._pool.busy_seconds
+        return self._pool.longest_call_seconds
+
+    @property
+    def decoding_seconds(self) -> float:
+        """Seconds that processes have read photos."""
+        return self._decoder.read_seconds
 
     @property
     def decoders_down_seconds(self) -> float:
@@ -367,7 +374,7 @@ class ServedModel:
             return [_Scored(one, scores.encode_seconds, scores.score_seconds) for one in ranked(scores.probabilities)]
 
         self._on_batch("predict", len(batch))
-        return self._pool.run(work)
+        return self._pool.run(work, len(batch))
 
     def _caption(self, batch: list[Pixels]) -> Awaitable[list[_Captioned]]:
         limit = self._settings.max_caption_tokens
@@ -377,7 +384,7 @@ class ServedModel:
             return [_Captioned(text, found.encode_seconds, found.decode_seconds) for text in found.texts]
 
         self._on_batch("caption", len(batch))
-        return self._pool.run(work)
+        return self._pool.run(work, len(batch))
 
 
 def _left(deadline: float) -> float:
@@ -386,8 +393,7 @@ def _left(deadline: float) -> float:
 
 def _failed(error: Exception, photos: int) -> None:
     """The engine failed on a batch. What it foresaw is told in a sentence."""
-    unforeseen = None if isinstance(error, EngineError) else error
-    log.error("engine: %s (a batch of %d)", error, photos, exc_info=unforeseen)
+    log.error("engine: %s (a batch of %d)", error, photos, exc_info=None if isinstance(error, EngineError) else error)
 
 
 def _too_late() -> ServiceError:

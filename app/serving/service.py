@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from app.engine.load import EngineLoad
 from app.faults import ServiceError, body_of, forget_frames
 from app.serving.model import ServedModel
 from app.serving.schemas import Caption, Prediction
@@ -43,7 +44,8 @@ class Service:
         self.on_decoder_lost: Callable[[], None] = lambda: (
             None
         )  # told of each process that died while it decoded photos
-        self._model = ServedModel(bundle, settings, self._progress, self._batch, self._decoder_lost)
+        self.load = EngineLoad()  # of all models: during a reload two share the device
+        self._model = ServedModel(bundle, settings, self._progress, self._batch, self._decoder_lost, self.load)
         self._leaving = False  # a signal came
         self._starting: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
@@ -146,7 +148,12 @@ class Service:
             if bundle.manifest.digest == old.bundle.manifest.digest:
                 return self._reloaded(False, f"the bundle is the same: {bundle.manifest.version}")
             new = ServedModel(
-                bundle, self.settings, lambda text: log.info("reload: %s", text), self._batch, self._decoder_lost
+                bundle,
+                self.settings,
+                lambda text: log.info("reload: %s", text),
+                self._batch,
+                self._decoder_lost,
+                self.load,
             )
             await new.load()
         except Exception as error:  # whatever it is, the old model serves on
@@ -212,7 +219,7 @@ class Service:
 
     def check_live(self) -> None:
         """Raise `ServiceError` with slug `engine_stuck` when an engine call has run for longer than `stuck_seconds`."""
-        busy, limit = self._model.busy_seconds, self.settings.stuck_seconds
+        busy, limit = self._model.longest_call_seconds, self.settings.stuck_seconds
         if busy > limit:
             raise ServiceError(
                 "engine_stuck", f"An engine call has not ended for {busy:.0f} s (at most {limit} are normal); restart."

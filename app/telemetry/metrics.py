@@ -16,11 +16,13 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from app.cores import available
+from app.telemetry.load import Load, Worked
 from app.telemetry.record import Record
 
 disable_created_metrics()  # the time at which each series began: twice the lines, and nobody asks
@@ -77,7 +79,23 @@ METRICS: dict[str, MetricKind] = {
     "batch_size": MetricKind("histogram", ("queue",), "Photos in each engine call."),
     "queue_depth": MetricKind("gauge", ("queue",), "Photos waiting for the engine now, by what is asked of it."),
     "photos_waiting": MetricKind(
-        "gauge", (), "Photos waiting for the engine now, for whatever: one series a pod, the signal to scale on."
+        "gauge", (), "Photos waiting for the engine now, for whatever: one series a pod, the second signal to scale on."
+    ),
+    "load_percent": MetricKind(
+        "gauge",
+        (),
+        "How much of what it can do the busiest part did in the last half minute, 0 to 100: the signal to scale on.",
+    ),
+    "part_load_percent": MetricKind(
+        "gauge",
+        ("part",),
+        "The same by part: `engine`, `host` (decoding and the event loop, of all processors), `event_loop` (one thread).",
+    ),
+    "engine_busy_seconds_total": MetricKind("counter", (), "Seconds in which at least one engine call ran."),
+    "engine_work_seconds_total": MetricKind(
+        "counter",
+        (),
+        "Of the busy seconds, those that calls of the best size would have taken for the same photos.",
     ),
     "queue_oldest_seconds": MetricKind(
         "gauge", (), "How long the oldest waiting photo has been waiting; 0 when none is."
@@ -100,13 +118,16 @@ class State(NamedTuple):
     oldest_seconds: float
     info: Mapping[str, str]
     decoders_bytes: int = 0
+    engine_busy_seconds: float = 0.0
+    engine_work_seconds: float = 0.0
+    decoding_seconds: float = 0.0
 
 
 class _Now(Collector):
     """Gauges that are asked for at each scrape instead of being kept up to date."""
 
-    def __init__(self, state: Callable[[], State]) -> None:
-        self._state = state
+    def __init__(self, state: Callable[[], State], load: Load) -> None:
+        self._state, self._load = state, load
 
     def collect(self) -> Iterator[Metric]:
         state = self._state()
@@ -118,6 +139,7 @@ class _Now(Collector):
         # Autoscalers take one number of a pod; some cannot add up series.
         waiting = sum(state.queued.values())
         yield GaugeMetricFamily(PREFIX + "photos_waiting", METRICS["photos_waiting"].meaning, value=waiting)
+        yield from self._loads(state)
         meaning = METRICS["queue_oldest_seconds"].meaning
         yield GaugeMetricFamily(PREFIX + "queue_oldest_seconds", meaning, value=state.oldest_seconds)
         meaning = METRICS["decoders_memory_bytes"].meaning
@@ -127,11 +149,23 @@ class _Now(Collector):
         info.add_metric([state.info.get(label, "") for label in labels], 1)
         yield info
 
+    def _loads(self, state: State) -> Iterator[Metric]:
+        worked = Worked(state.engine_work_seconds, state.decoding_seconds, time.thread_time())
+        shares = self._load.look(worked)
+        yield GaugeMetricFamily(PREFIX + "load_percent", METRICS["load_percent"].meaning, value=max(shares.values()))
+        parts = GaugeMetricFamily(PREFIX + "part_load_percent", METRICS["part_load_percent"].meaning, labels=["part"])
+        for part, share in shares.items():
+            parts.add_metric([part], share)
+        yield parts
+        for name in ("engine_busy_seconds", "engine_work_seconds"):
+            meaning, value = METRICS[name + "_total"].meaning, getattr(state, name)
+            yield CounterMetricFamily(PREFIX + name, meaning, value=value)
+
 
 class Metrics:
-    """The metrics of one application; `state` is called at each scrape."""
+    """The metrics of one application; `state` is called at each scrape, which is the event loop's."""
 
-    def __init__(self, state: Callable[[], State]) -> None:
+    def __init__(self, state: Callable[[], State], load: Load | None = None) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(*_named("requests_total"), registry=self.registry)
         self._seconds = Histogram(*_named("request_seconds"), registry=self.registry, buckets=REQUEST_BUCKETS)
@@ -144,7 +178,7 @@ class Metrics:
         # Made now, so that each stands at 0 before the first event: a rate needs a value to begin with.
         self._rejected = {reason: rejected.labels(reason) for reason in REASONS}
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
-        self.registry.register(_Now(state))
+        self.registry.register(_Now(state, load or Load(available())))
         ProcessCollector(registry=self.registry)
 
     def ended(self, record: Record) -> None:

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.load import worths
 from app.serving.batcher import Batcher, Expired, QueueFull, Refused
 from app.serving.slots import Slots
 from benchmarks.capacity.clock import simulate
@@ -34,6 +35,7 @@ SETTLING = 0.1  # share of the requests that fill the empty system and are not c
 DRAWN = 4096  # decode times of a closed loop, whose requests are not known before
 REFUSED = 0.05  # seconds that a refused caller waits, as in the measured closed loop
 SWITCH = 0.005  # seconds after which Python takes its lock from a thread that others wait for
+LOOK = 0.1  # seconds between looks at who waits
 SHORTEST = 0.001  # seconds left of a request's time, as in the service
 
 
@@ -44,8 +46,9 @@ class Outcome:
     `throughput`: answers a second within it. `due`, `latencies` [answers] in seconds; a latency counts from when its
     request was due. `refused` for want of room or time, `expired` after the timeout. `batch`: mean photos a call.
     `engine_busy`, `host_busy`, `loop_busy`: shares of the engines', the host's processors' and the event loop's time (0 for
-    a host that is never short). `loop_rests`, `client_rests`: how often a request found the event loop and the client
-    rested (`Thread.rests`).
+    a host that is never short). `engine_work`: what of the engines' time calls of the best size would have needed.
+    `loop_rests`, `client_rests`: how often a request found the event loop and the client rested (`Thread.rests`).
+    `waiting` [looks]: photos that waited for an engine, each `LOOK` seconds.
     """
 
     rate: float
@@ -59,8 +62,10 @@ class Outcome:
     engine_busy: float
     host_busy: float
     loop_busy: float
+    engine_work: float = 0.0
     loop_rests: float = 0.0
     client_rests: float = 0.0
+    waiting: Floats = field(default_factory=lambda: np.zeros(0))
 
     def percentile(self, share: float) -> float:
         """Seconds; infinite when nothing was answered."""
@@ -91,6 +96,8 @@ class _Seen:
     calls: int = 0
     photos: int = 0
     engine_seconds: float = 0.0
+    work_seconds: float = 0.0  # as `app.engine.load` counts them
+    waiting: list[int] = field(default_factory=list)
 
 
 class _Host:
@@ -113,6 +120,7 @@ class _Host:
             PLACES, size=requests
         ).tolist()  # of each engine call; there are no more than requests
         self._calls = replica.calls().tolist()
+        self._worths = worths(replica.calls().mean(axis=1).tolist())
         self._worked = -COLD_AFTER  # when an engine call ended last
         self.batcher: Batcher[int, None] = Batcher(
             self._engine, max_batch=replica.max_batch, max_queue=replica.max_queue,
@@ -133,6 +141,7 @@ class _Host:
         await self._interpreter()
         self._worked = self._time()
         seen.engine_seconds += self._worked - began
+        seen.work_seconds += (self._worked - began) * self._worths[len(batch)]
         await self.loop.work(0)  # which hears of it after what it is doing
         return [None] * len(batch)
 
@@ -180,9 +189,16 @@ class _Host:
             self._decoding -= 1
 
 
+async def _looked(host: _Host) -> None:
+    while True:
+        await asyncio.sleep(LOOK)
+        host.seen.waiting.append(host.batcher.depth)
+
+
 async def _load(host: _Host, arrivals: Floats, ends: float) -> float:
     """Put the arrivals on, and let all be answered; gives the processor seconds of the host until `ends`."""
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[bool]]()
+    looking = asyncio.create_task(_looked(host))
     for number, due in enumerate(arrivals.tolist()):
         if (wait := due - loop.time()) > 0:
             await asyncio.sleep(wait)
@@ -191,6 +207,7 @@ async def _load(host: _Host, arrivals: Floats, ends: float) -> float:
         task.add_done_callback(tasks.discard)
     await asyncio.sleep(max(0.0, ends - loop.time()))
     busy = host.processors.busy_seconds
+    looking.cancel()
     while tasks:
         await asyncio.wait(tasks)
     await host.batcher.close()
@@ -254,8 +271,10 @@ def _outcome(host: _Host, busy: float, asked: int, seconds: float, settling: flo
         engine_busy=seen.engine_seconds / span / replica.engines,
         host_busy=busy / seconds / replica.processors if replica.processors else 0.0,
         loop_busy=host.loop.busy_seconds / span,
+        engine_work=seen.work_seconds / span / replica.engines,
         loop_rests=host.loop.rests / max(1, asked),
         client_rests=host.client.rests / max(1, asked),
+        waiting=np.array(seen.waiting[int(settling / LOOK) :], dtype=float),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import benchmarks.known_engine
+from app.engine import check
 from app.engine.batches import buckets
 from app.engine.engine import Engine, Scores
 from app.engine.pool import EnginePool
@@ -66,12 +67,14 @@ def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_engines_are_themselves_again_afterwards() -> None:
-    plain, sizes = Engine.score, vars(EnginePool)["sizes"]
+    plain, sizes, timed = Engine.score, vars(EnginePool)["sizes"], vars(check)["call_seconds"]
     with pytest.raises(RuntimeError), known_times(Device(1, 1)):
         assert Engine.score is not plain
         assert vars(EnginePool)["sizes"].fget(SimpleNamespace(max_batch=6)) == buckets(6), "as for a device that pads"
+        assert vars(check)["call_seconds"](SimpleNamespace(max_batch=2)) == {1: 0.002, 2: 0.003}
         raise RuntimeError
     assert Engine.score is plain
+    assert vars(check)["call_seconds"] is timed
     assert vars(EnginePool)["sizes"] is sizes
 
 

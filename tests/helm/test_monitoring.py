@@ -167,4 +167,5 @@ def test_scaling_follows_the_unlabelled_gauge() -> None:
     for case in ("tensorrt", "spot", "compute-class", "public"):
         text = "".join(texts(values_of(case)).get(name, "") for name in ("autoscaling.yaml", "keda.yaml"))
         named = set(re.findall(rf"\b{PREFIX}\w+", text))
+        assert named == {f"{PREFIX}load_percent", f"{PREFIX}photos_waiting"}
         assert {METRICS[name.removeprefix(PREFIX)][:2] for name in named} == {("gauge", ())}, case

@@ -11,3 +11,12 @@ scaleDown:
   policies:
     - {type: Pods, value: 1, periodSeconds: 60}
 {{- end -}}
+
+{{- /* What is scaled on: gauges without labels, one number of each pod. The one that asks for most pods counts. */ -}}
+{{- define "food-vision.scalingSignals" -}}
+{{- $a := .Values.autoscaling -}}
+{{- list
+  (dict "name" "load-percent" "metric" "food_vision_load_percent" "target" $a.targetLoad)
+  (dict "name" "photos-waiting" "metric" "food_vision_photos_waiting" "target" $a.targetWaiting)
+  | toJson -}}
+{{- end -}}

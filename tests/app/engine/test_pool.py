@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from app.engine.engine import Engine
+from app.engine.load import EngineLoad
 from app.engine.pool import EnginePool
 from app.providers.gpu import GpuMemoryError, ProviderError
 from app.serving.batcher import Batcher
@@ -26,6 +27,7 @@ class Fake:
     def __init__(self, number: int) -> None:
         self.number = number
         self.max_batch = 8 - number
+        self.worths = [0.0, 0.25, 0.5]
 
     def close(self) -> None:
         pass
@@ -56,6 +58,27 @@ def test_two_batches_run_at_a_time_each_on_its_own_engine() -> None:
         return list(numbers)
 
     assert sorted(asyncio.run(run())) == [0, 1]
+
+
+def test_calls_count_for_the_load_as_long_as_they_run_and_other_work_does_not() -> None:
+    now = 0.0
+    load = EngineLoad(lambda: now)
+
+    async def run() -> None:
+        nonlocal now
+        found = EnginePool(lambda number: cast(Engine, Fake(number)), 1, load)
+        await found.load()
+        for photos in (1, 2, 0):
+            gate = threading.Event()
+            running = found.run(lambda engine, gate=gate: gate.wait(60), photos)  # type: ignore[misc]
+            now += 8
+            gate.set()
+            assert await running
+            await asyncio.sleep(0)
+        await found.close()
+
+    asyncio.run(run())
+    assert (load.busy_seconds, load.work_seconds) == (16, 8 * 0.25 + 8 * 0.5)
 
 
 @pytest.mark.parametrize(

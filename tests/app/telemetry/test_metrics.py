@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.faults import ERRORS
+from app.telemetry.load import Load
 from app.telemetry.metrics import METRICS, PREFIX, REASONS, Metrics, State
 from app.telemetry.record import Record
 from tests.app.inside import Gate, running, until
@@ -66,6 +67,7 @@ def test_what_happened_is_counted(bundle: Path) -> None:
         assert value(found, "stage_seconds_sum", stage=stage) >= 0
     assert found["process_resident_memory_bytes", frozenset()] > 1e6
     assert found["process_cpu_seconds_total", frozenset()] > 0
+    assert 0 < value(found, "engine_work_seconds_total") <= value(found, "engine_busy_seconds_total")
 
 
 def test_the_state_of_this_moment(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +143,22 @@ def test_the_table_is_what_there_is() -> None:
     labels = {"route": "/labels", "outcome": "ok"}
     assert metrics.registry.get_sample_value(f"{PREFIX}requests_total", labels) is None
     assert other.registry.get_sample_value(f"{PREFIX}requests_total", labels) == 1
+
+
+def test_the_load_is_that_of_the_busiest_part() -> None:
+    now, worked = 0.0, [0.0, 0.0]
+    load = Load(processors=4, clock=lambda: now)
+    metrics = Metrics(lambda: State(True, {}, 0.0, {}, 0, worked[0], worked[0] / 2, worked[1]), load)
+
+    def told(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(PREFIX + name, labels)
+
+    assert told("load_percent") == 0
+    now, worked = 100.0, [90.0, 320.0]
+    # Beside what is given there is the processor time of this test, which is the event loop's.
+    assert [told("load_percent"), told("part_load_percent", part="host")] == pytest.approx([80, 80], abs=1)
+    assert told("part_load_percent", part="engine") == 45
+    assert (told("engine_busy_seconds_total"), told("engine_work_seconds_total")) == (90, 45)
 
 
 def test_times_are_counted_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
