@@ -18,7 +18,7 @@ TENSORRT_RTX := build/tensorrt-rtx
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: python installed demo test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof gpu-kit gpu-rehearsal tensorrt-rtx base-image image image-push image-test regression lock sbom pipeline containers-clean chart chart-venv bulk-check clean
+.PHONY: python installed demo test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof gpu-kit gpu-rehearsal tensorrt-rtx base-image image image-push image-test regression lock licences sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -27,8 +27,10 @@ TARGET ?= cpu
 BASE_IMAGE ?=
 LOCK := $(TOOLS)/bin/uv pip compile -q --generate-hashes --python-version 3.11 --no-header --no-annotate \
 	--python-platform x86_64-unknown-linux-gnu --no-emit-index-url
+# 1 reads HEIC photos as well, by a decoder under the GPL.
+HEIC ?=
 BUILD := $(PYTHON) -m scripts.image --target $(TARGET) $(if $(BASE_IMAGE),--base $(BASE_IMAGE)) $(if $(BAKE),--bundle $(BAKE)) \
-	$(if $(filter torch==%,$(TORCH)),--torch $(TORCH))
+	$(if $(filter torch==%,$(TORCH)),--torch $(TORCH)) $(if $(HEIC),--heic)
 
 demo: export PHOTOS := $(PHOTOS)
 demo: installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline; make demo PHOTOS=folder: your own
@@ -112,7 +114,7 @@ gpu-kit: installed  ## all that the GPU check needs on a machine without a netwo
 gpu-rehearsal: installed gpu-wheel  ## that kit unpacked and run on a stand-in device (Python 3.12, 7 GB); make gpu-rehearsal REHEARSAL='--shapes tiny'
 	$(BIN)/python -m benchmarks.gpu.rehearsal --log build/gpu-rehearsal.md $(REHEARSAL)
 
-image:  ## make image TARGET=cpu|gpu|gpu-slim|gpu-tensorrt|training [BASE_IMAGE=local] [BAKE=bundles/food101], with Docker or buildah; docs/image.md
+image:  ## make image TARGET=cpu|gpu|gpu-slim|gpu-tensorrt|bulk|training [BASE_IMAGE=local] [BAKE=bundles/food101] [HEIC=1], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)
 
 base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local means
@@ -121,8 +123,8 @@ base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local
 image-push:  ## the same, pushed to IMAGE with its SBOM and provenance; the digest goes to build/image/TARGET.json
 	$(BUILD) --tag $(IMAGE):$(or $(TAG),$(TARGET)) --push
 
-image-test: installed image  ## build the cpu image, run it read-only without rights, label, drain, play a Deployment
-	$(if $(filter training,$(TARGET)),FOOD_VISION_TRAINING_IMAGE,FOOD_VISION_IMAGE)=$(IMAGE):$(TARGET) $(BIN)/python -m pytest tests/image
+image-test: installed image  ## build the cpu image, run it read-only without rights, label, drain, play a Deployment; TARGET=bulk, training
+	FOOD_VISION_$(if $(filter training,$(TARGET)),TRAINING_)$(if $(filter bulk,$(TARGET)),BULK_)IMAGE=$(IMAGE):$(TARGET) $(BIN)/python -m pytest tests/image
 
 regression: installed  ## fixed pictures keep their labels and log-probabilities; URL=http://… asks a service instead
 	$(BIN)/python -m scripts.model_regression $(if $(URL),--url $(URL))
@@ -130,11 +132,15 @@ regression: installed  ## fixed pictures keep their labels and log-probabilities
 lock: $(TOOLS)/.installed  ## the images' packages with their hashes, from pyproject.toml and constraints.txt
 	for engine in cpu gpu gpu-slim; do $(LOCK) pyproject.toml -c constraints.txt --extra $$engine --extra otel -o locks/$$engine.txt || exit 1; done
 	$(LOCK) pyproject.toml -c constraints.txt --extra training --extra tower --extra export -o locks/training.txt
+	$(LOCK) pyproject.toml -c constraints.txt --extra bulk-cluster -o locks/bulk.txt
+	$(LOCK) locks/heic.in -c constraints.txt --no-deps -o locks/heic.txt
 	for list in build tools cuda-headers tensorrt-rtx; do $(LOCK) locks/$$list.in -o locks/$$list.txt || exit 1; done
 
-sbom: $(TOOLS)/.installed  ## CycloneDX lists of the images' packages, in build/sbom
-	mkdir -p build/sbom
-	for list in cpu gpu gpu-slim training; do $(TOOLS)/bin/cyclonedx-py requirements --of JSON -o build/sbom/$$list.cdx.json locks/$$list.txt || exit 1; done
+licences: installed  ## after make lock: locks/licences.json, the licence of every wheel; what is new is downloaded
+	$(BIN)/python -m scripts.licences --write
+
+sbom: $(TOOLS)/.installed  ## CycloneDX list of what an image holds, in build/sbom; make sbom TARGET=cpu IMAGE=registry/path@sha256:…
+	$(PYTHON) -m scripts.sbom --target $(TARGET) --image $(if $(findstring @,$(IMAGE)),$(IMAGE),$(IMAGE):$(TARGET))
 
 pipeline: $(TOOLS)/.installed  ## workflows, cloudbuild.yaml, Dockerfile and shell scripts, by schema and by linter, offline
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -46,7 +46,9 @@ ERRORS: dict[str, Fault] = {
     ),
     "image_too_costly": Fault(413, "Decoding the image takes more processor time or memory than one photo may have."),
     "too_many_images": Fault(413, "More images than `max_images` in one request."),
-    "unsupported_format": Fault(415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC."),
+    "unsupported_format": Fault(
+        415, "Not an image, or not JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or, with the extra `heic`, HEIC."
+    ),
     "unsupported_encoding": Fault(
         415, "The body has a `Content-Encoding`; gzip and deflate are read where `accept_compressed` is set."
     ),

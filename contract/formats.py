@@ -1,7 +1,7 @@
 """The image formats that are read, and the one sentence that lists them.
 
-HEIC needs pillow-heif, which comes with the extras `serving` and `bulk`; without it HEIC is an
-unsupported format like any other.
+HEIC needs pillow-heif, of the extra `heic`: its wheel holds x265, which is under the GPL, so it
+comes only where it is asked for. Without it HEIC is unsupported, and the sentence says how to add it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _PLUGINS = (  # imported here, because Image.open(formats=…) knows only the pl
     AvifImagePlugin.AvifImageFile,
 )
 _HEIC = pillow_heif is not None
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}  # ISO/IEC 23008-12, annex B
 
 # JPEG opens MPO too: several JPEGs in one .jpg, from phones. HEIF is Pillow's name for HEIC. It comes after AVIF, because
 # it would open an AVIF that calls itself `mif1` and then find no decoder for it.
@@ -55,7 +56,27 @@ if _HEIC:
     pillow_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
 
 
+def refusal(data: bytes) -> str:
+    """The sentence for bytes that are in none of `FORMATS`; for HEIC it says what would read it."""
+    if not _HEIC and _is_heic(data):
+        return (
+            f"The {len(data)} bytes are HEIC, which is not read here: the extra `heic` is not installed "
+            f"(pip install 'food-vision[heic]', or make an image with HEIC=1). Send {NAMES}."
+        )
+    return f"The {len(data)} bytes are not an image in a supported format. Send {NAMES}."
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether the file's type, or one that it says to be compatible with, is HEVC in HEIF."""
+    if data[4:8] != b"ftyp":
+        return False
+    brands = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    return any(brands[at : at + 4] in _HEIC_BRANDS for at in range(0, len(brands), 4))
+
+
 def known(data: bytes) -> bool:
     """Whether the bytes start as a file of `FORMATS` does; Pillow also calls those unidentified if they have no size."""
+    if not _HEIC and _is_heic(data):  # the AVIF plugin takes every `mif1` for its own
+        return False
     accepts = (Image.OPEN[name][1] for name in FORMATS)
     return any(accept is not None and accept(data[:16]) is True for accept in accepts)

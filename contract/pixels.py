@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from contract.errors import PhotoError
-from contract.formats import FORMATS, NAMES, known
+from contract.formats import FORMATS, known, refusal
 from contract.png import low_bytes
 from contract.structure import Pieces, check_frame, check_header, check_segments
 
@@ -159,10 +159,7 @@ def _open(file: io.BytesIO, data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         if known(data):
             raise PhotoError("bad_image", "The image header is damaged, or says that there are no pixels.") from None
-        raise PhotoError(
-            "unsupported_format",
-            f"The {len(data)} bytes are not an image in a supported format. Send {NAMES}.",
-        ) from None
+        raise PhotoError("unsupported_format", refusal(data)) from None
     except PhotoError:
         raise
     except MemoryError:

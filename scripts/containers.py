@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -23,6 +24,8 @@ from contract.errors import ContractError
 
 STORE = Path(__file__).parent.parent / "build" / "containers"
 LOCAL = "localhost/food-vision"  # images made here; no registry is meant
+BUILDER = "food-vision"  # made where the current builder of Docker cannot attest
+CREATE = f"docker buildx create --name {BUILDER} --driver docker-container --driver-opt network=host"
 INSTALL = "apt-get install --no-install-recommends buildah podman runc catatonit netavark aardvark-dns uidmap iptables"
 
 
@@ -67,6 +70,32 @@ def _docker_answers() -> bool:
         subprocess.run(["docker", *words], capture_output=True, check=False).returncode
         for words in (("info",), ("buildx", "version"))
     )
+
+
+def attesting_builder() -> tuple[str, ...]:
+    """Options of `docker buildx build` that name a builder which attaches SBOM and provenance.
+
+    None where the current one does: one of another driver than `docker`, or Docker with the containerd image store.
+    Otherwise a builder of the driver docker-container, made now if it is not there. Raises `ContractError` where it
+    cannot be made.
+    """
+    driver = re.search(r"^Driver:\s*(\S+)", _docker("buildx", "inspect").stdout, re.MULTILINE)
+    if driver and driver[1] != "docker":
+        return ()
+    if "io.containerd.snapshotter" in _docker("info", "--format", "{{json .DriverStatus}}").stdout:
+        return ()
+    if _docker("buildx", "inspect", BUILDER).returncode:
+        made = _docker(*CREATE.split()[1:])
+        if made.returncode:
+            raise ContractError(
+                "Docker's classic image store holds neither SBOM nor provenance, and a builder that attaches them was "
+                f"not made ({made.stderr.strip()[-300:]}). Make one ({CREATE}), or turn the containerd image store on."
+            )
+    return ("--builder", BUILDER)
+
+
+def _docker(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
 
 
 def podman_env() -> dict[str, str]:

@@ -4,8 +4,10 @@
     python3 -m scripts.image --target gpu --tag localhost/food-vision:gpu
     python3 -m scripts.image --target gpu-slim                  # the same without cuDNN
     python3 -m scripts.image --bundle bundles/food101 --tag localhost/food-vision:food101     # the bundle baked in
+    python3 -m scripts.image --target bulk                      # labelling in bulk on a Ray cluster
     python3 -m scripts.image --target training                  # training and export, with torch for NVIDIA GPUs
     python3 -m scripts.image --target training --torch torch==2.13.0+cpu   # another build of torch, from pip's configuration
+    python3 -m scripts.image --heic                             # reads HEIC too; its decoder is under the GPL
     python3 -m scripts.image --base local                       # where no image registry is in reach
     python3 -m scripts.image --tag REGISTRY/food-vision:1.0 --push      # prints and writes down the digest
 
@@ -18,9 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from datetime import UTC, datetime
@@ -29,36 +33,61 @@ from pathlib import Path
 from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
-from scripts.containers import LOCAL, Tools, find_tools
+from scripts.containers import LOCAL, Tools, attesting_builder, find_tools
+from scripts.licences import expression
 
 ROOT = Path(__file__).parent.parent
-TARGETS = ("cpu", "gpu", "gpu-slim", "gpu-tensorrt", "training")
+TARGETS = ("cpu", "gpu", "gpu-slim", "gpu-tensorrt", "bulk", "training")
 LOCAL_BASE = "localhost/debian-python:bookworm"
 SECRETS = {"pip_config": "PIP_CONFIG_FILE", "ca_bundle": "PIP_CERT"}
 
 
 def build(
-    target: str, tag: str, base: str | None, bundle: Path | None, *, torch: str | None = None, push: bool = False
+    target: str,
+    tag: str,
+    base: str | None,
+    bundle: Path | None,
+    *,
+    torch: str | None = None,
+    heic: bool = False,
+    push: bool = False,
 ) -> int:
     """Build one target, print its size and, pushed, its digest. Returns the exit code."""
     if bundle is not None:
         _check_bundle(bundle)
     tools, started = find_tools(), time.monotonic()
+    attests = push and tools.name == "docker"
+    builder = attesting_builder() if attests else ()
+    if builder and base and base.startswith(("local", "localhost/")):
+        raise ContractError(
+            f"The base {base} is on this machine alone, where the builder that attests ({builder[-1]}) does not see it: "
+            "name one of a registry (--base, BASE_IMAGE)."
+        )
     if base == "local":
         base = _local_base(tools)
-    arguments = ["--target", target, "--tag", tag, *_labels(), *_secrets()]
+    labels = _labels(base or _default_base(), _licences(target, torch, heic))
+    arguments = ["--target", target, "--tag", tag, *_secrets()]
+    if tools.name == "docker":
+        arguments += [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
     if base:
         arguments += ["--build-arg", f"BASE_IMAGE={base}"]
     if torch:
         arguments += ["--build-arg", f"TORCH={torch}"]
+    if heic:
+        arguments += ["--build-arg", "HEIC=1"]
     if bundle is not None:
         arguments += ["--build-context", f"bundle={bundle.resolve()}"]
-    if push and tools.name == "docker":
-        return _push_with_docker(tools, target, tag, arguments)
+    if attests:
+        digest = _push_with_docker(tools, target, tag, [*builder, *arguments])
+        return _write_digest(target, tag, base or _default_base(), digest)
     _shown([*tools.build, *arguments, "."], tools, f"{tag} was not built")
+    if tools.name == "podman":
+        _label_with_buildah(tools, tag, labels)
     size = int(tools.call("image", "inspect", tag, "--format", "{{.Size}}"))
     print(f"{tag}: {size / 1e6:.0f} MB, built in {time.monotonic() - started:.0f} s")
-    return _push_with_podman(tools, target, tag) if push else 0
+    if push:
+        return _write_digest(target, tag, base or _default_base(), _push_with_podman(tools, target, tag))
+    return 0
 
 
 def _shown(command: list[str], tools: Tools, failure: str) -> None:
@@ -67,27 +96,39 @@ def _shown(command: list[str], tools: Tools, failure: str) -> None:
         raise ContractError(f"{failure}; the lines above say why.")
 
 
-def _push_with_docker(tools: Tools, target: str, tag: str, arguments: list[str]) -> int:
-    """Build and push in one go: only so do BuildKit's SBOM and provenance come along, as attestations of the digest."""
+def _label_with_buildah(tools: Tools, tag: str, labels: dict[str, str]) -> None:
+    """Label what was built, by one more build: buildah leaves the labels of a cached image as they were."""
+    image = tools.call("image", "inspect", tag, "--format", "{{.Id}}")
+    recipe = "".join([f"FROM {image}\n", *(f"LABEL {name}={json.dumps(value)}\n" for name, value in labels.items())])
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "Dockerfile").write_text(recipe, encoding="utf-8")
+        _shown([*tools.build, "--quiet", "--tag", tag, folder], tools, f"{tag} was not labelled")
+
+
+def _push_with_docker(tools: Tools, target: str, tag: str, arguments: list[str]) -> str:
+    """Build and push in one go: only so do BuildKit's SBOM and provenance come along, as attestations of the digest.
+
+    Returns the digest.
+    """
     metadata = _record(target, "metadata")
     attested = ["--sbom=true", "--provenance=mode=max", "--push", "--metadata-file", str(metadata)]
     command = [*(word for word in tools.build if word != "--load"), *arguments, *attested, "."]
     _shown(command, tools, f"{tag} was not built and pushed")
-    return _write_digest(target, tag, json.loads(metadata.read_text())["containerimage.digest"])
+    return str(json.loads(metadata.read_text())["containerimage.digest"])
 
 
-def _push_with_podman(tools: Tools, target: str, tag: str) -> int:
-    """Push what was built. buildah attests nothing: `make sbom` lists the packages."""
+def _push_with_podman(tools: Tools, target: str, tag: str) -> str:
+    """Push what was built and return the digest. buildah attests nothing: `make sbom` lists the packages."""
     digest = _record(target, "digest")
     plain = ["--tls-verify=false"] if tag.startswith(("localhost:", "127.0.0.1:")) else []
     _shown([*tools.run, "push", *plain, "--digestfile", str(digest), tag], tools, f"{tag} was not pushed")
-    return _write_digest(target, tag, digest.read_text().strip())
+    return digest.read_text().strip()
 
 
-def _write_digest(target: str, tag: str, digest: str) -> int:
+def _write_digest(target: str, tag: str, base: str, digest: str) -> int:
     """Print the name by digest, which no later push can change, and write it to build/image. Returns the exit code."""
     repository = tag.rpartition(":")[0]
-    record = {"repository": repository, "digest": digest, "tag": tag}
+    record = {"repository": repository, "digest": digest, "tag": tag, "base": base}
     write_text_atomic(_record(target, "json"), json.dumps(record) + "\n")
     print(f"{repository}@{digest}")
     return 0
@@ -107,15 +148,32 @@ def _local_base(tools: Tools) -> str:
     return LOCAL_BASE
 
 
-def _labels() -> list[str]:
-    """Version, commit and its time: one commit has the same labels wherever it is built. Without git, the version alone."""
+def _default_base() -> str:
+    """The base that the Dockerfile names."""
+    (name,) = re.findall(r"^ARG BASE_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    return str(name)
+
+
+def _licences(target: str, torch: str | None, heic: bool) -> str:
+    """The SPDX expression of what the image holds, by locks/licences.json."""
+    parts = [expression("gpu" if target == "gpu-tensorrt" else target, cuda=not torch)]
+    return " AND ".join(dict.fromkeys(" AND ".join([*parts, *([expression("heic")] if heic else [])]).split(" AND ")))
+
+
+def _labels(base: str, licences: str) -> dict[str, str]:
+    """Version, licences, commit, its time and the base: one commit has the same labels wherever it is built.
+
+    Without git no commit; the base's digest where it is named by it.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    found = {"version": project["version"]}
+    name, _, digest = base.partition("@")
+    found = {"version": project["version"], "licenses": licences, "base.name": name}
+    found |= {"base.digest": digest} if digest else {}
     if shutil.which("git") and (commit := _git("log", "-1", "--format=%H %ct")):
         revision, seconds = commit.split()
         found["revision"] = revision + ("-dirty" if _git("status", "--porcelain") else "")
         found["created"] = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return [part for name, value in found.items() for part in ("--label", f"org.opencontainers.image.{name}={value}")]
+    return {f"org.opencontainers.image.{name}": value for name, value in found.items()}
 
 
 def _git(*words: str) -> str:
@@ -148,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--torch", metavar="PIN", help="with training: another build of torch (default: the lock's, with CUDA)"
     )
+    parser.add_argument("--heic", action="store_true", help="read HEIC as well; its decoder is under the GPL")
     parser.add_argument("--base-only", action="store_true", help="make the local base image and nothing else")
     parser.add_argument("--push", action="store_true", help="push it to the registry of its tag")
     args = parser.parse_args(argv)
@@ -158,7 +217,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.base_only:
         return run("image", lambda: print(_local_base(find_tools())) or 0)
     tag = args.tag or f"{LOCAL}:{args.target}"
-    return run("image", lambda: build(args.target, tag, args.base, args.bundle, torch=args.torch, push=args.push))
+    options = {"torch": args.torch, "heic": args.heic, "push": args.push}
+    return run("image", lambda: build(args.target, tag, args.base, args.bundle, **options))
 
 
 if __name__ == "__main__":

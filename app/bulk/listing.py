@@ -24,7 +24,7 @@ from contract.errors import ContractError
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .dib .tif .tiff .avif .heic .heif".split()
-)  # of the formats that are read; what such a file really holds is seen when it is decoded
+)  # of the formats that can be read; what such a file really holds is seen when it is decoded
 TABLE = ".parquet"
 SCHEMA = pa.schema(
     {"shard": pa.int32(), "index": pa.int32(), "path": pa.string(), "bytes": pa.int64(), "group": pa.int32(),

@@ -16,8 +16,10 @@ import pytest
 from contract.errors import ContractError
 from scripts.containers import Tools, find_tools
 
-IMAGE, TRAINING_IMAGE = "FOOD_VISION_IMAGE", "FOOD_VISION_TRAINING_IMAGE"
-MADE_BY = {IMAGE: "image-test", TRAINING_IMAGE: "image-test TARGET=training"}
+IMAGE, TRAINING_IMAGE, BULK_IMAGE = "FOOD_VISION_IMAGE", "FOOD_VISION_TRAINING_IMAGE", "FOOD_VISION_BULK_IMAGE"
+MADE_BY = {
+    IMAGE: "image-test", TRAINING_IMAGE: "image-test TARGET=training", BULK_IMAGE: "image-test TARGET=bulk",
+}  # fmt: skip
 HARDENED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import pytest
 from contract.files import sha256_file
 from scripts import image
 from scripts.containers import Tools
+from scripts.licences import expression
 from scripts.model_regression import BUNDLE, PICTURES, main
 from tests.conftest import ROOT
 from tests.image.container import Container, image_under_test, running, started
+from tests.image.test_pipeline import locked
 
 MOST_BYTES = 600_000_000
 UID = "10001"
@@ -47,8 +50,10 @@ def test_it_says_what_it_is(under_test: tuple[Tools, str]) -> None:
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
     assert labels["version"] == version("food-vision")
     assert labels["title"] == "food-vision"
-    assert labels["licenses"] == "MIT"
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", labels["revision"])
+    assert labels["licenses"] == expression("cpu")
+    assert labels["base.name"]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert labels["revision"].removesuffix("-dirty") == commit.strip(), "not what a cache had"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", labels["created"])
     assert config["User"] == f"{UID}:{UID}"
     assert config["Entrypoint"] == ["python", "-m", "app"]
@@ -99,6 +104,21 @@ def test_it_holds_this_tree_and_its_compiled_files(served: Container) -> None:
         assert found == wanted, "the image is not of this tree: make image"
         compiled = int(served.shell(f"cd {SITE} && find {room} -name '*.pyc' | wc -l"))
         assert compiled == len(wanted)
+
+
+def test_it_carries_the_licences_of_what_it_holds(served: Container) -> None:
+    text = served.shell("cat /usr/share/doc/food-vision/THIRD-PARTY-NOTICES")
+    named = set(re.findall(r"^={100}\n(\S+) ", text, re.MULTILINE))
+    assert {name.lower().replace("_", "-") for name in named} == set(locked("cpu"))
+    assert "Copyright (c) Microsoft Corporation" in text
+    assert served.shell("ls /usr/share/doc/libc6/copyright"), "Debian's own"
+
+
+def test_heic_is_refused_with_its_remedy(served: Container) -> None:
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    answer = httpx.post(f"{served.url}/predict", content=heic)
+    assert answer.status_code == 415
+    assert "make an image with HEIC=1" in answer.json()["error"]
 
 
 def test_its_packages_are_the_locked_ones(served: Container) -> None:

@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from app.providers.tensorrt import CUDA_LIBRARIES
+from scripts import sbom
 from scripts.model_regression import BUNDLE
 from tests.conftest import ROOT
 
@@ -26,6 +27,7 @@ LOCKS = ROOT / "locks"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCKERFILE = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
 TARGETS = ("cpu", "gpu", "gpu-slim", "gpu-tensorrt")
+STAGES = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=\nFROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL))
 OF_CUDA = r"(triton|(cuda|nvidia)-[a-z0-9-]+)$"  # what torch of the common index brings along
 REMEDY = "out of date: make lock"
 
@@ -95,7 +97,8 @@ def test_the_slim_gpu_lock_is_the_gpu_lock_without_cudnn() -> None:
     """The image `gpu` is built on top of it, so each version must be the same."""
     gpu, slim = locked("gpu"), locked("gpu-slim")
     assert slim == {name: number for name, number in gpu.items() if name not in OF_CUDNN}, REMEDY
-    assert "FROM build-gpu-slim AS build-gpu\n" in DOCKERFILE
+    assert "FROM packages-gpu-slim AS packages-gpu\n" in DOCKERFILE
+    assert STAGES["gpu"].startswith(STAGES["gpu-slim"].splitlines()[0] + "\n"), "and its first layer is the same"
 
 
 def test_the_slim_gpu_lock_has_all_that_the_cuda_provider_is_linked_to() -> None:
@@ -125,7 +128,24 @@ def test_another_torch_leaves_out_torch_and_cuda_and_nothing_else(tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "gpu-slim", "training"])
+# Neither the service's framework nor what it serves with. Ray's dashboard has aiohttp, and exports metrics for Prometheus.
+OF_THE_WEB = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "python-multipart", "fastapi-offline"}
+OF_A_DASHBOARD = {"aiohttp", "aiohttp-cors", "opencensus", "virtualenv", "smart-open"}  # of ray[default], for RayJobs
+
+
+def test_the_bulk_lock_has_the_engine_ray_and_no_web_framework() -> None:
+    bulk, slim = locked("bulk"), locked("gpu-slim")
+    assert needed("food-vision", frozenset({"bulk"})) - {"food-vision"} <= set(bulk), REMEDY
+    engine = {name for name in slim if re.match(rf"onnxruntime-gpu$|{OF_CUDA}", name)}
+    assert {name: bulk[name] for name in engine} == {name: slim[name] for name in engine}, REMEDY
+    assert not OF_THE_WEB & set(bulk)
+    assert set(bulk) >= OF_A_DASHBOARD, "KubeRay submits a job through Ray's dashboard"
+    ray = re.search(r"rayVersion: \"(.+)\"", (ROOT / "docs" / "bulk-rayjob.yaml").read_text(encoding="utf-8"))
+    assert ray
+    assert bulk["ray"] == ray[1], "the cluster's version in the example"
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "gpu-slim", "bulk", "training", "heic"])
 def test_locks_keep_to_the_constraints(name: str) -> None:
     constraints = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     for package, number in locked(name).items():
@@ -142,23 +162,64 @@ def test_each_locked_package_has_a_hash_and_no_address(path: Path) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_each_target_ends_as_the_unprivileged_user(target: str) -> None:
-    stage = DOCKERFILE.split(f" AS {target}\n")[1].split("\nFROM ")[0]
+    stage = STAGES[target]
     assert stage.rstrip().endswith("USER 10001:10001")
     engine = {"cpu": "cpu", "gpu": "cuda", "gpu-slim": "cuda", "gpu-tensorrt": "tensorrt"}[target]
     assert f"FOOD_VISION_PROVIDER={engine}" in stage, "a GPU image never serves on the CPU by itself"
-    assert f"COPY --from=build-{target} /opt/venv" in stage
+    assert f"COPY --from=packages-{target} /" in stage
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "bulk", "training"])
+def test_packages_are_layers_below_our_code(target: str) -> None:
+    """What changes often is copied last: a node that has the packages pulls our wheel alone."""
+    *packages, ours = re.findall(r"^COPY --from=(\S+) \S+ /$", STAGES[target], re.MULTILINE)
+    if target != "training":
+        assert packages.pop() == "baked", "a bundle stays, too, when our code changes"
+    assert packages
+    assert all(stage.startswith("packages-") for stage in packages)
+    assert ours == ("ours-training" if target == "training" else "ours")
+    for stage in packages:  # and no stage of the packages has seen our code, or they would be made anew with it
+        assert not re.search(r"COPY .*(app|contract|pyproject)", chain(stage))
+    assert re.search(r"\.sh /opt/venv /build/source /ours", STAGES[ours])
+
+
+def chain(stage: str) -> str:
+    """The instructions of a stage and of those that it is built from."""
+    (parent,) = re.findall(rf"^FROM (\S+) AS {stage}$", DOCKERFILE, re.MULTILINE)
+    return (chain(parent) if parent in STAGES else "") + STAGES[stage]
+
+
+def test_no_instruction_above_the_packages_depends_on_the_day() -> None:
+    """Every layer from the base to our code is copied from a folder whose times are the same everywhere."""
+    for target in (*TARGETS, "bulk", "training"):
+        made = re.findall(r"^(RUN|COPY|ADD)\b(.*)", chain(target), re.MULTILINE)
+        folders = [" /layer/ /", " /cudnn/ /", " /baked/ /", " /account/ /", " /ours/ /"]
+        assert {name for name, _ in made} == {"COPY"}
+        assert all(line.endswith(tuple(folders)) for _, line in made)
+    assert "SOURCE_DATE_EPOCH=315532800" in STAGES["tools"]
+    assert 'touch -h -d "@$SOURCE_DATE_EPOCH"' in (ROOT / "docker" / "install.sh").read_text(encoding="utf-8")
+
+
+def test_the_bulk_target_labels_on_ray_and_is_unprivileged() -> None:
+    stage = STAGES["bulk"]
+    assert "USER 10001:10001" in stage
+    assert 'ENTRYPOINT ["python", "-m", "app.bulk"]' in stage
+    assert "HOME=/tmp" in stage, "where Ray writes"
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in chain("bulk"), "where GKE mounts the driver"
+    example = (ROOT / "docs" / "bulk-rayjob.yaml").read_text(encoding="utf-8")
+    assert "make image-push TARGET=bulk IMAGE=REGISTRY/food-vision-bulk\n" in example
+    assert set(re.findall(r"image: (.+)", example)) == {"REGISTRY/food-vision-bulk@sha256:DIGEST"}
+    assert example.count("httpGet: { path: /api/healthz, port: 52365 }") == 2, "there is no wget for KubeRay's own"
 
 
 def test_the_training_target_is_unprivileged_and_has_no_service() -> None:
-    stage = DOCKERFILE.split(" AS training\n")[1].split("\nFROM ")[0]
-    assert "USER 10001:10001" in stage
-    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in stage, "where GKE mounts the driver"
-    assert "FOOD_VISION_" not in DOCKERFILE.split(" AS account\n")[1].split("\nFROM ")[0] + stage
+    assert "USER 10001:10001" in STAGES["training"]
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in chain("training"), "where GKE mounts the driver"
+    assert "FOOD_VISION_" not in chain("training")
 
 
 def test_gpu_targets_find_the_driver_where_gke_mounts_it() -> None:
-    stage = DOCKERFILE.split(" AS runtime-gpu\n")[1].split("\nFROM ")[0]
-    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in stage
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib64" in STAGES["runtime-gpu"]
     assert "ORT_DISABLE_TELEMETRY=1" in DOCKERFILE
 
 
@@ -167,7 +228,8 @@ def test_the_builder_is_sent_what_the_images_hold_alone() -> None:
     assert lines[1] == "*", "all is left out"
     sent = {line[1:] for line in lines if line.startswith("!")}
     sources = {"app", "contract", "export", "modeling", "training"}
-    assert sent == sources | {"docker/install.sh", "locks", "pyproject.toml", "README.md", "LICENSE", "NOTICE"}
+    scripts = {"docker/install.sh", "scripts/notices.py"}
+    assert sent == sources | scripts | {"locks", "pyproject.toml", "README.md", "LICENSE", "NOTICE"}
 
 
 def test_every_file_of_a_licence_is_sent_copied_and_packed() -> None:
@@ -230,11 +292,12 @@ def test_a_release_pushes_and_names_the_images() -> None:
     release = ROOT / ".github" / "workflows" / "release.yml"
     targets = jobs(release)["image"]["strategy"]["matrix"]["target"]
     named = re.findall(r"-name '([a-z-]+)\.json'", release.read_text(encoding="utf-8"))
-    listed = re.findall(
-        r"for list in (.+?); do \$\(TOOLS\)/bin/cyclonedx", (ROOT / "Makefile").read_text(encoding="utf-8")
-    )
+    text = release.read_text(encoding="utf-8")
     assert targets == named == ["cpu", "gpu", "gpu-slim"]
-    assert set(targets) <= set(listed[0].split()), "each has its SBOM attested"
+    assert set(targets) <= set(sbom.TARGETS), "each has its SBOM attested"
+    assert jobs(release)["image"]["needs"] == "base", "one digest of the base for all"
+    assert 'BASE_IMAGE="$BASE"' in text
+    assert "BASE: ${{ needs.base.outputs.image }}" in text
 
 
 def image_command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:

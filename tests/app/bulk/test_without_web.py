@@ -101,4 +101,4 @@ def test_the_extra_names_no_package_of_the_web() -> None:
         if one.name == "food-vision":
             waiting += [Requirement(line) for extra in one.extras for line in extras[extra]]
     assert not named & {canonicalize_name(module) for module in MODULES}
-    assert {"pydantic-settings", "tokenizers", "pillow-heif", "ray"} <= named
+    assert {"pydantic-settings", "tokenizers", "ray"} <= named
