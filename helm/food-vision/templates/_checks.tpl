@@ -1,6 +1,7 @@
 {{- /* What no schema can say: every mistake at once, each as a sentence that names the value and the remedy. */ -}}
 {{- define "food-vision.checks" -}}
 {{- $wrong := list -}}
+{{- with include "food-vision.check.names" . | trim -}}{{- $wrong = append $wrong . -}}{{- end -}}
 {{- if .Values.serving.enabled -}}
 {{- range list "image" "modes" "node" "model" "settings" "extras" "engines" "storage" "grace" "scaling" "exposure" "test" "cluster" -}}
 {{- $found := include (printf "food-vision.check.%s" .) $ | trim -}}
@@ -62,6 +63,14 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* A Service's name is the narrowest: Helm takes releases such as 2nd or my.demo. */ -}}
+{{- define "food-vision.check.names" -}}
+{{- $name := include "food-vision.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+the release is {{ .Release.Name }}, so its objects would be {{ $name }}, which no Service may be called: set fullnameOverride to small letters, digits and -, a letter first.
 {{- end }}
 {{- end -}}
 
