@@ -143,6 +143,8 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"abstainBelow": 1.5}}, "settings.abstainBelow is 1.5, but must be a number from 0 to 1"),
     ({"settings": {"cudaGraphs": "yes"}}, 'settings.cudaGraphs is "yes", but must be true or false'),
     ({"settings": {"host": 1}}, "settings.host is 1, but must be a text, in quotes or by --set-string"),
+    ({"settings": {"host": ""}}, 'settings.host is "", where neither probes nor clients reach the pod: set it to 0.0.0.0'),
+    ({"settings": {"host": "127.0.0.1"}}, 'settings.host is "127.0.0.1", where neither probes nor clients reach the pod'),
     ({"settings": {"provider": "gpu"}}, 'settings.provider is "gpu", but must be one of cpu, cuda, tensorrt'),
     (
         {"settings": {"shutdownDelaySeconds": "soon"}},
@@ -229,6 +231,8 @@ SCHEMA: list[tuple[dict[str, Any], str]] = [
     ({"termination": {"spotSeconds": 600}}, "/termination/spotSeconds"),
     ({"termination": {"preStopSeconds": "soon"}}, "/termination/preStopSeconds"),
     ({"settings": {"maxBatch": [1]}}, "/settings/maxBatch"),
+    ({"settings": {"host": None}}, "at '/settings': missing property 'host'"),
+    ({"settings": {"shutdownDelaySeconds": None}}, "at '/settings': missing property 'shutdownDelaySeconds'"),
     ({"extraEnv": [{"name": "A=B"}]}, "/extraEnv/0/name"),
     ({"extraVolumes": [{"emptyDir": {}}]}, "/extraVolumes/0"),
     ({"extraObjects": [1]}, "/extraObjects/0"),

@@ -58,6 +58,9 @@ settings.{{ $name }} follows from {{ $rule.managed }}: set that, and leave it ou
 settings.{{ $name }} is {{ toJson $value }}, but must be {{ include "food-vision.allowed" $rule }}.
 {{- end }}
 {{- end }}
+{{- if regexMatch "^(localhost|127\\..*|::1)?$" (toString .Values.settings.host) }}
+settings.host is {{ toJson .Values.settings.host }}, where neither probes nor clients reach the pod: set it to 0.0.0.0, or to :: in a cluster of IPv6.
+{{- end }}
 {{- end -}}
 
 {{- /* Variables that are there already: (list $ "extraEnv" LIST NAMES). */ -}}
