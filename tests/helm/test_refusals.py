@@ -28,6 +28,22 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"node": {"accelerator": {"sharing": {"strategy": "mps"}}}}, "strategy is mps, but maxClients is 0"),
     ({"node": {"accelerator": {"sharing": {"maxClients": 2}}}}, "maxClients is 2 without a strategy"),
     ({"nodeSelector": {"a": "b"}, **CLASS}, "node.mode is computeClass, and a compute class chooses the nodes"),
+    # resources
+    (
+        {"resources.limits.memory": "4Gi"},
+        "resources.requests.memory is 6Gi, more than resources.limits.memory, which is 4Gi: set both",
+    ),
+    (
+        {"resources.limits.memory": 2e9},
+        "resources.requests.memory is 6Gi, more than resources.limits.memory, which is 2000000000",
+    ),
+    ({"resources.limits.cpu": "1500m"}, "resources.requests.cpu is 3, more than resources.limits.cpu, which is 1500m"),
+    ({"resources": {"limits": {"nvidia.com/gpu": 2}}}, "resources names nvidia.com/gpu, which the chart sets itself"),
+    ({"resources": {"requests": {"nvidia.com/gpu": 1}}}, "resources names nvidia.com/gpu, which the chart sets"),
+    (
+        {"training": {"enabled": True, "resources": {"requests": {"memory": "1Ti"}}}},
+        "training.resources.requests.memory is 1Ti, more than training.resources.limits.memory",
+    ),
     # two node modes at once
     (
         merged(CLASS, {"node.accelerator.type": "nvidia-h100-80gb"}),
@@ -95,6 +111,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         {"autoscaling": {"mode": "podMonitoring"}, "monitoring": {"operator": "prometheus"}},
         "but monitoring.operator is prometheus, so there is no metric to scale on",
     ),
+    (
+        {"autoscaling": {"mode": "cpu"}, "node": {"mode": "cpu"}, "resources": {"requests": {"cpu": None}}},
+        "resources.requests.cpu is missing, of which autoscaling.targetCPU is a share",
+    ),
     ({"autoscaling": {"mode": "keda"}}, "set one of autoscaling.keda.projectId"),
     (
         {"autoscaling": {"mode": "keda", "keda": {"projectId": "p", "serverAddress": "http://p:9090"}}},
@@ -143,8 +163,14 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"abstainBelow": 1.5}}, "settings.abstainBelow is 1.5, but must be a number from 0 to 1"),
     ({"settings": {"cudaGraphs": "yes"}}, 'settings.cudaGraphs is "yes", but must be true or false'),
     ({"settings": {"host": 1}}, "settings.host is 1, but must be a text, in quotes or by --set-string"),
-    ({"settings": {"host": ""}}, 'settings.host is "", where neither probes nor clients reach the pod: set it to 0.0.0.0'),
-    ({"settings": {"host": "127.0.0.1"}}, 'settings.host is "127.0.0.1", where neither probes nor clients reach the pod'),
+    (
+        {"settings": {"host": ""}},
+        'settings.host is "", where neither probes nor clients reach the pod: set it to 0.0.0.0',
+    ),
+    (
+        {"settings": {"host": "127.0.0.1"}},
+        'settings.host is "127.0.0.1", where neither probes nor clients reach the pod',
+    ),
     ({"settings": {"provider": "gpu"}}, 'settings.provider is "gpu", but must be one of cpu, cuda, tensorrt'),
     (
         {"settings": {"shutdownDelaySeconds": "soon"}},

@@ -3,7 +3,7 @@
 {{- $wrong := list -}}
 {{- with include "food-vision.check.names" . | trim -}}{{- $wrong = append $wrong . -}}{{- end -}}
 {{- if .Values.serving.enabled -}}
-{{- range list "image" "modes" "node" "model" "settings" "extras" "engines" "storage" "grace" "scaling" "exposure" "test" "cluster" -}}
+{{- range list "image" "modes" "node" "resources" "model" "settings" "extras" "engines" "storage" "grace" "scaling" "exposure" "test" "cluster" -}}
 {{- $found := include (printf "food-vision.check.%s" .) $ | trim -}}
 {{- if $found -}}{{- $wrong = concat $wrong (splitList "\n" $found) -}}{{- end -}}
 {{- end -}}
@@ -107,6 +107,25 @@ node.accelerator.sharing.maxClients is {{ .maxClients }} without a strategy: set
 {{- end }}
 {{- end -}}
 
+{{- define "food-vision.check.resources" -}}
+{{- include "food-vision.check.requests" (list "resources" .Values.resources) }}
+{{- if hasKey (merge dict .Values.resources.limits (default dict .Values.resources.requests)) "nvidia.com/gpu" }}
+resources names nvidia.com/gpu, which the chart sets itself, to the one GPU that a pod uses: leave it out.
+{{- end }}
+{{- end -}}
+
+{{- /* Requests above their limits: (list "resources" RESOURCES). That of ephemeral-storage has a sentence of its own. */ -}}
+{{- define "food-vision.check.requests" -}}
+{{- $where := index . 0 }}
+{{- $limits := omit (index . 1).limits "ephemeral-storage" }}
+{{- range $name, $asked := (index . 1).requests }}
+{{- $limit := get $limits $name }}
+{{- if and $limit (gt (include "food-vision.amount" $asked | float64) (include "food-vision.amount" $limit | float64)) }}
+{{ $where }}.requests.{{ $name }} is {{ include "food-vision.text" $asked }}, more than {{ $where }}.limits.{{ $name }}, which is {{ include "food-vision.text" $limit }}: set both.
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "food-vision.check.model" -}}
 {{- $model := .Values.model }}
 {{- $kube := .Capabilities.KubeVersion }}
@@ -180,13 +199,13 @@ model.gcsFuse.mountOptions asks for a file cache, which counts as the pod's stor
 {{- $needed := include "food-vision.storage" (list . true) }}
 {{- with get .Values.resources.limits "ephemeral-storage" }}
 {{- if lt (include "food-vision.bytes" . | float64) (include "food-vision.bytes" $needed | float64) }}
-resources.limits.ephemeral-storage is {{ . }}, but the pod may write {{ $needed }} to its node (tmpSizeLimit, a downloaded bundle, an emptyDir of engines, extraVolumes and 256Mi of logs) and would be evicted: leave it out, or lower those.
+resources.limits.ephemeral-storage is {{ include "food-vision.text" . }}, but the pod may write {{ $needed }} to its node (tmpSizeLimit, a downloaded bundle, an emptyDir of engines, extraVolumes and 256Mi of logs) and would be evicted: leave it out, or lower those.
 {{- end }}
 {{- end }}
 {{- $limit := default $needed (get .Values.resources.limits "ephemeral-storage") }}
 {{- with get (default dict .Values.resources.requests) "ephemeral-storage" }}
 {{- if gt (include "food-vision.bytes" . | float64) (include "food-vision.bytes" $limit | float64) }}
-resources.requests.ephemeral-storage is {{ . }}, more than the limit {{ $limit }}: leave it out, or set resources.limits.ephemeral-storage as well.
+resources.requests.ephemeral-storage is {{ include "food-vision.text" . }}, more than the limit {{ include "food-vision.text" $limit }}: leave it out, or set resources.limits.ephemeral-storage as well.
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -228,6 +247,9 @@ autoscaling.mode is keda: set one of autoscaling.keda.projectId (Managed Prometh
 {{- end }}
 {{- if and (eq $a.mode "cpu") (include "food-vision.gpu" .) }}
 autoscaling.mode is cpu, but the pods run on GPUs, where the CPU says little about load: use podMonitoring, autoscalingMetric or keda.
+{{- end }}
+{{- if and (eq $a.mode "cpu") (not (or (default dict .Values.resources.requests).cpu .Values.resources.limits.cpu)) }}
+autoscaling.mode is cpu, but resources.requests.cpu is missing, of which autoscaling.targetCPU is a share: set it.
 {{- end }}
 {{- if not (or (int .Values.rollout.maxSurge) (int .Values.rollout.maxUnavailable)) }}
 rollout.maxSurge and rollout.maxUnavailable are both 0, so no upgrade could begin: set one of them to 1.
@@ -278,6 +300,7 @@ test.label is missing: test.photo is set, so say which label it must get.
 {{- define "food-vision.check.training" -}}
 {{- $t := .Values.training }}
 {{- include "food-vision.check.variables" (list . "training.extraEnv" $t.extraEnv (list "HOME" "LD_LIBRARY_PATH" "NODE")) }}
+{{- include "food-vision.check.requests" (list "training.resources" $t.resources) }}
 {{- if and (eq $t.mode "jobset") (include "food-vision.lacks" (list . "jobset.x-k8s.io/v1alpha2")) }}
 training.mode is jobset, but the cluster has no jobset.x-k8s.io/v1alpha2 (kubectl api-versions): install JobSet, or set training.mode=indexed.
 {{- end }}
