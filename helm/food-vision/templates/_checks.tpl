@@ -260,6 +260,13 @@ rollout.maxSurge and rollout.maxUnavailable are both 0, so no upgrade could begi
 {{- $e := .Values.exposure }}
 {{- $g := $e.gateway }}
 {{- $class := include "food-vision.gatewayClass" . }}
+{{- $global := include "food-vision.globalClass" . }}
+{{- if and (eq $e.mode "loadBalancer") $e.loadBalancer.internal (include "food-vision.notGke" .) (not .Values.service.annotations) }}
+exposure.loadBalancer.internal is true, but GKE alone reads the annotation that says so, and the cluster has no API of GKE, so the address may be on the internet: name in service.annotations what makes it internal there, or set exposure.loadBalancer.internal=false, where keys are asked for.
+{{- end }}
+{{- if and $g.securityPolicy (ne $e.mode "none") (not (and (eq $e.mode "gateway") (hasPrefix "gke-" $class))) }}
+exposure.gateway.securityPolicy is {{ $g.securityPolicy }}, which a Gateway of GKE's alone reads, but exposure.mode is {{ $e.mode }}{{ with $class }} and the class {{ . }}{{ end }}, so nothing would enforce it: leave it out, or take a class of GKE (kubectl get gatewayclasses).
+{{- end }}
 {{- if and (include "food-vision.public" .) (not (include "food-vision.keysSecret" .)) (not $e.allowWithoutKeys) }}
 exposure.mode {{ $e.mode }} opens the service to the internet without API keys: set apiKeys.existingSecret or apiKeys.generate=true, or exposure.allowWithoutKeys=true if that is meant.
 {{- end }}
@@ -276,16 +283,20 @@ exposure.gateway.hostnames is empty: a certificate is for a host name, so name i
 {{- if and $g.create $g.sectionName }}
 exposure.gateway.sectionName is {{ $g.sectionName }}, but exposure.gateway.create is true, and the chart names its listeners itself: leave it out.
 {{- end }}
-{{- if and (eq $g.tls.mode "certificateMap") (not (contains "global" $class)) }}
-exposure.gateway.tls.mode certificateMap does not work with {{ $class }}: regional classes take certificates or secret.
+{{- if and $g.create $g.namespace (ne $g.namespace .Release.Namespace) }}
+exposure.gateway.namespace is {{ $g.namespace }}, but exposure.gateway.create is true, and the chart makes the Gateway in {{ .Release.Namespace }}: leave it out.
 {{- end }}
-{{- if and (eq $g.tls.mode "certificates") (contains "global" $class) }}
+{{- if and (has $g.tls.mode (list "certificateMap" "certificates")) $class (not (hasPrefix "gke-" $class)) }}
+exposure.gateway.tls.mode {{ $g.tls.mode }} does not work with {{ $class }}: classes that are not GKE's take secret.
+{{- else if and (eq $g.tls.mode "certificateMap") (not $global) }}
+exposure.gateway.tls.mode certificateMap does not work with {{ $class }}: regional classes take certificates or secret.
+{{- else if and (eq $g.tls.mode "certificates") $global }}
 exposure.gateway.tls.mode certificates does not work with {{ $class }}: global classes take certificateMap or secret.
 {{- end }}
 {{- if and .Values.networkPolicy.enabled $class (not (hasPrefix "gke-" $class)) (not .Values.networkPolicy.allowFrom) }}
 networkPolicy.allowFrom is empty: the proxies of {{ $class }} must be let in, so name their pods or namespace, as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: istio-system}}}].
 {{- end }}
-{{- if and .Values.networkPolicy.enabled (hasPrefix "gke-" $class) (not (contains "global" $class)) (not .Values.networkPolicy.proxySubnets) }}
+{{- if and .Values.networkPolicy.enabled (hasPrefix "gke-" $class) (not $global) (not .Values.networkPolicy.proxySubnets) }}
 networkPolicy.proxySubnets is empty: the proxies of {{ $class }} connect from the region's proxy-only subnet, so name its CIDR (gcloud compute networks subnets list --filter=purpose=REGIONAL_MANAGED_PROXY).
 {{- end }}
 {{- end }}

@@ -12,6 +12,13 @@
 {{- if and (include "food-vision.onCluster" $root) (not ($root.Capabilities.APIVersions.Has (index . 1))) -}}true{{- end -}}
 {{- end -}}
 
+{{- /* "true" on a cluster that is not GKE's for certain: each of those has some API of its group. */ -}}
+{{- define "food-vision.notGke" -}}
+{{- $googles := "" -}}
+{{- range .Capabilities.APIVersions -}}{{- if regexMatch "(^|\\.)gke\\.io/" . -}}{{- $googles = "true" -}}{{- end -}}{{- end -}}
+{{- if and (include "food-vision.onCluster" .) (not $googles) -}}true{{- end -}}
+{{- end -}}
+
 {{- /* Who scrapes and alerts: gmp, prometheus or none. Scaling on Managed Prometheus' metrics asks for gmp. */ -}}
 {{- define "food-vision.operator" -}}
 {{- $a := .Values.autoscaling -}}
@@ -31,6 +38,11 @@
 {{- define "food-vision.gatewayClass" -}}
 {{- $g := .Values.exposure.gateway -}}
 {{- default (ternary "gke-l7-rilb" "" $g.create) $g.className -}}
+{{- end -}}
+
+{{- /* "true" for a class whose load balancer is global, without a proxy-only subnet. */ -}}
+{{- define "food-vision.globalClass" -}}
+{{- if regexMatch "^gke-l7-(global|gxlb)" (include "food-vision.gatewayClass" .) -}}true{{- end -}}
 {{- end -}}
 
 {{- /* "true" where the Gateway is GKE's, which alone reads HealthCheckPolicy and GCPBackendPolicy. */ -}}
