@@ -182,6 +182,41 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"extraEnv": [{"name": "HOME", "value": "/"}]}, "extraEnv names HOME, which the chart sets itself: leave it out"),
     ({"extraEnv": [{"name": "A"}, {"name": "A"}]}, "extraEnv names A twice: leave one out"),
     ({"extraVolumes": [{"name": "tmp"}]}, "extraVolumes names tmp, a volume of the chart: give it another name"),
+    ({"extraVolumes": [{"name": "a"}, {"name": "a"}]}, "extraVolumes names a twice: leave one out"),
+    (
+        {"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}]},
+        "extraVolumeMounts names a, which is not in extraVolumes",
+    ),
+    (
+        {"extraVolumeMounts": [{"name": "engines", "mountPath": "/a"}]},
+        "not in extraVolumes: add it there by another name, since the chart mounts its own volumes itself",
+    ),
+    (
+        {"extraVolumes": [{"name": "a"}], "extraVolumeMounts": [{"name": "a", "mountPath": "/tmp/"}]},
+        "extraVolumeMounts puts a at /tmp, where something is mounted already: take another path",
+    ),
+    (
+        {"apiKeys.existingSecret": "k", "extraVolumes": [{"name": "a"}]}
+        | {"extraVolumeMounts": [{"name": "a", "mountPath": "/etc/food-vision"}]},
+        "extraVolumeMounts puts a at /etc/food-vision, where",
+    ),
+    (
+        {"model": DOWNLOAD, "extraVolumes": [{"name": "a"}]}
+        | {"extraVolumeMounts": [{"name": "a", "mountPath": "/models"}]},
+        "extraVolumeMounts puts a at /models, where",
+    ),
+    (
+        {"extraVolumes": [{"name": "a"}]}
+        | {"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "a", "mountPath": "/a"}]},
+        "extraVolumeMounts puts a at /a, where",
+    ),
+    ({"initContainers": [{"name": "fetch"}]}, "initContainers names fetch, which is there already"),
+    ({"initContainers": [{"name": "a"}, {"name": "a"}]}, "initContainers names a, which is there already"),
+    ({"extraEnv": [{"name": "FOOD_VISION_QQQ"}]}, "names FOOD_VISION_QQQ, but the service has no such setting"),
+    (
+        {"extraEnv": [{"name": "A", "value": "b", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]},
+        "extraEnv gives A both a value and a valueFrom: leave one out",
+    ),
     ({"podLabels": {"app.kubernetes.io/name": "x"}}, "podLabels names app.kubernetes.io/name, which the chart sets"),
     ({"apiKeys": {"existingSecret": "k", "generate": True}}, "are both set: take one of them"),
     ({"test": {"photo": "iVBORw0KGgo="}}, "test.label is missing: test.photo is set"),

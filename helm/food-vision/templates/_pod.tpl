@@ -36,9 +36,12 @@ gke-gcsfuse/volumes: "true"
 
 {{- /* Of the pods that run the model: the user's, and what the sidecar needs. */ -}}
 {{- define "food-vision.podAnnotations" -}}
-{{- include "food-vision.fuseAnnotation" . }}
-{{- with .Values.podAnnotations }}
-{{ toYaml . }}
+{{- $annotations := deepCopy .Values.podAnnotations }}
+{{- range $name, $text := include "food-vision.fuseAnnotation" . | fromYaml }}
+{{- $_ := set $annotations $name $text }}
+{{- end }}
+{{- with $annotations }}
+{{- toYaml . }}
 {{- end }}
 {{- end -}}
 

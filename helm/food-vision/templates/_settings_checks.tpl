@@ -72,12 +72,17 @@ settings.host is {{ toJson .Values.settings.host }}, where neither probes nor cl
 {{- range index . 2 }}
 {{- $setting := trimPrefix "FOOD_VISION_" .name | lower | camelcase | untitle }}
 {{- $rule := default dict (get ($root.Files.Get "chart.json" | fromJson).settings $setting) }}
-{{- if hasPrefix "FOOD_VISION_" .name }}
+{{- if and (hasPrefix "FOOD_VISION_" .name) $rule }}
 {{ $where }} names {{ .name }}, a setting of the service: set {{ default (printf "settings.%s" $setting) $rule.managed }} instead.
+{{- else if hasPrefix "FOOD_VISION_" .name }}
+{{ $where }} names {{ .name }}, but the service has no such setting (docs/operations.md#settings lists all), and ends where it finds one: leave it out.
 {{- else if has .name $ours }}
 {{ $where }} names {{ .name }}, which the chart sets itself: leave it out.
 {{- else if has .name $seen }}
 {{ $where }} names {{ .name }} twice: leave one out.
+{{- end }}
+{{- if and .value .valueFrom }}
+{{ $where }} gives {{ .name }} both a value and a valueFrom: leave one out.
 {{- end }}
 {{- $seen = append $seen .name }}
 {{- end }}
@@ -85,10 +90,35 @@ settings.host is {{ toJson .Values.settings.host }}, where neither probes nor cl
 
 {{- define "food-vision.check.extras" -}}
 {{- include "food-vision.check.variables" (list . "extraEnv" .Values.extraEnv (include "food-vision.env" . | fromYaml | keys)) }}
+{{- $volumes := list }}
 {{- range .Values.extraVolumes }}
 {{- if has .name (list "tmp" "model" "engines" "api-keys" "photo") }}
 extraVolumes names {{ .name }}, a volume of the chart: give it another name.
+{{- else if has .name $volumes }}
+extraVolumes names {{ .name }} twice: leave one out.
 {{- end }}
+{{- $volumes = append $volumes .name }}
+{{- end }}
+{{- $taken := list "/tmp" }}
+{{- range include "food-vision.modelMount" . | fromYamlArray }}{{ $taken = append $taken .mountPath }}{{ end }}
+{{- if ne .Values.engineCache.type "none" }}{{ $taken = append $taken "/engines" }}{{ end }}
+{{- if include "food-vision.keysSecret" . }}{{ $taken = append $taken "/etc/food-vision" }}{{ end }}
+{{- range .Values.extraVolumeMounts }}
+{{- if not (has .name (append $volumes "tmp")) }}
+extraVolumeMounts names {{ .name }}, which is not in extraVolumes: add it there{{ if has .name (list "model" "engines" "api-keys") }} by another name, since the chart mounts its own volumes itself{{ end }}.
+{{- end }}
+{{- $path := clean (toString .mountPath) }}
+{{- if has $path $taken }}
+extraVolumeMounts puts {{ .name }} at {{ $path }}, where something is mounted already: take another path.
+{{- end }}
+{{- $taken = append $taken $path }}
+{{- end }}
+{{- $names := list "food-vision" "engines" "fetch" "test" }}
+{{- range .Values.initContainers }}
+{{- if has .name $names }}
+initContainers names {{ .name }}, which is there already: give it another name.
+{{- end }}
+{{- $names = append $names .name }}
 {{- end }}
 {{- range $name := keys .Values.podLabels | sortAlpha }}
 {{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "food-vision-release") }}
