@@ -212,6 +212,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"initContainers": [{"name": "fetch"}]}, "initContainers names fetch, which is there already"),
     ({"initContainers": [{"name": "a"}, {"name": "a"}]}, "initContainers names a, which is there already"),
+    (
+        {"extraEnv": [{"name": "food_vision_host"}]},
+        "names food_vision_host, a setting of the service: set settings.host",
+    ),
     ({"extraEnv": [{"name": "FOOD_VISION_QQQ"}]}, "names FOOD_VISION_QQQ, but the service has no such setting"),
     (
         {"extraEnv": [{"name": "A", "value": "b", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]},

@@ -70,12 +70,13 @@ settings.host is {{ toJson .Values.settings.host }}, where neither probes nor cl
 {{- $ours := index . 3 }}
 {{- $seen := list }}
 {{- range index . 2 }}
-{{- $setting := trimPrefix "FOOD_VISION_" .name | lower | camelcase | untitle }}
+{{- $upper := upper .name -}}{{- /* the service reads them in either case */ -}}
+{{- $setting := trimPrefix "FOOD_VISION_" $upper | lower | camelcase | untitle }}
 {{- $rule := default dict (get ($root.Files.Get "chart.json" | fromJson).settings $setting) }}
-{{- if and (hasPrefix "FOOD_VISION_" .name) $rule }}
+{{- if and (hasPrefix "FOOD_VISION_" $upper) $rule }}
 {{ $where }} names {{ .name }}, a setting of the service: set {{ default (printf "settings.%s" $setting) $rule.managed }} instead.
-{{- else if hasPrefix "FOOD_VISION_" .name }}
-{{ $where }} names {{ .name }}, but the service has no such setting (docs/operations.md#settings lists all), and ends where it finds one: leave it out.
+{{- else if hasPrefix "FOOD_VISION_" $upper }}
+{{ $where }} names {{ .name }}, but the service has no such setting (docs/operations.md#settings lists all): leave it out.
 {{- else if has .name $ours }}
 {{ $where }} names {{ .name }}, which the chart sets itself: leave it out.
 {{- else if has .name $seen }}
