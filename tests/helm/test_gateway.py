@@ -199,3 +199,8 @@ def test_helm_waits_longer_than_the_pod_of_its_test(seconds: int) -> None:
     assert f"helm -n food test demo --logs --timeout {seconds + 30}s" in texts(values)["NOTES.txt"]
     default = one(objects(values_of("spot")), "Pod")["spec"]["activeDeadlineSeconds"]
     assert default < 300, "Helm's own default, for who types no --timeout"
+
+
+def test_the_notes_ask_a_host_that_there_is() -> None:
+    values = merged(INTERNAL, {"exposure.gateway.hostnames": ["*.example.com"]})
+    assert "dinner.jpg http://any.example.com/predict" in texts(merged(LEAST, values))["NOTES.txt"]

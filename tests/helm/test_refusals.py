@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -100,6 +101,15 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         "a shutdown may take 51 s",
     ),
     ({"node": {"accelerator": {"spot": True}}}, "but a Spot node leaves its pods 15 s: lower those, as --set"),
+    (
+        {"node": {"accelerator": {"spot": True}}, "tracing": {"endpoint": "http://c:4318"}},
+        "settings.shutdownDelaySeconds=4,settings.drainSeconds=4,tracing.timeoutSeconds=1, or raise",
+    ),
+    (
+        {"node": {"accelerator": {"spot": True}}, "termination": {"preStopSeconds": 0, "gracePeriodSeconds": 60}}
+        | {"settings": {"shutdownDelaySeconds": 4, "drainSeconds": 5}},
+        "termination.gracePeriodSeconds is 60, but a Spot node leaves its pods 15 s: leave it 0, which is 15 s, or raise",
+    ),
     ({"node": {"mode": "cpu", "cpu": {"spot": True}}}, "but a Spot node leaves its pods 15 s"),
     (
         {"node": {"mode": "computeClass", "computeClass": {"name": "x", "maySpot": True}}},
@@ -161,6 +171,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"threads": -1}}, "settings.threads is -1, but must be a whole number from 0 to 1024"),
     ({"settings": {"maxBodyBytes": 1}}, "settings.maxBodyBytes is 1, but must be a whole number of at least 1024"),
     ({"settings": {"abstainBelow": 1.5}}, "settings.abstainBelow is 1.5, but must be a number from 0 to 1"),
+    (
+        {"settings": {"abstainBelow": "0.5"}},
+        "a number from 0 to 1, without quotes, by --set-json or in a file: --set makes a text of a fraction",
+    ),
     ({"settings": {"cudaGraphs": "yes"}}, 'settings.cudaGraphs is "yes", but must be true or false'),
     ({"settings": {"host": 1}}, "settings.host is 1, but must be a text, in quotes or by --set-string"),
     (
@@ -339,3 +353,13 @@ def test_unknown_keys_are_refused_everywhere() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_right_is_not_refused(case: str) -> None:
     assert objects(values_of(case))
+
+
+@pytest.mark.parametrize("more", [{}, {"tracing.endpoint": "http://c:4318"}])
+def test_what_is_advised_for_spot_nodes_is_enough(more: dict[str, Any]) -> None:
+    values = merged(LEAST, {"node.accelerator.spot": True}, more)
+    with pytest.raises(HelmError) as refused:
+        objects(values)
+    (advice,) = re.findall(r"--set (\S+), or", str(refused.value))
+    given = {name: int(value) for name, value in (one.split("=") for one in advice.split(","))}
+    assert objects(merged(values, given))

@@ -224,8 +224,13 @@ termination.gracePeriodSeconds is {{ $given }}, but a shutdown may take {{ $need
 {{- if and (eq .Values.exposure.mode "gateway") (not (include "food-vision.spot" .)) (lt $leaves 30) }}
 termination.preStopSeconds {{ include "food-vision.preStopSeconds" . }} + settings.shutdownDelaySeconds {{ include "food-vision.shutdownDelaySeconds" . }} is {{ $leaves }} s, but a Gateway's load balancer may go on sending requests to a pod that ends for 30 s: leave both empty, which is 35 s, or let them be 30 or more together.
 {{- end }}
-{{- if and (include "food-vision.spot" .) (gt $given $spot) }}
-the grace period is {{ $given }} s ({{ $sum }}), but a Spot node leaves its pods {{ $spot }} s: lower those, as --set termination.preStopSeconds=0,settings.shutdownDelaySeconds=4,settings.drainSeconds=5, or raise termination.spotSeconds to what the node pool gives.
+{{- if include "food-vision.spot" . }}
+{{- $leave := printf "but a Spot node leaves its pods %d s" $spot }}
+{{- if and (gt $given $spot) (le $needed $spot) }}
+termination.gracePeriodSeconds is {{ $given }}, {{ $leave }}: leave it 0, which is {{ $needed }} s, or raise termination.spotSeconds to what the node pool gives.
+{{- else if gt $given $spot }}
+the grace period is {{ $given }} s ({{ $sum }}), {{ $leave }}: lower those, as --set termination.preStopSeconds=0,settings.shutdownDelaySeconds=4,settings.drainSeconds={{ if .Values.tracing.endpoint }}4,tracing.timeoutSeconds=1{{ else }}5{{ end }}, or raise termination.spotSeconds to what the node pool gives.
+{{- end }}
 {{- end }}
 {{- end -}}
 

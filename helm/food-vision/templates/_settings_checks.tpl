@@ -8,7 +8,7 @@
 {{- else -}}
 {{- ternary "a whole number" "a number" (eq .type "integer") -}}
 {{- if hasKey . "maximum" }} from {{ include "food-vision.text" .minimum }} to {{ include "food-vision.text" .maximum }}
-{{- else if hasKey . "minimum" }} of at least {{ include "food-vision.text" .minimum }}{{ end }}, without quotes
+{{- else if hasKey . "minimum" }} of at least {{ include "food-vision.text" .minimum }}{{ end }}, without quotes{{ if eq .type "number" }}, by --set-json or in a file: --set makes a text of a fraction{{ end }}
 {{- end -}}
 {{- end -}}
 
