@@ -180,6 +180,13 @@ engineCache.prebuild.serviceAccount.googleServiceAccount is {{ $google }}, that 
 {{- if and $cache.prebuild.enabled (or .Values.serviceAccount.create (eq $cache.type "gcsFuse")) (eq (include "food-vision.enginesServiceAccount" .) (include "food-vision.serviceAccount" .)) }}
 engineCache.prebuild.serviceAccount.name is {{ default "empty" $own.name }}, so the Job would write engines as {{ include "food-vision.serviceAccount" . }}, the service account of the pods that serve, which must not be able to: name another.
 {{- end }}
+{{- if and $cache.prebuild.enabled .Values.serviceAccount.create }}
+{{- $name := include "food-vision.enginesServiceAccount" . }}
+{{- $there := lookup "v1" "ServiceAccount" .Release.Namespace $name }}
+{{- if and $there (ne (dig "metadata" "labels" "app.kubernetes.io/instance" "" $there) .Release.Name) }}
+engineCache.prebuild.serviceAccount.name is {{ $name }}, a service account that is there already and not of this release, and the Job's hook would make it anew: name another, or set serviceAccount.create=false and name both.
+{{- end }}
+{{- end }}
 {{- if and (eq $cache.type "pvc") (eq $model.source "pvc") $model.pvc.claimName (eq $cache.pvc.existingClaim $model.pvc.claimName) }}
 engineCache.pvc.existingClaim is {{ $model.pvc.claimName }}, which model.pvc.claimName names too: whoever may write engines there may replace the model, so give engines a claim of their own.
 {{- end }}
