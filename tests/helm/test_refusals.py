@@ -224,6 +224,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         | {"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "a", "mountPath": "/a"}]},
         "extraVolumeMounts puts a at /a, where",
     ),
+    (
+        {"extraVolumes": [{"name": "a"}], "extraVolumeMounts": [{"name": "a"}, {"name": "a"}]},
+        "extraVolumeMounts names a without a mountPath: say where",
+    ),
     ({"initContainers": [{"name": "fetch"}]}, "initContainers names fetch, which is there already"),
     ({"initContainers": [{"name": "a"}, {"name": "a"}]}, "initContainers names a, which is there already"),
     (

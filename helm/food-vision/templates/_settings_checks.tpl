@@ -108,8 +108,10 @@ extraVolumes names {{ .name }} twice: leave one out.
 {{- if not (has .name (append $volumes "tmp")) }}
 extraVolumeMounts names {{ .name }}, which is not in extraVolumes: add it there{{ if has .name (list "model" "engines" "api-keys") }} by another name, since the chart mounts its own volumes itself{{ end }}.
 {{- end }}
-{{- $path := clean (toString .mountPath) }}
-{{- if has $path $taken }}
+{{- $path := clean (default "" .mountPath) }}
+{{- if not .mountPath }}
+extraVolumeMounts names {{ .name }} without a mountPath: say where.
+{{- else if has $path $taken }}
 extraVolumeMounts puts {{ .name }} at {{ $path }}, where something is mounted already: take another path.
 {{- end }}
 {{- $taken = append $taken $path }}
