@@ -125,7 +125,7 @@ def values_schema(values: str) -> dict[str, Any]:
     schema = _section(found, "", rules)
     schema["properties"]["global"] = GLOBAL
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of food-vision"}
-    definitions = DEFINITIONS | {"settings": DEFINITIONS["settings"] | {"required": list(found["settings"])}}
+    definitions = DEFINITIONS | {"settings": DEFINITIONS["settings"] | {"required": list(found.get("settings", {}))}}
     return head | schema | {"definitions": definitions}
 
 

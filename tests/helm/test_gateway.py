@@ -147,7 +147,7 @@ def test_a_global_class_takes_a_map_and_has_no_proxy_subnet(name: str) -> None:
 
 def test_what_only_googles_classes_do_is_refused_elsewhere() -> None:
     istio = {"exposure.gateway": {"className": "istio", "hostnames": ["a.b"], "tls": {"name": "m"}}}
-    allowed = {"networkPolicy.allowFrom": [{"podSelector": {}}]}
+    allowed: Object = {"networkPolicy.allowFrom": [{"podSelector": {}}]}
     for mode in ("certificateMap", "certificates"):
         (line,) = sentences(merged(INTERNAL, KEYS, istio, allowed, {"exposure.gateway.tls.mode": mode}))
         assert f"{mode} does not work with istio: classes that are not GKE's take secret." in line
