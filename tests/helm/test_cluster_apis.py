@@ -58,6 +58,11 @@ def test_an_operator_by_name_needs_no_list() -> None:
         ),
         ({"autoscaling.mode": "podMonitoring"}, OPERATOR, "cluster has no monitoring.googleapis.com/v1"),
         ({"autoscaling": {"mode": "keda", "keda": {"serverAddress": "http://p"}}}, CLUSTER, "has no keda.sh/v1alpha1"),
+        (
+            {"autoscaling": {"mode": "keda", "keda": {"projectId": "p"}}},
+            [*OPERATOR, "keda.sh/v1alpha1"],
+            "autoscaling.keda.projectId is p, but the cluster has no monitoring.googleapis.com/v1",
+        ),
         ({"exposure.mode": "gateway"}, CLUSTER, "the cluster has no gateway.networking.k8s.io/v1"),
         (
             {"exposure.mode": "gateway"},

@@ -125,6 +125,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         {"autoscaling": {"mode": "cpu"}, "node": {"mode": "cpu"}, "resources": {"requests": {"cpu": None}}},
         "resources.requests.cpu is missing, of which autoscaling.targetCPU is a share",
     ),
+    (
+        {"autoscaling": {"mode": "keda", "keda": {"projectId": "p"}}, "monitoring": {"operator": "none"}},
+        "autoscaling.keda.projectId is p, but monitoring.operator is none, so there is no metric to scale on",
+    ),
     ({"autoscaling": {"mode": "keda"}}, "set one of autoscaling.keda.projectId"),
     (
         {"autoscaling": {"mode": "keda", "keda": {"projectId": "p", "serverAddress": "http://p:9090"}}},

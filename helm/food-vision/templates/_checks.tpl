@@ -249,8 +249,9 @@ autoscaling.minReplicas {{ $a.minReplicas }} is more than autoscaling.maxReplica
 {{- if and (eq $a.mode "autoscalingMetric") (semverCompare "<1.35.0-0" .Capabilities.KubeVersion.Version) }}
 autoscaling.mode is autoscalingMetric, but the cluster is Kubernetes {{ .Capabilities.KubeVersion.Version }}: it needs GKE 1.35.1-gke.1396000 in the Rapid channel. Use podMonitoring or keda.
 {{- end }}
-{{- if and (eq $a.mode "podMonitoring") (ne (include "food-vision.operator" .) "gmp") }}
-autoscaling.mode is podMonitoring, but monitoring.operator is {{ .Values.monitoring.operator }}, so there is no metric to scale on: set monitoring.operator=gmp.
+{{- $managed := include "food-vision.scalesOnManaged" . }}
+{{- if and $managed (ne (include "food-vision.operator" .) "gmp") }}
+{{ $managed }}, but monitoring.operator is {{ .Values.monitoring.operator }}, so there is no metric to scale on: set monitoring.operator=gmp.
 {{- end }}
 {{- if eq $a.mode "keda" }}
 {{- if eq (empty $a.keda.projectId) (empty $a.keda.serverAddress) }}
