@@ -29,6 +29,14 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"node": {"accelerator": {"sharing": {"strategy": "mps"}}}}, "strategy is mps, but maxClients is 0"),
     ({"node": {"accelerator": {"sharing": {"maxClients": 2}}}}, "maxClients is 2 without a strategy"),
     ({"nodeSelector": {"a": "b"}, **CLASS}, "node.mode is computeClass, and a compute class chooses the nodes"),
+    (
+        {"nodeSelector": {"cloud.google.com/gke-spot": "true"}},
+        "nodeSelector names cloud.google.com/gke-spot, which follows from node.accelerator.spot or node.cpu.spot",
+    ),
+    (
+        {"nodeSelector": {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}},
+        "nodeSelector names cloud.google.com/gke-accelerator, which follows from node.accelerator.type: set that",
+    ),
     # resources
     (
         {"resources.limits.memory": "4Gi"},

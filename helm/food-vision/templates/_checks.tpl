@@ -91,6 +91,11 @@ image.digest and image.tag are both missing: set image.digest=sha256:… (crane 
 {{- if and (eq $node.mode "computeClass") .Values.nodeSelector }}
 nodeSelector is set, but node.mode is computeClass, and a compute class chooses the nodes: leave it out.
 {{- end }}
+{{- range $label, $value := dict "gke-accelerator" "node.accelerator.type" "gke-gpu-driver-version" "node.accelerator.driverVersion" "gke-gpu-sharing-strategy" "node.accelerator.sharing.strategy" "gke-max-shared-clients-per-gpu" "node.accelerator.sharing.maxClients" "gke-spot" "node.accelerator.spot or node.cpu.spot" "compute-class" "node.computeClass.name" }}
+{{- if hasKey $.Values.nodeSelector (printf "cloud.google.com/%s" $label) }}
+nodeSelector names cloud.google.com/{{ $label }}, which follows from {{ $value }}: set that, and leave it out.
+{{- end }}
+{{- end }}
 {{- if and (include "food-vision.gpu" .) (eq $provider "cpu") }}
 settings.provider is cpu, but node.mode {{ $node.mode }} asks for a GPU, which would stand idle: leave settings.provider empty, or set node.mode=cpu.
 {{- end }}
