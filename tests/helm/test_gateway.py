@@ -204,3 +204,8 @@ def test_helm_waits_longer_than_the_pod_of_its_test(seconds: int) -> None:
 def test_the_notes_ask_a_host_that_there_is() -> None:
     values = merged(INTERNAL, {"exposure.gateway.hostnames": ["*.example.com"]})
     assert "dinner.jpg http://any.example.com/predict" in texts(merged(LEAST, values))["NOTES.txt"]
+
+
+def test_a_prefix_is_a_path() -> None:
+    (line,) = sentences(merged(INTERNAL, {"settings.rootPath": "food"}))
+    assert "settings.rootPath is food, but the route's paths begin with /: set it to /food." in line

@@ -301,6 +301,10 @@ exposure.gateway.hostnames is empty: a certificate is for a host name, so name i
 {{- if and $g.create $g.sectionName }}
 exposure.gateway.sectionName is {{ $g.sectionName }}, but exposure.gateway.create is true, and the chart names its listeners itself: leave it out.
 {{- end }}
+{{- $prefix := include "food-vision.setting" (list . "rootPath") }}
+{{- if and $prefix (not (hasPrefix "/" $prefix)) }}
+settings.rootPath is {{ $prefix }}, but the route's paths begin with /: set it to /{{ $prefix }}.
+{{- end }}
 {{- if and $g.create $g.namespace (ne $g.namespace .Release.Namespace) }}
 exposure.gateway.namespace is {{ $g.namespace }}, but exposure.gateway.create is true, and the chart makes the Gateway in {{ .Release.Namespace }}: leave it out.
 {{- end }}
