@@ -121,10 +121,12 @@ def values_schema(values: str) -> dict[str, Any]:
     Raises `ContractError` that names a rule which is none.
     """
     rules = {it.path: _rule(it) for it in values_of(values) if it.rule}
-    schema = _section(yaml.safe_load(values), "", rules)
+    found = yaml.safe_load(values)
+    schema = _section(found, "", rules)
     schema["properties"]["global"] = GLOBAL
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of food-vision"}
-    return head | schema | {"definitions": DEFINITIONS}
+    definitions = DEFINITIONS | {"settings": DEFINITIONS["settings"] | {"required": list(found.get("settings", {}))}}
+    return head | schema | {"definitions": definitions}
 
 
 def _rule(value: Value) -> dict[str, Any]:

@@ -58,6 +58,11 @@ def test_an_operator_by_name_needs_no_list() -> None:
         ),
         ({"autoscaling.mode": "podMonitoring"}, OPERATOR, "cluster has no monitoring.googleapis.com/v1"),
         ({"autoscaling": {"mode": "keda", "keda": {"serverAddress": "http://p"}}}, CLUSTER, "has no keda.sh/v1alpha1"),
+        (
+            {"autoscaling": {"mode": "keda", "keda": {"projectId": "p"}}},
+            [*OPERATOR, "keda.sh/v1alpha1"],
+            "autoscaling.keda.projectId is p, but the cluster has no monitoring.googleapis.com/v1",
+        ),
         ({"exposure.mode": "gateway"}, CLUSTER, "the cluster has no gateway.networking.k8s.io/v1"),
         (
             {"exposure.mode": "gateway"},
@@ -116,3 +121,24 @@ def test_labels_by_which_an_operator_finds_its_objects() -> None:
         assert labels["app.kubernetes.io/name"] == "food-vision"
     both = merged(values_of("prometheus"), {"monitoring.labels": {"app.kubernetes.io/name": "theirs"}})
     assert one(objects(both), "ServiceMonitor")["metadata"]["labels"]["app.kubernetes.io/name"] == "food-vision"
+
+
+def test_an_internal_load_balancer_is_googles_alone() -> None:
+    """Elsewhere the annotation says nothing, and the address may be on the internet without keys."""
+    internal = {"exposure.mode": "loadBalancer"}
+    with pytest.raises(HelmError, match=r"internal is true, but GKE alone .* has no API of GKE, so the address may be"):
+        objects(merged(LEAST, internal), apis=OPERATOR)
+    elsewhere = {"service.annotations": {"service.beta.kubernetes.io/aws-load-balancer-scheme": "internal"}}
+    assert objects(merged(LEAST, internal, elsewhere), apis=OPERATOR)
+    keys = {"exposure.loadBalancer.internal": False, "apiKeys.existingSecret": "k"}
+    assert objects(merged(LEAST, internal, keys), apis=OPERATOR)
+    for apis in ([], [*CLUSTER, "networking.gke.io/v1beta1"], [*CLUSTER, "auto.gke.io/v1/AllowlistSynchronizer"]):
+        assert objects(merged(LEAST, internal), apis=apis)
+
+
+def test_a_label_of_gke_elsewhere_is_told() -> None:
+    said = "pods wait for a node with GKE's label cloud.google.com/gke-accelerator=nvidia-l4: elsewhere set"
+    assert said in texts(LEAST, apis=CLUSTER)["NOTES.txt"]
+    assert said not in texts(merged(LEAST, {"node.accelerator.type": ""}), apis=CLUSTER)["NOTES.txt"]
+    for apis in ([], [*CLUSTER, *GKE]):
+        assert said not in texts(LEAST, apis=apis)["NOTES.txt"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.helm.engine import LEAST, merged, needs_engine, objects, one, pod_specs, values_of
+from tests.helm.engine import LEAST, merged, needs_engine, objects, one, pod_specs, texts, values_of
 
 pytestmark = needs_engine
 
@@ -86,3 +86,22 @@ def test_keys_come_from_a_secret_of_either_kind() -> None:
         assert [it["metadata"]["name"] for it in found if it["kind"] == "Secret"] == [name] * (name != "theirs")
     public = {"mode": "loadBalancer", "loadBalancer": {"internal": False}}
     assert objects(merged(LEAST, {"exposure": public, "apiKeys.generate": True}))  # not open without keys
+
+
+def test_what_is_mounted_from_elsewhere_may_be_where_the_chart_mounts_nothing() -> None:
+    bundle = {
+        "extraVolumes": [{"name": "nfs", "nfs": {"server": "n", "path": "/"}}],
+        "model.baked.path": "/models/food",
+    }
+    mounts = [{"name": "nfs", "mountPath": "/models"}, {"name": "tmp", "mountPath": "/var/tmp", "subPath": "var"}]
+    found = objects(merged(LEAST, bundle, {"extraVolumeMounts": mounts}))
+    assert one(found, "Deployment")["spec"]["template"]["spec"]["containers"][0]["volumeMounts"][-2:] == mounts
+
+
+def test_an_annotation_of_the_chart_is_not_written_twice() -> None:
+    said = "gke-gcsfuse/volumes"
+    bucket = {"model": {"source": "gcsFuse", "gcsFuse": {"bucket": "b"}}, "podAnnotations": {said: "false", "a": "b"}}
+    text = texts(merged(LEAST, bucket))["deployment.yaml"]
+    assert text.count(said) == 1
+    (pod,) = [metadata for name, metadata, _ in pod_specs(objects(merged(LEAST, bucket))) if "Deployment" in name]
+    assert pod["annotations"] == {said: "true", "a": "b"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.helm.engine import merged, needs_engine, objects, one, server, values_of
+from tests.helm.engine import LEAST, merged, needs_engine, objects, one, server, values_of
 
 pytestmark = needs_engine
 
@@ -49,3 +49,18 @@ def test_the_way_to_the_proxy_is_open(value: str, port: int) -> None:
     proxied = merged(values, {"extraEnv": [PROXY | {"value": value}]})
     assert ports(proxied) == ports(values) | {port}
     assert ports(merged(values_of("baked"), {"extraEnv": [PROXY]})) == set()  # nothing to fetch
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"),
+    [
+        ({"source": "download", "download": {"url": "gs://b/x", "sha256": "a" * 64}}, True),
+        ({"source": "download", "download": {"url": "https://b/x", "sha256": "a" * 64}}, False),
+        ({"source": "gcsFuse", "gcsFuse": {"bucket": "b"}}, True),
+        ({"source": "baked"}, False),
+    ],
+)
+def test_only_who_needs_a_token_reaches_who_gives_them(model: dict[str, Any], tokens: bool) -> None:
+    """Whoever breaks into the server would have the node's, or the service account's."""
+    rules = one(objects(merged(LEAST, {"model": model})), "NetworkPolicy")["spec"]["egress"]
+    assert any("169.254.169.254/32" in str(rule) for rule in rules) == tokens

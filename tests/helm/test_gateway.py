@@ -19,6 +19,7 @@ from tests.helm.engine import (
     texts,
     values_of,
 )
+from tests.helm.more_kinds import check_foreign
 
 pytestmark = needs_engine
 
@@ -135,6 +136,44 @@ def test_the_proxies_of_another_class_are_let_in_by_name() -> None:
     assert "networkPolicy.allowFrom is empty: the proxies of istio must be let in" in line
 
 
+@pytest.mark.parametrize("name", ["gke-l7-gxlb", "gke-l7-global-external-managed-mc"])
+def test_a_global_class_takes_a_map_and_has_no_proxy_subnet(name: str) -> None:
+    secure = {"tls": {"mode": "certificateMap", "name": "m"}, "className": name, "hostnames": ["a.b"]}
+    values = merged(KEYS, {"exposure": {"mode": "gateway", "gateway": secure}})
+    assert objects(merged(LEAST, values))
+    (line,) = sentences(merged(values, {"exposure.gateway.tls.mode": "certificates"}))
+    assert f"certificates does not work with {name}: global classes take certificateMap or secret." in line
+
+
+def test_what_only_googles_classes_do_is_refused_elsewhere() -> None:
+    istio = {"exposure.gateway": {"className": "istio", "hostnames": ["a.b"], "tls": {"name": "m"}}}
+    allowed: Object = {"networkPolicy.allowFrom": [{"podSelector": {}}]}
+    for mode in ("certificateMap", "certificates"):
+        (line,) = sentences(merged(INTERNAL, KEYS, istio, allowed, {"exposure.gateway.tls.mode": mode}))
+        assert f"{mode} does not work with istio: classes that are not GKE's take secret." in line
+    armor = {"exposure.gateway.securityPolicy": "armor"}
+    plain = merged(INTERNAL, KEYS, istio, allowed, {"exposure.gateway.tls.mode": "secret"})
+    (line,) = sentences(merged(plain, armor))
+    assert "securityPolicy is armor, which a Gateway of GKE's alone reads, but exposure.mode is gateway and the" in line
+    (line,) = sentences(merged(armor, {"exposure.mode": "loadBalancer"}))
+    assert "but exposure.mode is loadBalancer" in line
+    assert objects(merged(LEAST, armor))  # not exposed at all
+    assert objects(merged(LEAST, INTERNAL, armor))
+
+
+def test_a_gateway_of_ours_is_where_the_release_is() -> None:
+    (line,) = sentences(merged(INTERNAL, {"exposure.gateway.namespace": "gateways"}))
+    assert "exposure.gateway.create is true, and the chart makes the Gateway in food: leave it out." in line
+    assert objects(merged(LEAST, INTERNAL, {"exposure.gateway.namespace": "food"}))
+
+
+def test_a_drain_of_hours_is_cut_to_what_a_load_balancer_waits() -> None:
+    found = objects(merged(LEAST, INTERNAL, {"settings.drainSeconds": 7000}))
+    (policy,) = [it for it in found if it["kind"] == "GCPBackendPolicy"]
+    check_foreign(policy)
+    assert policy["spec"]["default"]["connectionDraining"]["drainingTimeoutSec"] == 3600
+
+
 def test_shared_gpus_are_told_as_they_are() -> None:
     """MPS on GKE divides memory and threads, time-sharing does not."""
 
@@ -160,3 +199,13 @@ def test_helm_waits_longer_than_the_pod_of_its_test(seconds: int) -> None:
     assert f"helm -n food test demo --logs --timeout {seconds + 30}s" in texts(values)["NOTES.txt"]
     default = one(objects(values_of("spot")), "Pod")["spec"]["activeDeadlineSeconds"]
     assert default < 300, "Helm's own default, for who types no --timeout"
+
+
+def test_the_notes_ask_a_host_that_there_is() -> None:
+    values = merged(INTERNAL, {"exposure.gateway.hostnames": ["*.example.com"]})
+    assert "dinner.jpg http://any.example.com/predict" in texts(merged(LEAST, values))["NOTES.txt"]
+
+
+def test_a_prefix_is_a_path() -> None:
+    (line,) = sentences(merged(INTERNAL, {"settings.rootPath": "food"}))
+    assert "settings.rootPath is food, but the route's paths begin with /: set it to /food." in line

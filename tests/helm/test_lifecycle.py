@@ -107,6 +107,20 @@ def test_engines_are_built_before_the_release(release: Release) -> None:
     assert release.cluster.named("Job") == []
 
 
+def test_a_service_account_of_others_is_not_made_anew(release: Release) -> None:
+    """A hook deletes what it is about to make: their annotations would be gone."""
+    theirs = {"kind": "ServiceAccount", "apiVersion": "v1", "metadata": {"name": "theirs", "annotations": {"a": "b"}}}
+    release.cluster.store(("v1/serviceaccounts", "food", "theirs"), theirs, "ADDED")
+    values = merged(values_of("tensorrt"), {"engineCache.prebuild.serviceAccount.name": "theirs"})
+    with pytest.raises(HelmError, match="theirs, a service account that is there already and not of this release"):
+        release.install(values)
+    assert release.cluster.get("ServiceAccount", "theirs")["metadata"]["annotations"] == {"a": "b"}
+    release.install(merged(values, {"serviceAccount": {"create": False, "name": "theirs-too"}}))
+    assert release.cluster.get("ServiceAccount", "theirs")["metadata"]["annotations"] == {"a": "b"}
+    release.upgrade(values_of("tensorrt"))
+    release.upgrade(values_of("tensorrt"))  # its own is made anew each time
+
+
 def test_an_upgrade_stops_where_engines_cannot_be_built(release: Release) -> None:
     release.install(values_of("tensorrt"))
     before = _image(release.cluster)

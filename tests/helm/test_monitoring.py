@@ -133,7 +133,10 @@ def test_alerts_link_to_their_page() -> None:
 @needs_engine
 def test_alerts_follow_the_values() -> None:
     tensorrt = {"settings.provider": "tensorrt", "engineCache.type": "emptyDir"}
-    found = {it["alert"]: it for it in rules(tensorrt | {"resources.limits.memory": "500Mi"})}
+    found = {
+        it["alert"]: it
+        for it in rules(tensorrt | {"resources": {"requests": {"memory": "1Mi"}, "limits": {"memory": "500Mi"}}})
+    }
     assert 'provider!~"|tensorrt"' in found["FoodVisionWrongProvider"]["expr"]
     assert found["FoodVisionMemory"]["expr"].endswith(f"> 0.9 * {500 << 20}")
     assert found["FoodVisionNotReady"]["for"] == "65m"
@@ -150,7 +153,11 @@ def test_alerts_follow_the_values() -> None:
     ("memory", "size"), [("8Gi", 8 << 30), ("2G", 2_000_000_000), ("1.5Gi", 3 << 29), (1 << 30, 1 << 30)]
 )
 def test_the_memory_alert_reads_quantities(memory: str | int, size: int) -> None:
-    found = next(it for it in rules({"resources.limits.memory": memory}) if it["alert"] == "FoodVisionMemory")
+    found = next(
+        it
+        for it in rules({"resources": {"requests": {"memory": "1Mi"}, "limits": {"memory": memory}}})
+        if it["alert"] == "FoodVisionMemory"
+    )
     assert found["expr"].endswith(f"0.9 * {size}")
 
 

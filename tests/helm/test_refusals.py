@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -28,6 +29,30 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"node": {"accelerator": {"sharing": {"strategy": "mps"}}}}, "strategy is mps, but maxClients is 0"),
     ({"node": {"accelerator": {"sharing": {"maxClients": 2}}}}, "maxClients is 2 without a strategy"),
     ({"nodeSelector": {"a": "b"}, **CLASS}, "node.mode is computeClass, and a compute class chooses the nodes"),
+    (
+        {"nodeSelector": {"cloud.google.com/gke-spot": "true"}},
+        "nodeSelector names cloud.google.com/gke-spot, which follows from node.accelerator.spot or node.cpu.spot",
+    ),
+    (
+        {"nodeSelector": {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}},
+        "nodeSelector names cloud.google.com/gke-accelerator, which follows from node.accelerator.type: set that",
+    ),
+    # resources
+    (
+        {"resources.limits.memory": "4Gi"},
+        "resources.requests.memory is 6Gi, more than resources.limits.memory, which is 4Gi: set both",
+    ),
+    (
+        {"resources.limits.memory": 2e9},
+        "resources.requests.memory is 6Gi, more than resources.limits.memory, which is 2000000000",
+    ),
+    ({"resources.limits.cpu": "1500m"}, "resources.requests.cpu is 3, more than resources.limits.cpu, which is 1500m"),
+    ({"resources": {"limits": {"nvidia.com/gpu": 2}}}, "resources names nvidia.com/gpu, which the chart sets itself"),
+    ({"resources": {"requests": {"nvidia.com/gpu": 1}}}, "resources names nvidia.com/gpu, which the chart sets"),
+    (
+        {"training": {"enabled": True, "resources": {"requests": {"memory": "1Ti"}}}},
+        "training.resources.requests.memory is 1Ti, more than training.resources.limits.memory",
+    ),
     # two node modes at once
     (
         merged(CLASS, {"node.accelerator.type": "nvidia-h100-80gb"}),
@@ -84,6 +109,15 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
         "a shutdown may take 51 s",
     ),
     ({"node": {"accelerator": {"spot": True}}}, "but a Spot node leaves its pods 15 s: lower those, as --set"),
+    (
+        {"node": {"accelerator": {"spot": True}}, "tracing": {"endpoint": "http://c:4318"}},
+        "settings.shutdownDelaySeconds=4,settings.drainSeconds=4,tracing.timeoutSeconds=1, or raise",
+    ),
+    (
+        {"node": {"accelerator": {"spot": True}}, "termination": {"preStopSeconds": 0, "gracePeriodSeconds": 60}}
+        | {"settings": {"shutdownDelaySeconds": 4, "drainSeconds": 5}},
+        "termination.gracePeriodSeconds is 60, but a Spot node leaves its pods 15 s: leave it 0, which is 15 s, or raise",
+    ),
     ({"node": {"mode": "cpu", "cpu": {"spot": True}}}, "but a Spot node leaves its pods 15 s"),
     (
         {"node": {"mode": "computeClass", "computeClass": {"name": "x", "maySpot": True}}},
@@ -94,6 +128,14 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (
         {"autoscaling": {"mode": "podMonitoring"}, "monitoring": {"operator": "prometheus"}},
         "but monitoring.operator is prometheus, so there is no metric to scale on",
+    ),
+    (
+        {"autoscaling": {"mode": "cpu"}, "node": {"mode": "cpu"}, "resources": {"requests": {"cpu": None}}},
+        "resources.requests.cpu is missing, of which autoscaling.targetCPU is a share",
+    ),
+    (
+        {"autoscaling": {"mode": "keda", "keda": {"projectId": "p"}}, "monitoring": {"operator": "none"}},
+        "autoscaling.keda.projectId is p, but monitoring.operator is none, so there is no metric to scale on",
     ),
     ({"autoscaling": {"mode": "keda"}}, "set one of autoscaling.keda.projectId"),
     (
@@ -141,8 +183,20 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"threads": -1}}, "settings.threads is -1, but must be a whole number from 0 to 1024"),
     ({"settings": {"maxBodyBytes": 1}}, "settings.maxBodyBytes is 1, but must be a whole number of at least 1024"),
     ({"settings": {"abstainBelow": 1.5}}, "settings.abstainBelow is 1.5, but must be a number from 0 to 1"),
+    (
+        {"settings": {"abstainBelow": "0.5"}},
+        "a number from 0 to 1, without quotes, by --set-json or in a file: --set makes a text of a fraction",
+    ),
     ({"settings": {"cudaGraphs": "yes"}}, 'settings.cudaGraphs is "yes", but must be true or false'),
     ({"settings": {"host": 1}}, "settings.host is 1, but must be a text, in quotes or by --set-string"),
+    (
+        {"settings": {"host": ""}},
+        'settings.host is "", where neither probes nor clients reach the pod: set it to 0.0.0.0',
+    ),
+    (
+        {"settings": {"host": "127.0.0.1"}},
+        'settings.host is "127.0.0.1", where neither probes nor clients reach the pod',
+    ),
     ({"settings": {"provider": "gpu"}}, 'settings.provider is "gpu", but must be one of cpu, cuda, tensorrt'),
     (
         {"settings": {"shutdownDelaySeconds": "soon"}},
@@ -154,6 +208,49 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"extraEnv": [{"name": "HOME", "value": "/"}]}, "extraEnv names HOME, which the chart sets itself: leave it out"),
     ({"extraEnv": [{"name": "A"}, {"name": "A"}]}, "extraEnv names A twice: leave one out"),
     ({"extraVolumes": [{"name": "tmp"}]}, "extraVolumes names tmp, a volume of the chart: give it another name"),
+    ({"extraVolumes": [{"name": "a"}, {"name": "a"}]}, "extraVolumes names a twice: leave one out"),
+    (
+        {"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}]},
+        "extraVolumeMounts names a, which is not in extraVolumes",
+    ),
+    (
+        {"extraVolumeMounts": [{"name": "engines", "mountPath": "/a"}]},
+        "not in extraVolumes: add it there by another name, since the chart mounts its own volumes itself",
+    ),
+    (
+        {"extraVolumes": [{"name": "a"}], "extraVolumeMounts": [{"name": "a", "mountPath": "/tmp/"}]},
+        "extraVolumeMounts puts a at /tmp, where something is mounted already: take another path",
+    ),
+    (
+        {"apiKeys.existingSecret": "k", "extraVolumes": [{"name": "a"}]}
+        | {"extraVolumeMounts": [{"name": "a", "mountPath": "/etc/food-vision"}]},
+        "extraVolumeMounts puts a at /etc/food-vision, where",
+    ),
+    (
+        {"model": DOWNLOAD, "extraVolumes": [{"name": "a"}]}
+        | {"extraVolumeMounts": [{"name": "a", "mountPath": "/models"}]},
+        "extraVolumeMounts puts a at /models, where",
+    ),
+    (
+        {"extraVolumes": [{"name": "a"}]}
+        | {"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "a", "mountPath": "/a"}]},
+        "extraVolumeMounts puts a at /a, where",
+    ),
+    (
+        {"extraVolumes": [{"name": "a"}], "extraVolumeMounts": [{"name": "a"}, {"name": "a"}]},
+        "extraVolumeMounts names a without a mountPath: say where",
+    ),
+    ({"initContainers": [{"name": "fetch"}]}, "initContainers names fetch, which is there already"),
+    ({"initContainers": [{"name": "a"}, {"name": "a"}]}, "initContainers names a, which is there already"),
+    (
+        {"extraEnv": [{"name": "food_vision_host"}]},
+        "names food_vision_host, a setting of the service: set settings.host",
+    ),
+    ({"extraEnv": [{"name": "FOOD_VISION_QQQ"}]}, "names FOOD_VISION_QQQ, but the service has no such setting"),
+    (
+        {"extraEnv": [{"name": "A", "value": "b", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]},
+        "extraEnv gives A both a value and a valueFrom: leave one out",
+    ),
     ({"podLabels": {"app.kubernetes.io/name": "x"}}, "podLabels names app.kubernetes.io/name, which the chart sets"),
     ({"apiKeys": {"existingSecret": "k", "generate": True}}, "are both set: take one of them"),
     ({"test": {"photo": "iVBORw0KGgo="}}, "test.label is missing: test.photo is set"),
@@ -229,6 +326,8 @@ SCHEMA: list[tuple[dict[str, Any], str]] = [
     ({"termination": {"spotSeconds": 600}}, "/termination/spotSeconds"),
     ({"termination": {"preStopSeconds": "soon"}}, "/termination/preStopSeconds"),
     ({"settings": {"maxBatch": [1]}}, "/settings/maxBatch"),
+    ({"settings": {"host": None}}, "at '/settings': missing property 'host'"),
+    ({"settings": {"shutdownDelaySeconds": None}}, "at '/settings': missing property 'shutdownDelaySeconds'"),
     ({"extraEnv": [{"name": "A=B"}]}, "/extraEnv/0/name"),
     ({"extraVolumes": [{"emptyDir": {}}]}, "/extraVolumes/0"),
     ({"extraObjects": [1]}, "/extraObjects/0"),
@@ -270,3 +369,13 @@ def test_unknown_keys_are_refused_everywhere() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_right_is_not_refused(case: str) -> None:
     assert objects(values_of(case))
+
+
+@pytest.mark.parametrize("more", [{}, {"tracing.endpoint": "http://c:4318"}])
+def test_what_is_advised_for_spot_nodes_is_enough(more: dict[str, Any]) -> None:
+    values = merged(LEAST, {"node.accelerator.spot": True}, more)
+    with pytest.raises(HelmError) as refused:
+        objects(values)
+    (advice,) = re.findall(r"--set (\S+), or", str(refused.value))
+    given = {name: int(value) for name, value in (one.split("=") for one in advice.split(","))}
+    assert objects(merged(values, given))

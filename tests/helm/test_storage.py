@@ -66,6 +66,11 @@ def test_a_limit_of_ones_own() -> None:
             {"resources": {"requests": {"ephemeral-storage": "14Gi"}}},
             "resources.requests.ephemeral-storage is 14Gi, more than the limit 13568Mi: leave it out",
         ),
+        (
+            {"extraVolumes": [{"name": "more", "emptyDir": {"sizeLimit": "1Pi"}}]}
+            | {"resources": {"limits": {"ephemeral-storage": "1Ti"}}},
+            "resources.limits.ephemeral-storage is 1Ti, but the pod may write 1073755392Mi",
+        ),
         ({"extraVolumes": [{"name": "more", "emptyDir": {}}]}, "extraVolumes names more, an emptyDir without a sizeLimit"),
         (
             {"model": {"source": "gcsFuse", "gcsFuse": {"bucket": "b", "mountOptions": "file-cache:max-size-mb:-1"}}},

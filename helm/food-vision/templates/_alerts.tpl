@@ -40,7 +40,7 @@
   for: {{ index . 2 }}
   labels:
     severity: {{ index . 1 }}
-    release: {{ $.Release.Name }}
+    release: {{ $.Release.Name | quote }}
     {{- with $alerts.labels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -1,8 +1,9 @@
 {{- /* What no schema can say: every mistake at once, each as a sentence that names the value and the remedy. */ -}}
 {{- define "food-vision.checks" -}}
 {{- $wrong := list -}}
+{{- with include "food-vision.check.names" . | trim -}}{{- $wrong = append $wrong . -}}{{- end -}}
 {{- if .Values.serving.enabled -}}
-{{- range list "image" "modes" "node" "model" "settings" "extras" "engines" "storage" "grace" "scaling" "exposure" "test" "cluster" -}}
+{{- range list "image" "modes" "node" "resources" "model" "settings" "extras" "engines" "storage" "grace" "scaling" "exposure" "test" "cluster" -}}
 {{- $found := include (printf "food-vision.check.%s" .) $ | trim -}}
 {{- if $found -}}{{- $wrong = concat $wrong (splitList "\n" $found) -}}{{- end -}}
 {{- end -}}
@@ -65,6 +66,14 @@
 {{- end }}
 {{- end -}}
 
+{{- /* A Service's name is the narrowest: Helm takes releases such as 2nd or my.demo. */ -}}
+{{- define "food-vision.check.names" -}}
+{{- $name := include "food-vision.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+the release is {{ .Release.Name }}, so its objects would be {{ $name }}, which no Service may be called: set fullnameOverride to small letters, digits and -, a letter first.
+{{- end }}
+{{- end -}}
+
 {{- define "food-vision.check.image" -}}
 {{- with .Values.image }}
 {{- if not .repository }}
@@ -82,6 +91,11 @@ image.digest and image.tag are both missing: set image.digest=sha256:… (crane 
 {{- if and (eq $node.mode "computeClass") .Values.nodeSelector }}
 nodeSelector is set, but node.mode is computeClass, and a compute class chooses the nodes: leave it out.
 {{- end }}
+{{- range $label, $value := dict "gke-accelerator" "node.accelerator.type" "gke-gpu-driver-version" "node.accelerator.driverVersion" "gke-gpu-sharing-strategy" "node.accelerator.sharing.strategy" "gke-max-shared-clients-per-gpu" "node.accelerator.sharing.maxClients" "gke-spot" "node.accelerator.spot or node.cpu.spot" "compute-class" "node.computeClass.name" }}
+{{- if hasKey $.Values.nodeSelector (printf "cloud.google.com/%s" $label) }}
+nodeSelector names cloud.google.com/{{ $label }}, which follows from {{ $value }}: set that, and leave it out.
+{{- end }}
+{{- end }}
 {{- if and (include "food-vision.gpu" .) (eq $provider "cpu") }}
 settings.provider is cpu, but node.mode {{ $node.mode }} asks for a GPU, which would stand idle: leave settings.provider empty, or set node.mode=cpu.
 {{- end }}
@@ -94,6 +108,25 @@ node.accelerator.sharing.strategy is {{ .strategy }}, but maxClients is {{ .maxC
 {{- end }}
 {{- if and (not .strategy) (int .maxClients) }}
 node.accelerator.sharing.maxClients is {{ .maxClients }} without a strategy: set node.accelerator.sharing.strategy to time-sharing or mps.
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "food-vision.check.resources" -}}
+{{- include "food-vision.check.requests" (list "resources" .Values.resources) }}
+{{- if hasKey (merge dict .Values.resources.limits (default dict .Values.resources.requests)) "nvidia.com/gpu" }}
+resources names nvidia.com/gpu, which the chart sets itself, to the one GPU that a pod uses: leave it out.
+{{- end }}
+{{- end -}}
+
+{{- /* Requests above their limits: (list "resources" RESOURCES). That of ephemeral-storage has a sentence of its own. */ -}}
+{{- define "food-vision.check.requests" -}}
+{{- $where := index . 0 }}
+{{- $limits := omit (index . 1).limits "ephemeral-storage" }}
+{{- range $name, $asked := (index . 1).requests }}
+{{- $limit := get $limits $name }}
+{{- if and $limit (gt (include "food-vision.amount" $asked | float64) (include "food-vision.amount" $limit | float64)) }}
+{{ $where }}.requests.{{ $name }} is {{ include "food-vision.text" $asked }}, more than {{ $where }}.limits.{{ $name }}, which is {{ include "food-vision.text" $limit }}: set both.
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -152,6 +185,13 @@ engineCache.prebuild.serviceAccount.googleServiceAccount is {{ $google }}, that 
 {{- if and $cache.prebuild.enabled (or .Values.serviceAccount.create (eq $cache.type "gcsFuse")) (eq (include "food-vision.enginesServiceAccount" .) (include "food-vision.serviceAccount" .)) }}
 engineCache.prebuild.serviceAccount.name is {{ default "empty" $own.name }}, so the Job would write engines as {{ include "food-vision.serviceAccount" . }}, the service account of the pods that serve, which must not be able to: name another.
 {{- end }}
+{{- if and $cache.prebuild.enabled .Values.serviceAccount.create }}
+{{- $name := include "food-vision.enginesServiceAccount" . }}
+{{- $there := lookup "v1" "ServiceAccount" .Release.Namespace $name }}
+{{- if and $there (ne (dig "metadata" "labels" "app.kubernetes.io/instance" "" $there) .Release.Name) }}
+engineCache.prebuild.serviceAccount.name is {{ $name }}, a service account that is there already and not of this release, and the Job's hook would make it anew: name another, or set serviceAccount.create=false and name both.
+{{- end }}
+{{- end }}
 {{- if and (eq $cache.type "pvc") (eq $model.source "pvc") $model.pvc.claimName (eq $cache.pvc.existingClaim $model.pvc.claimName) }}
 engineCache.pvc.existingClaim is {{ $model.pvc.claimName }}, which model.pvc.claimName names too: whoever may write engines there may replace the model, so give engines a claim of their own.
 {{- end }}
@@ -171,13 +211,13 @@ model.gcsFuse.mountOptions asks for a file cache, which counts as the pod's stor
 {{- $needed := include "food-vision.storage" (list . true) }}
 {{- with get .Values.resources.limits "ephemeral-storage" }}
 {{- if lt (include "food-vision.bytes" . | float64) (include "food-vision.bytes" $needed | float64) }}
-resources.limits.ephemeral-storage is {{ . }}, but the pod may write {{ $needed }} to its node (tmpSizeLimit, a downloaded bundle, an emptyDir of engines, extraVolumes and 256Mi of logs) and would be evicted: leave it out, or lower those.
+resources.limits.ephemeral-storage is {{ include "food-vision.text" . }}, but the pod may write {{ $needed }} to its node (tmpSizeLimit, a downloaded bundle, an emptyDir of engines, extraVolumes and 256Mi of logs) and would be evicted: leave it out, or lower those.
 {{- end }}
 {{- end }}
 {{- $limit := default $needed (get .Values.resources.limits "ephemeral-storage") }}
 {{- with get (default dict .Values.resources.requests) "ephemeral-storage" }}
 {{- if gt (include "food-vision.bytes" . | float64) (include "food-vision.bytes" $limit | float64) }}
-resources.requests.ephemeral-storage is {{ . }}, more than the limit {{ $limit }}: leave it out, or set resources.limits.ephemeral-storage as well.
+resources.requests.ephemeral-storage is {{ include "food-vision.text" . }}, more than the limit {{ include "food-vision.text" $limit }}: leave it out, or set resources.limits.ephemeral-storage as well.
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -196,8 +236,13 @@ termination.gracePeriodSeconds is {{ $given }}, but a shutdown may take {{ $need
 {{- if and (eq .Values.exposure.mode "gateway") (not (include "food-vision.spot" .)) (lt $leaves 30) }}
 termination.preStopSeconds {{ include "food-vision.preStopSeconds" . }} + settings.shutdownDelaySeconds {{ include "food-vision.shutdownDelaySeconds" . }} is {{ $leaves }} s, but a Gateway's load balancer may go on sending requests to a pod that ends for 30 s: leave both empty, which is 35 s, or let them be 30 or more together.
 {{- end }}
-{{- if and (include "food-vision.spot" .) (gt $given $spot) }}
-the grace period is {{ $given }} s ({{ $sum }}), but a Spot node leaves its pods {{ $spot }} s: lower those, as --set termination.preStopSeconds=0,settings.shutdownDelaySeconds=4,settings.drainSeconds=5, or raise termination.spotSeconds to what the node pool gives.
+{{- if include "food-vision.spot" . }}
+{{- $leave := printf "but a Spot node leaves its pods %d s" $spot }}
+{{- if and (gt $given $spot) (le $needed $spot) }}
+termination.gracePeriodSeconds is {{ $given }}, {{ $leave }}: leave it 0, which is {{ $needed }} s, or raise termination.spotSeconds to what the node pool gives.
+{{- else if gt $given $spot }}
+the grace period is {{ $given }} s ({{ $sum }}), {{ $leave }}: lower those, as --set termination.preStopSeconds=0,settings.shutdownDelaySeconds=4,settings.drainSeconds={{ if .Values.tracing.endpoint }}4,tracing.timeoutSeconds=1{{ else }}5{{ end }}, or raise termination.spotSeconds to what the node pool gives.
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -209,8 +254,9 @@ autoscaling.minReplicas {{ $a.minReplicas }} is more than autoscaling.maxReplica
 {{- if and (eq $a.mode "autoscalingMetric") (semverCompare "<1.35.0-0" .Capabilities.KubeVersion.Version) }}
 autoscaling.mode is autoscalingMetric, but the cluster is Kubernetes {{ .Capabilities.KubeVersion.Version }}: it needs GKE 1.35.1-gke.1396000 in the Rapid channel. Use podMonitoring or keda.
 {{- end }}
-{{- if and (eq $a.mode "podMonitoring") (ne (include "food-vision.operator" .) "gmp") }}
-autoscaling.mode is podMonitoring, but monitoring.operator is {{ .Values.monitoring.operator }}, so there is no metric to scale on: set monitoring.operator=gmp.
+{{- $managed := include "food-vision.scalesOnManaged" . }}
+{{- if and $managed (ne (include "food-vision.operator" .) "gmp") }}
+{{ $managed }}, but monitoring.operator is {{ .Values.monitoring.operator }}, so there is no metric to scale on: set monitoring.operator=gmp.
 {{- end }}
 {{- if eq $a.mode "keda" }}
 {{- if eq (empty $a.keda.projectId) (empty $a.keda.serverAddress) }}
@@ -219,6 +265,9 @@ autoscaling.mode is keda: set one of autoscaling.keda.projectId (Managed Prometh
 {{- end }}
 {{- if and (eq $a.mode "cpu") (include "food-vision.gpu" .) }}
 autoscaling.mode is cpu, but the pods run on GPUs, where the CPU says little about load: use podMonitoring, autoscalingMetric or keda.
+{{- end }}
+{{- if and (eq $a.mode "cpu") (not (or (default dict .Values.resources.requests).cpu .Values.resources.limits.cpu)) }}
+autoscaling.mode is cpu, but resources.requests.cpu is missing, of which autoscaling.targetCPU is a share: set it.
 {{- end }}
 {{- if not (or (int .Values.rollout.maxSurge) (int .Values.rollout.maxUnavailable)) }}
 rollout.maxSurge and rollout.maxUnavailable are both 0, so no upgrade could begin: set one of them to 1.
@@ -229,6 +278,13 @@ rollout.maxSurge and rollout.maxUnavailable are both 0, so no upgrade could begi
 {{- $e := .Values.exposure }}
 {{- $g := $e.gateway }}
 {{- $class := include "food-vision.gatewayClass" . }}
+{{- $global := include "food-vision.globalClass" . }}
+{{- if and (eq $e.mode "loadBalancer") $e.loadBalancer.internal (include "food-vision.notGke" .) (not .Values.service.annotations) }}
+exposure.loadBalancer.internal is true, but GKE alone reads the annotation that says so, and the cluster has no API of GKE, so the address may be on the internet: name in service.annotations what makes it internal there, or set exposure.loadBalancer.internal=false, where keys are asked for.
+{{- end }}
+{{- if and $g.securityPolicy (ne $e.mode "none") (not (and (eq $e.mode "gateway") (hasPrefix "gke-" $class))) }}
+exposure.gateway.securityPolicy is {{ $g.securityPolicy }}, which a Gateway of GKE's alone reads, but exposure.mode is {{ $e.mode }}{{ with $class }} and the class {{ . }}{{ end }}, so nothing would enforce it: leave it out, or take a class of GKE (kubectl get gatewayclasses).
+{{- end }}
 {{- if and (include "food-vision.public" .) (not (include "food-vision.keysSecret" .)) (not $e.allowWithoutKeys) }}
 exposure.mode {{ $e.mode }} opens the service to the internet without API keys: set apiKeys.existingSecret or apiKeys.generate=true, or exposure.allowWithoutKeys=true if that is meant.
 {{- end }}
@@ -245,16 +301,24 @@ exposure.gateway.hostnames is empty: a certificate is for a host name, so name i
 {{- if and $g.create $g.sectionName }}
 exposure.gateway.sectionName is {{ $g.sectionName }}, but exposure.gateway.create is true, and the chart names its listeners itself: leave it out.
 {{- end }}
-{{- if and (eq $g.tls.mode "certificateMap") (not (contains "global" $class)) }}
-exposure.gateway.tls.mode certificateMap does not work with {{ $class }}: regional classes take certificates or secret.
+{{- $prefix := include "food-vision.setting" (list . "rootPath") }}
+{{- if and $prefix (not (hasPrefix "/" $prefix)) }}
+settings.rootPath is {{ $prefix }}, but the route's paths begin with /: set it to /{{ $prefix }}.
 {{- end }}
-{{- if and (eq $g.tls.mode "certificates") (contains "global" $class) }}
+{{- if and $g.create $g.namespace (ne $g.namespace .Release.Namespace) }}
+exposure.gateway.namespace is {{ $g.namespace }}, but exposure.gateway.create is true, and the chart makes the Gateway in {{ .Release.Namespace }}: leave it out.
+{{- end }}
+{{- if and (has $g.tls.mode (list "certificateMap" "certificates")) $class (not (hasPrefix "gke-" $class)) }}
+exposure.gateway.tls.mode {{ $g.tls.mode }} does not work with {{ $class }}: classes that are not GKE's take secret.
+{{- else if and (eq $g.tls.mode "certificateMap") (not $global) }}
+exposure.gateway.tls.mode certificateMap does not work with {{ $class }}: regional classes take certificates or secret.
+{{- else if and (eq $g.tls.mode "certificates") $global }}
 exposure.gateway.tls.mode certificates does not work with {{ $class }}: global classes take certificateMap or secret.
 {{- end }}
 {{- if and .Values.networkPolicy.enabled $class (not (hasPrefix "gke-" $class)) (not .Values.networkPolicy.allowFrom) }}
 networkPolicy.allowFrom is empty: the proxies of {{ $class }} must be let in, so name their pods or namespace, as [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: istio-system}}}].
 {{- end }}
-{{- if and .Values.networkPolicy.enabled (hasPrefix "gke-" $class) (not (contains "global" $class)) (not .Values.networkPolicy.proxySubnets) }}
+{{- if and .Values.networkPolicy.enabled (hasPrefix "gke-" $class) (not $global) (not .Values.networkPolicy.proxySubnets) }}
 networkPolicy.proxySubnets is empty: the proxies of {{ $class }} connect from the region's proxy-only subnet, so name its CIDR (gcloud compute networks subnets list --filter=purpose=REGIONAL_MANAGED_PROXY).
 {{- end }}
 {{- end }}
@@ -269,6 +333,7 @@ test.label is missing: test.photo is set, so say which label it must get.
 {{- define "food-vision.check.training" -}}
 {{- $t := .Values.training }}
 {{- include "food-vision.check.variables" (list . "training.extraEnv" $t.extraEnv (list "HOME" "LD_LIBRARY_PATH" "NODE")) }}
+{{- include "food-vision.check.requests" (list "training.resources" $t.resources) }}
 {{- if and (eq $t.mode "jobset") (include "food-vision.lacks" (list . "jobset.x-k8s.io/v1alpha2")) }}
 training.mode is jobset, but the cluster has no jobset.x-k8s.io/v1alpha2 (kubectl api-versions): install JobSet, or set training.mode=indexed.
 {{- end }}

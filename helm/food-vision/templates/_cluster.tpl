@@ -12,12 +12,25 @@
 {{- if and (include "food-vision.onCluster" $root) (not ($root.Capabilities.APIVersions.Has (index . 1))) -}}true{{- end -}}
 {{- end -}}
 
+{{- /* "true" on a cluster that is not GKE's for certain: each of those has some API of its group. */ -}}
+{{- define "food-vision.notGke" -}}
+{{- $googles := "" -}}
+{{- range .Capabilities.APIVersions -}}{{- if regexMatch "(^|\\.)gke\\.io/" . -}}{{- $googles = "true" -}}{{- end -}}{{- end -}}
+{{- if and (include "food-vision.onCluster" .) (not $googles) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The value by which pods are scaled on what Managed Prometheus knows, else empty. */ -}}
+{{- define "food-vision.scalesOnManaged" -}}
+{{- $a := .Values.autoscaling -}}
+{{- if eq $a.mode "podMonitoring" -}}autoscaling.mode is podMonitoring
+{{- else if and (eq $a.mode "keda") $a.keda.projectId -}}autoscaling.keda.projectId is {{ $a.keda.projectId }}
+{{- end -}}
+{{- end -}}
+
 {{- /* Who scrapes and alerts: gmp, prometheus or none. Scaling on Managed Prometheus' metrics asks for gmp. */ -}}
 {{- define "food-vision.operator" -}}
-{{- $a := .Values.autoscaling -}}
-{{- $managed := or (eq $a.mode "podMonitoring") (and (eq $a.mode "keda") $a.keda.projectId) -}}
 {{- if ne .Values.monitoring.operator "auto" -}}{{ .Values.monitoring.operator }}
-{{- else if or $managed (.Capabilities.APIVersions.Has "monitoring.googleapis.com/v1") -}}gmp
+{{- else if or (include "food-vision.scalesOnManaged" .) (.Capabilities.APIVersions.Has "monitoring.googleapis.com/v1") -}}gmp
 {{- else if .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" -}}prometheus
 {{- else -}}none
 {{- end -}}
@@ -31,6 +44,11 @@
 {{- define "food-vision.gatewayClass" -}}
 {{- $g := .Values.exposure.gateway -}}
 {{- default (ternary "gke-l7-rilb" "" $g.create) $g.className -}}
+{{- end -}}
+
+{{- /* "true" for a class whose load balancer is global, without a proxy-only subnet. */ -}}
+{{- define "food-vision.globalClass" -}}
+{{- if regexMatch "^gke-l7-(global|gxlb)" (include "food-vision.gatewayClass" .) -}}true{{- end -}}
 {{- end -}}
 
 {{- /* "true" where the Gateway is GKE's, which alone reads HealthCheckPolicy and GCPBackendPolicy. */ -}}
@@ -54,9 +72,10 @@
 {{- $gateway := eq .Values.exposure.mode "gateway" }}
 {{- $class := include "food-vision.gatewayClass" . }}
 {{- $operator := .Values.monitoring.operator }}
+{{- $managed := include "food-vision.scalesOnManaged" . }}
 {{- range list
   (list (eq $a "autoscalingMetric") "autoscaling.gke.io/v1beta1" "autoscaling.mode is autoscalingMetric" "use podMonitoring or keda")
-  (list (eq $a "podMonitoring") "monitoring.googleapis.com/v1" "autoscaling.mode is podMonitoring" "switch Managed Service for Prometheus on, or use keda")
+  (list (ne $managed "") "monitoring.googleapis.com/v1" $managed "switch Managed Service for Prometheus on, or use keda with autoscaling.keda.serverAddress")
   (list (eq $a "keda") "keda.sh/v1alpha1" "autoscaling.mode is keda" "install KEDA, or use another mode")
   (list $gateway "gateway.networking.k8s.io/v1" "exposure.mode is gateway" "install the Gateway API (on GKE: gcloud container clusters update CLUSTER --gateway-api=standard), or use exposure.mode=loadBalancer")
   (list (and $gateway (hasPrefix "gke-" $class)) "networking.gke.io/v1" (printf "the Gateway's class is %s, one of GKE" $class) "set exposure.gateway.className to one that is there (kubectl get gatewayclasses)")

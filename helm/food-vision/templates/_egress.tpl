@@ -6,14 +6,16 @@
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
 {{- end }}
-{{- if $fetches }}
-- to:  # the metadata server, for tokens of Workload Identity
+{{- if or (include "food-vision.fuseAnnotation" .) (and $fetches (hasPrefix "gs://" .Values.model.download.url)) }}
+- to:  # the metadata server, for tokens of Workload Identity: not for a fetch without one, since the server may reach it too
     - ipBlock: {cidr: 169.254.169.252/32}
     - ipBlock: {cidr: 169.254.169.254/32}
   ports:
     - {port: 80, protocol: TCP}
     - {port: 987, protocol: TCP}
     - {port: 988, protocol: TCP}
+{{- end }}
+{{- if $fetches }}
 - ports:  # Cloud Storage, or where the bundle is
     {{- $url := urlParse .Values.model.download.url }}
     {{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) }}

@@ -18,8 +18,8 @@
 
 {{- /* What selects the pods of the service: never changes during an upgrade. */ -}}
 {{- define "food-vision.selector" -}}
-app.kubernetes.io/name: {{ include "food-vision.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "food-vision.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: server
 {{- end -}}
 
@@ -37,8 +37,8 @@ app.kubernetes.io/part-of: food-vision
 
 {{- /* The labels of an object that is not the service: (dict "root" $ "component" "training"). */ -}}
 {{- define "food-vision.labelsOf" -}}
-app.kubernetes.io/name: {{ include "food-vision.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "food-vision.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{ include "food-vision.commonLabels" .root }}
 {{- end -}}

@@ -22,7 +22,7 @@ capabilities:
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end -}}
@@ -36,9 +36,12 @@ gke-gcsfuse/volumes: "true"
 
 {{- /* Of the pods that run the model: the user's, and what the sidecar needs. */ -}}
 {{- define "food-vision.podAnnotations" -}}
-{{- include "food-vision.fuseAnnotation" . }}
-{{- with .Values.podAnnotations }}
-{{ toYaml . }}
+{{- $annotations := deepCopy .Values.podAnnotations }}
+{{- range $name, $text := include "food-vision.fuseAnnotation" . | fromYaml }}
+{{- $_ := set $annotations $name $text }}
+{{- end }}
+{{- with $annotations }}
+{{- toYaml . }}
 {{- end }}
 {{- end -}}
 
@@ -91,10 +94,10 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -135,7 +138,7 @@ runtimeClassName: {{ . }}
 {{- if eq $model.source "imageVolume" }}
 - name: model
   image:
-    reference: {{ $model.imageVolume.reference }}
+    reference: {{ $model.imageVolume.reference | quote }}
     pullPolicy: {{ $model.imageVolume.pullPolicy }}
 {{- else if eq $model.source "gcsFuse" }}
 - name: model
@@ -143,7 +146,7 @@ runtimeClassName: {{ . }}
     driver: gcsfuse.csi.storage.gke.io
     readOnly: true
     volumeAttributes:
-      bucketName: {{ $model.gcsFuse.bucket }}
+      bucketName: {{ $model.gcsFuse.bucket | quote }}
       {{- $options := list "implicit-dirs" }}
       {{- with $model.gcsFuse.path }}{{ $options = append $options (printf "only-dir=%s" (trimAll "/" .)) }}{{ end }}
       {{- with $model.gcsFuse.mountOptions }}{{ $options = append $options . }}{{ end }}
@@ -151,7 +154,7 @@ runtimeClassName: {{ . }}
 {{- else if eq $model.source "pvc" }}
 - name: model
   persistentVolumeClaim:
-    claimName: {{ $model.pvc.claimName }}
+    claimName: {{ $model.pvc.claimName | quote }}
     readOnly: true
 {{- else if eq $model.source "download" }}
 - name: model
@@ -234,7 +237,7 @@ initContainers:
 {{- else if eq $cache.type "pvc" }}
 - name: engines
   persistentVolumeClaim:
-    claimName: {{ default (printf "%s-engines" (include "food-vision.fullname" (index . 0))) $cache.pvc.existingClaim }}
+    claimName: {{ default (printf "%s-engines" (include "food-vision.fullname" (index . 0))) $cache.pvc.existingClaim | quote }}
 {{- else if eq $cache.type "gcsFuse" }}
 - name: engines
   csi:
@@ -243,7 +246,7 @@ initContainers:
     readOnly: true
     {{- end }}
     volumeAttributes:
-      bucketName: {{ $cache.gcsFuse.bucket }}
+      bucketName: {{ $cache.gcsFuse.bucket | quote }}
       {{- $options := list "implicit-dirs" "uid=10001" "gid=10001" }}
       {{- with $cache.gcsFuse.path }}{{ $options = append $options (printf "only-dir=%s" (trimAll "/" .)) }}{{ end }}
       mountOptions: {{ join "," $options | quote }}

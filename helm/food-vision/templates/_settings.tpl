@@ -24,12 +24,16 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Bytes of a quantity as "8Gi", "500M" or 1000000. */ -}}
-{{- define "food-vision.bytes" -}}
+{{- /* A quantity as "8Gi", "500M", "250m" or 1000000, in units of one. */ -}}
+{{- define "food-vision.amount" -}}
 {{- $text := include "food-vision.text" . -}}
-{{- $units := dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 -}}
+{{- $units := dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "m" 0.001 -}}
 {{- $unit := regexFind "[A-Za-z]+$" $text -}}
-{{- mulf (float64 (trimSuffix $unit $text)) (get $units $unit | default 1.0) | printf "%.0f" -}}
+{{- mulf (float64 (trimSuffix $unit $text)) (get $units $unit | default 1.0) | printf "%.3f" -}}
+{{- end -}}
+
+{{- define "food-vision.bytes" -}}
+{{- include "food-vision.amount" . | float64 | printf "%.0f" -}}
 {{- end -}}
 
 {{- define "food-vision.bundle" -}}

@@ -8,7 +8,7 @@
 {{- else -}}
 {{- ternary "a whole number" "a number" (eq .type "integer") -}}
 {{- if hasKey . "maximum" }} from {{ include "food-vision.text" .minimum }} to {{ include "food-vision.text" .maximum }}
-{{- else if hasKey . "minimum" }} of at least {{ include "food-vision.text" .minimum }}{{ end }}, without quotes
+{{- else if hasKey . "minimum" }} of at least {{ include "food-vision.text" .minimum }}{{ end }}, without quotes{{ if eq .type "number" }}, by --set-json or in a file: --set makes a text of a fraction{{ end }}
 {{- end -}}
 {{- end -}}
 
@@ -58,6 +58,9 @@ settings.{{ $name }} follows from {{ $rule.managed }}: set that, and leave it ou
 settings.{{ $name }} is {{ toJson $value }}, but must be {{ include "food-vision.allowed" $rule }}.
 {{- end }}
 {{- end }}
+{{- if regexMatch "^(localhost|127\\..*|::1)?$" (toString .Values.settings.host) }}
+settings.host is {{ toJson .Values.settings.host }}, where neither probes nor clients reach the pod: set it to 0.0.0.0, or to :: in a cluster of IPv6.
+{{- end }}
 {{- end -}}
 
 {{- /* Variables that are there already: (list $ "extraEnv" LIST NAMES). */ -}}
@@ -67,14 +70,20 @@ settings.{{ $name }} is {{ toJson $value }}, but must be {{ include "food-vision
 {{- $ours := index . 3 }}
 {{- $seen := list }}
 {{- range index . 2 }}
-{{- $setting := trimPrefix "FOOD_VISION_" .name | lower | camelcase | untitle }}
+{{- $upper := upper .name -}}{{- /* the service reads them in either case */ -}}
+{{- $setting := trimPrefix "FOOD_VISION_" $upper | lower | camelcase | untitle }}
 {{- $rule := default dict (get ($root.Files.Get "chart.json" | fromJson).settings $setting) }}
-{{- if hasPrefix "FOOD_VISION_" .name }}
+{{- if and (hasPrefix "FOOD_VISION_" $upper) $rule }}
 {{ $where }} names {{ .name }}, a setting of the service: set {{ default (printf "settings.%s" $setting) $rule.managed }} instead.
+{{- else if hasPrefix "FOOD_VISION_" $upper }}
+{{ $where }} names {{ .name }}, but the service has no such setting (docs/operations.md#settings lists all): leave it out.
 {{- else if has .name $ours }}
 {{ $where }} names {{ .name }}, which the chart sets itself: leave it out.
 {{- else if has .name $seen }}
 {{ $where }} names {{ .name }} twice: leave one out.
+{{- end }}
+{{- if and .value .valueFrom }}
+{{ $where }} gives {{ .name }} both a value and a valueFrom: leave one out.
 {{- end }}
 {{- $seen = append $seen .name }}
 {{- end }}
@@ -82,10 +91,37 @@ settings.{{ $name }} is {{ toJson $value }}, but must be {{ include "food-vision
 
 {{- define "food-vision.check.extras" -}}
 {{- include "food-vision.check.variables" (list . "extraEnv" .Values.extraEnv (include "food-vision.env" . | fromYaml | keys)) }}
+{{- $volumes := list }}
 {{- range .Values.extraVolumes }}
 {{- if has .name (list "tmp" "model" "engines" "api-keys" "photo") }}
 extraVolumes names {{ .name }}, a volume of the chart: give it another name.
+{{- else if has .name $volumes }}
+extraVolumes names {{ .name }} twice: leave one out.
 {{- end }}
+{{- $volumes = append $volumes .name }}
+{{- end }}
+{{- $taken := list "/tmp" }}
+{{- range include "food-vision.modelMount" . | fromYamlArray }}{{ $taken = append $taken .mountPath }}{{ end }}
+{{- if ne .Values.engineCache.type "none" }}{{ $taken = append $taken "/engines" }}{{ end }}
+{{- if include "food-vision.keysSecret" . }}{{ $taken = append $taken "/etc/food-vision" }}{{ end }}
+{{- range .Values.extraVolumeMounts }}
+{{- if not (has .name (append $volumes "tmp")) }}
+extraVolumeMounts names {{ .name }}, which is not in extraVolumes: add it there{{ if has .name (list "model" "engines" "api-keys") }} by another name, since the chart mounts its own volumes itself{{ end }}.
+{{- end }}
+{{- $path := clean (default "" .mountPath) }}
+{{- if not .mountPath }}
+extraVolumeMounts names {{ .name }} without a mountPath: say where.
+{{- else if has $path $taken }}
+extraVolumeMounts puts {{ .name }} at {{ $path }}, where something is mounted already: take another path.
+{{- end }}
+{{- $taken = append $taken $path }}
+{{- end }}
+{{- $names := list "food-vision" "engines" "fetch" "test" }}
+{{- range .Values.initContainers }}
+{{- if has .name $names }}
+initContainers names {{ .name }}, which is there already: give it another name.
+{{- end }}
+{{- $names = append $names .name }}
 {{- end }}
 {{- range $name := keys .Values.podLabels | sortAlpha }}
 {{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "food-vision-release") }}

@@ -34,7 +34,7 @@ template:
     {{- end }}
   spec:
     restartPolicy: {{ ternary "Never" "OnFailure" (eq $t.mode "jobset") }}
-    serviceAccountName: {{ include "food-vision.serviceAccount" . }}
+    serviceAccountName: {{ include "food-vision.serviceAccount" . | quote }}
     automountServiceAccountToken: false
     enableServiceLinks: false
     {{- if eq $t.mode "indexed" }}
@@ -45,7 +45,7 @@ template:
     {{- with include "food-vision.pullSecrets" . | trim }}{{ . | nindent 4 }}{{ end }}
     {{- if $gpus }}
     nodeSelector:
-      cloud.google.com/gke-accelerator: {{ $t.accelerator.type }}
+      cloud.google.com/gke-accelerator: {{ $t.accelerator.type | quote }}
       {{- if $t.accelerator.spot }}
       cloud.google.com/gke-spot: "true"
       {{- end }}
@@ -78,7 +78,7 @@ template:
           - --dynamo_backend=no
           - -m
           - training
-          - --recipe={{ $t.recipe }}
+          - {{ printf "--recipe=%s" $t.recipe | quote }}
           - --out=/out/{{ $t.run }}
           {{- range $t.set }}
           - {{ printf "--set=%s" . | quote }}
@@ -120,7 +120,7 @@ template:
     volumes:
       - name: out
         persistentVolumeClaim:
-          claimName: {{ $t.outputClaim }}
+          claimName: {{ $t.outputClaim | quote }}
       - name: tmp
         emptyDir: {}
       - name: shm
@@ -130,7 +130,7 @@ template:
       {{- if $t.dataClaim }}
       - name: photos
         persistentVolumeClaim:
-          claimName: {{ $t.dataClaim }}
+          claimName: {{ $t.dataClaim | quote }}
           readOnly: true
       {{- else if $t.dataBucket }}
       - name: photos
@@ -138,7 +138,7 @@ template:
           driver: gcsfuse.csi.storage.gke.io
           readOnly: true
           volumeAttributes:
-            bucketName: {{ $t.dataBucket }}
+            bucketName: {{ $t.dataBucket | quote }}
             mountOptions: implicit-dirs
       {{- end }}
 {{- end -}}
