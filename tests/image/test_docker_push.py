@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,15 @@ class Docker:
 
 
 @pytest.fixture(autouse=True)
-def record(monkeypatch: pytest.MonkeyPatch) -> Path:
+def record() -> Iterator[Path]:
+    """Where the digest is written; what is there is put back."""
     path = ROOT / "build" / "image" / "cpu.json"
+    before = path.read_bytes() if path.exists() else None
     path.unlink(missing_ok=True)
-    return path
+    yield path
+    path.unlink(missing_ok=True)
+    if before is not None:
+        path.write_bytes(before)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from benchmarks.capacity.hpa import Autoscaler, Behaviour, Read, wanted
         (Read([], 60.0), 3, 3),
         (Read([90.0, 90.0], 60.0, pending=1), 3, 3),  # the one that starts counts as idle: three at 60
         (Read([100.0, 100.0], 60.0, pending=1), 3, 4),
+        (Read([72.0] * 10, 60.0, pending=1), 11, 11),  # with it the rest is within a tenth
         (Read([20.0, 20.0], 60.0, pending=4), 6, 1),  # and not where fewer are needed
         (Read([20.0, 20.0], 60.0, missing=2), 4, 3),  # those not scraped yet are at their target then
         (Read([100.0, 100.0], 60.0, missing=2), 4, 4),  # and idle where more are needed: never the other way round
