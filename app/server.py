@@ -179,7 +179,7 @@ def _now(service: Service, program: str) -> State:
         decoders_bytes=service.model.decoders_bytes,
         engine_busy_seconds=service.load.busy_seconds,
         engine_work_seconds=service.load.work_seconds,
-        decoding_seconds=service.model.decoding_seconds,
+        decoding_seconds=service.decoding_seconds,
     )
 
 

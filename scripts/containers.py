@@ -60,6 +60,8 @@ def find_tools() -> Tools:
         # chroot: a build needs no rights to make namespaces and cgroups; layers: an unchanged step is not run again.
         build = ("buildah", "bud", "--isolation", "chroot", "--format", "docker", "--network", "host", "--layers")
         return Tools("podman", build, ("podman",), podman_env())
+    if shutil.which("docker") and not _docker("info").returncode:
+        raise ContractError(f"Docker is here without its plugin buildx. Install docker-buildx-plugin, or: {INSTALL}")
     raise ContractError(f"Neither Docker nor buildah with podman is here. Start Docker, or: {INSTALL}")
 
 

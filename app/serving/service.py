@@ -52,6 +52,12 @@ class Service:
         self._next_reload: asyncio.Task[bool] | None = None  # that waits for the one under way
         self._reloads: set[asyncio.Task[bool]] = set()
         self._retiring: dict[asyncio.Task[None], ServedModel] = {}
+        self._decoded = 0.0  # seconds, of models that are gone
+
+    @property
+    def decoding_seconds(self) -> float:
+        """Seconds that processes have read photos, of all models until now: a reload does not begin anew."""
+        return self._decoded + sum(model.decoding_seconds for model in (self._model, *self._retiring.values()))
 
     @property
     def bundle(self) -> Bundle:
@@ -175,6 +181,7 @@ class Service:
 
     def _retired(self, task: asyncio.Task[None]) -> None:
         old = self._retiring.pop(task)
+        self._decoded += old.decoding_seconds
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s was not closed well", old.bundle.manifest.version, exc_info=error)
 

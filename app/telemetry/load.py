@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 WINDOW = 25.0  # seconds: scraped every 15 or 30, it is the last half minute
-LEAST = 1.0  # seconds between two looks that are kept
+LEAST = 1.0  # seconds between two looks that are kept, and of which something can be said: less is a call or two
 PARTS = ("engine", "host", "event_loop")
 
 
@@ -37,14 +37,14 @@ class Load:
         self._looks: deque[tuple[float, Worked]] = deque()
 
     def look(self, now: Worked) -> dict[str, float]:
-        """Percent by part; all 0 at the first look. What began anew, with another model, counts as 0."""
+        """Percent by part; all 0 at the first look and for `LEAST` seconds after it, and never below 0."""
         at, looks = self._clock(), self._looks
         while len(looks) > 1 and at - looks[1][0] >= WINDOW:
             looks.popleft()
         if not looks or at - looks[-1][0] >= LEAST:
             looks.append((at, now))
         since, before = looks[0]
-        if at <= since:
+        if at - since < LEAST:
             return dict.fromkeys(PARTS, 0.0)
         engine, decoding, loop = (max(0.0, b - a) / (at - since) for a, b in zip(before, now, strict=True))
         shares = (engine, (decoding + loop) / self._processors, loop)

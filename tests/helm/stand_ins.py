@@ -200,7 +200,7 @@ def kubectl(world: World, arguments: list[str]) -> str:
     """One kubectl command."""
     cluster(world)
     text = " ".join(arguments)
-    words = text.partition("-n ")[2].split(maxsplit=1)[-1].split() if text.startswith("-n ") else arguments
+    words = arguments[2:] if arguments[0] == "-n" else arguments
     if "gatewayclass" in words:
         (flags,) = world.of("container clusters").values()
         has = "HttpLoadBalancing" in flags.get("addons", "") and flags.get("gateway-api") == "standard"
@@ -226,7 +226,7 @@ def kubectl(world: World, arguments: list[str]) -> str:
         world.need("applied", "release demo")
     elif words[:2] == ["get", "secret"]:
         world.need("release demo")
-        return "YS1rZXkKYW5vdGhlcgo="
+        return "a-key\nanother" if "base64decode" in text else "YS1rZXkKYW5vdGhlcgo="
     elif words[0] in ("get", "describe", "rollout", "logs") and "custom-metrics" not in text:
         world.need("release demo")
     return "done"
@@ -303,3 +303,6 @@ def main() -> None:
         world.save()
     elif tool == "openssl":
         print("0" * 64)
+    elif tool == "python3" and "hashlib" in arguments[1]:
+        sys.argv = arguments[1:]
+        exec(arguments[1])

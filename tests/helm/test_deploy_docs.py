@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import re
 import shlex
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ def test_tearing_down_leaves_nothing(folder: Path) -> None:
         (
             "gcloud container clusters delete",
             "helm -n $NAMESPACE uninstall",
-            "release demo stands on container clusters",
+            "the release is still there, and its load balancer would stay",
         ),
         ("gcloud storage buckets add-iam-policy-binding", "gcloud container clusters create", "identity pool"),
     ],
@@ -137,7 +139,7 @@ def test_nothing_is_written_into_the_repository() -> None:
     for block in blocks():
         targets = re.findall(r">>?\s*([^\s;|&)]+)", re.sub(r"<<'?END'?\n.*?\nEND\n", "", block, flags=re.DOTALL))
         for target in targets:
-            assert target.startswith(("$WORK/", "~/food-vision-gke/", "/dev/null")), block
+            assert target.startswith(('"$WORK/', "~/food-vision-gke/", "/dev/null")), block
 
 
 @needs_engine
@@ -237,6 +239,95 @@ def test_the_helpers_say_stop(tmp_path: Path) -> None:
         ran = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
         assert (ran.returncode, ran.stderr.strip()) == (1, says)
     assert not (tmp_path / "found.sh").exists()
+
+
+HELPERS = """set -u
+PROJECT=my-project RELEASE=demo NAMESPACE=food NAME=demo-food-vision MODELS=my-project-food-models BUNDLE=bundle ADDRESS=
+kubectl() { :; }
+helm() { :; }
+gcloud() { :; }
+. scripts/gke.sh
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "says"),
+    [
+        ("deploy", 0, "ok: demo serves"),
+        ("helm() { return 1; }; deploy", 1, "STOP, not so: demo serves"),
+        ("kubectl() { return 1; }; deploy", 1, "STOP, not so: demo serves"),
+        ("helm() { [ $1 = upgrade ]; }; deploy", 1, "STOP, not so: demo serves"),
+        ("SHA256=1; must 'it is there' bundle_is_there", 0, "ok: it is there"),
+        (
+            "gcloud() { [ $2 != rsync ]; }; SHA256=1; must 'it is there' bundle_is_there",
+            1,
+            "STOP, not so: it is there",
+        ),
+        ("ADDRESS=203.0.113.7; must 'it is gone' balancer_is_gone", 0, "ok: it is gone"),
+        ("must 'it is gone' balancer_is_gone", 1, "STOP, not so: it is gone"),
+        ("unset ADDRESS; must 'it is gone' balancer_is_gone", 1, "STOP, not so: it is gone"),
+        ("gcloud() { echo gkegw1-x; }; ADDRESS=203.0.113.7; must 'it is gone' balancer_is_gone", 1, "STOP, not so"),
+        ("gcloud() { return 1; }; ADDRESS=203.0.113.7; must 'it is gone' balancer_is_gone", 1, "STOP, not so"),
+    ],
+)
+def test_a_step_that_fails_says_stop_and_never_ok(script: str, code: int, says: str, tmp_path: Path) -> None:
+    (tmp_path / "values").mkdir()
+    (tmp_path / "values" / "10.yaml").write_text("{}")
+    text = f"WORK={shlex.quote(str(tmp_path))}\n{HELPERS}{script}"
+    ran = subprocess.run(["bash", "-c", text], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == code
+    assert says in ran.stdout + ran.stderr
+    assert ("ok:" in ran.stdout) == (code == 0)
+
+
+def test_what_is_remembered_is_read_again_and_nothing_found_is_not_the_old_value(tmp_path: Path) -> None:
+    text = """WORK=$1; . scripts/gke.sh
+    remember KEPT "two words; \\"and\\" \\$more"
+    remember DIGEST sha256:old
+    remember DIGEST "" || echo "now: '$DIGEST'"
+    KEPT=; . "$WORK/found.sh"; echo "$KEPT"
+    digest_of LICENSE
+    """
+    ran = subprocess.run(["bash", "-c", text, "-", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    digest = hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest()
+    assert ran.stdout.splitlines() == ["now: ''", 'two words; "and" $more', digest]
+
+
+def pasted(block: str, stand_ins: str) -> str:
+    """What a shell says that goes on after a failure, as one does into which a block is pasted."""
+    variables = (
+        "WORK=$1 MODELS=m BUNDLE=b REGISTRY=r VERSION=1 REGION=x PODS=p NAMESPACE=n NAME=d SHA256=old DIGEST=old"
+    )
+    text = f"{variables}\n. scripts/gke.sh\n{stand_ins}\n{block}"
+    with tempfile.TemporaryDirectory() as work:
+        (Path(work) / "values").mkdir()
+        ran = subprocess.run(["bash", "-c", text, "-", work], cwd=ROOT, capture_output=True, text=True, check=False)
+        values = [path.read_text(encoding="utf-8") for path in (Path(work) / "values").iterdir()]
+    return "\n".join([ran.stdout, ran.stderr, *values])
+
+
+def test_without_a_digest_no_bundle_goes_into_the_folder_that_is_in_use() -> None:
+    (block,) = sections(ROAD)["5. Bundle"]
+    said = pasted(block, 'digest_of() { :; }; gcloud() { echo "gcloud $*"; [ $2 != ls ]; }')
+    assert "STOP, nothing was found for SHA256" in said
+    assert "storage rsync" not in said
+    assert "old" not in said
+    assert "\nok:" not in f"\n{said}"
+
+
+def test_an_image_that_was_not_pushed_is_not_the_one_before() -> None:
+    (block,) = sections(ROAD)["6. Image"]
+    said = pasted(block, "make() { return 1; }; gcloud() { echo sha256:old; }")
+    assert "STOP, not so: the image is pushed" in said
+    assert 'digest: ""' in said
+
+
+def test_tearing_down_waits_for_the_load_balancer_before_it_goes_on() -> None:
+    """A pasted block runs on after a STOP, so what must not follow is in a block of its own."""
+    first, then = sections(ROAD)["Tear down"]
+    assert first.splitlines()[-1].endswith("balancer_is_gone")
+    assert "delete" not in first
+    assert then.startswith("kubectl delete namespace")
 
 
 def test_every_section_of_the_variants_says_where_it_stands() -> None:

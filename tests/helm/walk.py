@@ -70,7 +70,7 @@ def walk(folder: Path, several: list[str]) -> Walk:
     several
         The blocks. The walk ends at the first that fails, names a variable that is not set, or ends a pipe badly.
     """
-    repository, tools, home = folder / "repository", folder / "tools", folder / "home"
+    repository, tools, home = folder / "repository", folder / "tools", folder / "a home"
     (repository / "bundles" / "food101").mkdir(parents=True)
     (repository / "bundles" / "food101" / "manifest.json").write_text("{}")
     for name in ("helm", "docs", "scripts", "Makefile"):
@@ -121,10 +121,10 @@ def road(*instead: str, until: str = "9") -> list[str]:
 
 def after() -> list[str]:
     """The sections of the variants that come after step 9; each is undone, as the page says, before the next."""
-    found = ["touch $WORK/tls.crt $WORK/tls.key\n"]
+    found = ['touch "$WORK/tls.crt" "$WORK/tls.key"\n']
     for name, several in sections(VARIANTS).items():
         found += several[1:] if name in INSTEAD else several
-        found.append("rm -f $WORK/values/[56]0-*.yaml\n")
+        found.append('rm -f "$WORK"/values/[56]0-*.yaml\n')
     return found
 
 

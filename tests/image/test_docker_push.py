@@ -22,6 +22,7 @@ here=${{0%/*}}
 {{ printf '%s\\037' "$@"; echo; }} >> "$here/calls"
 case "$*" in
     info*) answer=info ;;
+    "buildx version") answer=buildx ;;
     "buildx inspect food-vision") answer=made ;;
     "buildx inspect"*) answer=current ;;
     "buildx create"*) answer=create ;;
@@ -45,8 +46,12 @@ class Docker:
         self._folder = folder
         (folder / "docker").write_text(STAND_IN)
         (folder / "docker").chmod(0o755)
-        for name, content in ({"info": "[]"} | answers).items():
+        for name, content in ({"info": "[]", "buildx": "v0.30"} | answers).items():
             (folder / name).write_text(f"{content}\n")
+
+    def lose(self, name: str) -> None:
+        """From now on this fails."""
+        (self._folder / name).unlink()
 
     def push(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command with this Docker alone on PATH."""
@@ -121,3 +126,11 @@ def test_a_base_of_this_machine_is_not_seen_by_the_builder_that_attests(tmp_path
     assert done.returncode == 1
     assert "The base local is on this machine alone" in done.stderr
     assert not docker.calls("buildx", "build")
+
+
+def test_docker_without_buildx_is_not_taken_for_no_docker(tmp_path: Path) -> None:
+    docker = Docker(tmp_path)
+    docker.lose("buildx")
+    done = docker.push()
+    assert done.returncode == 1
+    assert "Docker is here without its plugin buildx. Install docker-buildx-plugin" in done.stderr

@@ -300,6 +300,32 @@ def test_a_release_pushes_and_names_the_images() -> None:
     assert "BASE: ${{ needs.base.outputs.image }}" in text
 
 
+def test_a_release_that_is_run_again_names_the_newer_images(tmp_path: Path) -> None:
+    """The last step, twice, with a `gh` that refuses a release which is there already."""
+    gh = tmp_path / "gh"
+    gh.write_text(
+        '#!/bin/sh\necho "$*" >> calls\ncase $2 in view) [ -e made ] ;; delete) rm made ;;\n'
+        "create) [ ! -e made ] && touch made && cat build/notes.md > told ;; esac\n"
+    )
+    (tmp_path / "jq").write_text('#!/bin/sh\nshift 2; cat "$@"\n')
+    for tool in (gh, tmp_path / "jq"):
+        tool.chmod(0o755)
+    steps = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))["jobs"]["release"][
+        "steps"
+    ]
+    (tmp_path / "build" / "release" / "image").mkdir(parents=True)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_REF_NAME": "v1.2.3"}
+    for digest in ("sha256:1", "sha256:2"):
+        (tmp_path / "build" / "release" / "image" / "cpu.json").write_text(digest)
+        command = ["bash", "-e", "-o", "pipefail", "-c", steps[-1]["run"]]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert digest in (tmp_path / "told").read_text()
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("release create v1.2.3 --verify-tag") == 2
+    assert "--cleanup-tag" not in calls
+
+
 def image_command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "scripts.image", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | env, check=False)

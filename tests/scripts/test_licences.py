@@ -58,6 +58,19 @@ def test_a_pin_that_was_not_looked_at_is_found(tmp_path: Path, monkeypatch: pyte
         (Wheel("numpy", "1", "MIT", ("LICENSE.txt",)), ""),
         (Wheel("a", "1", "MIT AND GPL-2.0-only"), "it declares MIT AND GPL-2.0-only"),
         (Wheel("a", "1", "AGPL-3.0-only"), "it declares AGPL-3.0-only"),
+        (Wheel("a", "1", "gpl-3.0-or-later"), "it declares gpl-3.0-or-later"),
+        (Wheel("a", "1", "LGPL-3.0-only OR GPL-2.0-only"), ""),
+        (Wheel("a", "1", "GPL-2.0-only OR AGPL-3.0-only"), "it declares GPL-2.0-only OR AGPL-3.0-only"),
+        (
+            Wheel("a", "1", "GPL-3.0-only AND Apache-2.0 WITH LLVM-exception"),
+            "it declares GPL-3.0-only AND Apache-2.0 WITH LLVM-exception",
+        ),
+        (
+            Wheel("a", "1", "GPL-2.0-only WITH Linux-syscall-note"),
+            "it declares GPL-2.0-only WITH Linux-syscall-note",
+        ),
+        (Wheel("a", "1", "MIT", (), ("libfftw3f-1a.so.3.6.9",)), "it bundles libfftw3f-1a.so.3.6.9"),
+        (Wheel("a", "1", "MIT", (), ("libpoppler-1a.so.147",)), "it bundles libpoppler-1a.so.147"),
         (Wheel("a", "1", "MIT", (), ("libx265-4883ecb5.so.217",)), "it bundles libx265-4883ecb5.so.217"),
         (
             Wheel("a", "1", "MIT", ("COPYING",)),
@@ -89,6 +102,38 @@ def test_a_wheel_is_read_for_what_its_metadata_does_not_say(tmp_path: Path) -> N
     }
     found = read_wheel("part", made(tmp_path, files, "License: BSD"))
     assert found == Wheel("part", "1.0", "BSD-3-Clause", ("licenses/LICENSE",), ("libx265-48.so.217",))
+
+
+@pytest.mark.parametrize(
+    "field", ["License: GPL-2.0", "Classifier: License :: OSI Approved :: GNU General Public License v2 (GPLv2)"]
+)
+def test_metadata_that_names_the_gpl_beside_another_licence_is_a_mention(field: str, tmp_path: Path) -> None:
+    found = read_wheel("part", made(tmp_path, {}, "License-Expression: MIT", field))
+    assert found == Wheel("part", "1.0", "MIT", ("METADATA",))
+    assert is_gpl(found).startswith("METADATA mentions it")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "part-1.0.dist-info/licenses/x265.txt",
+        "part/LICENSES/GPL-2.0-only.txt",
+        "part/x265_LICENSE",
+        "part/x265.COPYING",
+    ],
+)
+def test_a_text_is_found_by_its_folder_and_by_the_end_of_its_name(file: str, tmp_path: Path) -> None:
+    wheel = made(tmp_path, {file: "GNU GENERAL PUBLIC LICENSE"}, "License-Expression: MIT")
+    assert [name.split("dist-info/")[-1] for name in read_wheel("part", wheel).mentions] == [
+        file.split("dist-info/")[-1]
+    ]
+
+
+def test_code_about_licences_is_no_text(tmp_path: Path) -> None:
+    files = dict.fromkeys(
+        ("part/licenses.py", "part/licenses/read.py", "part/license_of.js", "part/licensed.so"), "GPL"
+    )
+    assert read_wheel("part", made(tmp_path, files, "License-Expression: MIT")).mentions == ()
 
 
 def test_a_licence_that_is_not_understood_is_asked_for(tmp_path: Path) -> None:

@@ -55,8 +55,11 @@ def test_a_bundle_written_over_another_is_served_after_the_reload(bundle: Path, 
         before = answers(url)
         overwrite(live, other)
         assert answers(url) == before
+        decoded = app.state.service.decoding_seconds
         assert in_loop(app.state.service)
+        assert app.state.service.decoding_seconds >= decoded > 0, "a load that is read from it does not fall to 0"
         assert answers(url) == wanted != before
+        assert app.state.service.decoding_seconds > decoded
 
 
 def test_a_truncated_file_is_not_missed_by_what_serves(live: Path) -> None:

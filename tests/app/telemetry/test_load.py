@@ -48,7 +48,16 @@ def test_two_who_look_do_not_take_it_from_each_other() -> None:
     assert looked(load, clock, 160.5, Worked(30.25)) == (50, 0, 0)
 
 
-def test_another_model_that_begins_anew_is_no_negative_load() -> None:
+def test_one_call_just_after_the_first_look_is_not_a_full_load() -> None:
+    """As seen by a second scraper that comes 10 ms after the first, in the middle of the only call."""
+    clock = Clock()
+    load = Load(processors=1, clock=clock)
+    looked(load, clock, 100, Worked())
+    assert looked(load, clock, 100.01, Worked(0.01)) == (0, 0, 0)
+    assert looked(load, clock, 101, Worked(0.02)) == (2, 0, 0)
+
+
+def test_what_begins_anew_is_no_negative_load() -> None:
     clock = Clock()
     load = Load(processors=2, clock=clock)
     looked(load, clock, 100, Worked(50, 50, 50))
