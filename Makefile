@@ -41,7 +41,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 OTHER_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_NUM_THREADS=1
 
 test: READY += --for test
-demo browser long proxies: READY += --for run
+demo serve: READY += --for demo
+browser long proxies: READY += --for run
 
 test: installed  ## the test suite, without the next three: docs/testing.md
 	$(PYTEST) -n 2 --dist worksteal -m 'not browser and not long and not proxies'

@@ -1,7 +1,7 @@
 """Get this checkout ready: look at the machine, then install into .venv what `make` needs.
 
     python3.11 -m scripts.prepare                # what every `make` target that runs Python does first
-    python3.11 -m scripts.prepare --for test     # and look for what the tests need; run: what a demo needs
+    python3.11 -m scripts.prepare --for test     # and look for what the tests need; run, demo: for room
     python3.11 -m scripts.prepare --torch cuda   # cpu, cuda, or a pin such as torch==2.13.0+cpu
 
 Where torch comes from: from wherever pip's own configuration says, if it names an index or folder; otherwise, on Linux
@@ -37,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 VENV = ROOT / ".venv"
 INSTALLED, CUT_OFF = ".installed", ".installing"  # files in .venv
 EXTRAS = "training,tower,export,cpu,bulk,test"
+DEVELOPERS = "heic"  # its wheel holds a library under the GPL: for the tests, not for whoever tries the project
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DRIVER = Path("/proc/driver/nvidia/version")
 SOURCES = ("index-url", "extra-index-url", "find-links", "no-index")  # pip settings that say where packages come from
@@ -49,7 +50,7 @@ LARGE_MB = 20  # downloads from here on are named
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="prepare", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--for", dest="purpose", choices=["run", "test", "tool"], default="tool")
+    parser.add_argument("--for", dest="purpose", choices=["demo", "run", "test", "tool"], default="tool")
     parser.add_argument("--torch", help="cpu, cuda or a pin (default: cpu on Linux without an NVIDIA driver)")
     parser.add_argument(
         "--torch-index", default=CPU_INDEX, help="index with CPU builds of torch (default: %(default)s)"
@@ -67,8 +68,8 @@ def _prepare(purpose: str, torch: str | None, index: str) -> int:
             "by `apt-get install gcc`."
         )
     with _alone() as lock:
-        if not _is_installed(torch):
-            _install(torch, index, lock)
+        if not _is_installed(torch, purpose):
+            _install(torch, index, lock, _extras(purpose))
     if purpose != "tool":
         for folder in (ROOT, Path(tempfile.gettempdir())):
             _check_free(folder, RUN_BYTES, "a run")
@@ -100,16 +101,21 @@ def _alone() -> Iterator[int]:
         os.close(folder)
 
 
-def _wanted() -> str:
+def _extras(purpose: str) -> str:
+    return EXTRAS if purpose == "demo" else f"{EXTRAS},{DEVELOPERS}"
+
+
+def _wanted(extras: str) -> str:
     """Digest of all that decides what belongs into .venv: the lists, this Python, and where the checkout lies."""
     lists = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
-    parts = [*lists, EXTRAS.encode(), platform.python_version().encode(), str(ROOT.resolve()).encode()]
+    parts = [*lists, extras.encode(), platform.python_version().encode(), str(ROOT.resolve()).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def _is_installed(torch: str | None) -> bool:
+def _is_installed(torch: str | None, purpose: str) -> bool:
+    enough = {_wanted(_extras("test")), _wanted(_extras(purpose))}
     try:
-        same = (VENV / INSTALLED).read_text(encoding="utf-8").strip() == _wanted()
+        same = (VENV / INSTALLED).read_text(encoding="utf-8").strip() in enough
     except OSError:
         return False
     return same and fits(_torch_version(), torch)
@@ -129,7 +135,7 @@ def fits(version: str, torch: str | None) -> bool:
     return wanted in ("", version, version.partition("+")[0])
 
 
-def _install(torch: str | None, index: str, lock: int) -> None:
+def _install(torch: str | None, index: str, lock: int, extras: str) -> None:
     started = time.monotonic()
     _make_venv("cuda" if torch == "cuda" or (torch is None and has_nvidia_driver()) else "cpu")
     print(
@@ -143,13 +149,13 @@ def _install(torch: str | None, index: str, lock: int) -> None:
     elif torch is not None:
         _pip(lock, "install", *other, torch if torch.startswith("torch==") else _torch_pin())
     _check_fits(torch)
-    _pip(lock, "install", "-e", f".[{EXTRAS}]")
+    _pip(lock, "install", "-e", f".[{extras}]")
     if not _torch_version():
         raise ContractError(
             f"pip put torch elsewhere than into {VENV.name}: see what `{VENV.name}/bin/python -m pip config list` says."
         )
     _check_fits(torch)
-    write_text_atomic(VENV / INSTALLED, _wanted() + "\n")
+    write_text_atomic(VENV / INSTALLED, _wanted(extras) + "\n")
     (VENV / CUT_OFF).unlink(missing_ok=True)
     print(f"Installed in {time.monotonic() - started:.0f} s.", flush=True)
 

@@ -76,6 +76,8 @@ class Autoscaler:
         """Pods from `now` (seconds) on: the most that a metric asks for, within the limits."""
         limits = self._behaviour
         asked = max(wanted(read, current) for read in reads)
+        if not self._wanted:  # at the controller's first look what is there counts as wanted
+            self._wanted.append((now, current))
         self._wanted = [(at, count) for at, count in self._wanted if at > now - limits.down_seconds]
         steady = asked
         if asked < current:

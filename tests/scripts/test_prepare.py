@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -205,12 +207,34 @@ def test_without_the_cpu_index_torch_comes_with_the_rest(
     assert "no route to host" in capsys.readouterr().err
     pip.asked.clear()
     assert prepare.main([]) == 0
-    assert [arguments[-1] for arguments in pip.asked] == ["torch==9.9.9", f".[{prepare.EXTRAS}]"]
+    assert [arguments[-1] for arguments in pip.asked] == ["torch==9.9.9", f".[{prepare.EXTRAS},heic]"]
     assert "it comes from pip's default index, with CUDA's libraries" in capsys.readouterr().out
     pip.asked.clear()
     assert prepare.main([]) == 0
     assert prepare.main(["--torch", "cuda"]) == 0
     assert pip.asked == [], "that is what it has"
+
+
+def test_a_demo_installs_nothing_under_the_gpl(
+    no_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = StandInPip(monkeypatch, tmp_path, "9.9.9+cpu", "global.find-links='/wheels'")
+    assert prepare.main(["--for", "demo"]) == prepare.main(["--for", "demo"]) == 0
+    assert [arguments[-1] for arguments in pip.asked] == [f".[{prepare.EXTRAS}]"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    left, found = prepare.EXTRAS.split(","), set()
+    while left:
+        found.add(one := left.pop())
+        inner = re.findall(r"food-vision\[([\w,-]+)\]", " ".join(extras[one]))
+        left += [name for names in inner for name in names.split(",") if name not in found]
+    assert "heic" not in found
+    assert not [it for name in found for it in extras[name] if "heif" in it]
+    assert prepare.main([]) == 0, "what tests need is added"
+    assert prepare.main(["--for", "demo"]) == 0
+    assert [arguments[-1] for arguments in pip.asked][1:] == [f".[{prepare.EXTRAS},heic]"], (
+        "and is no trouble to a demo"
+    )
 
 
 def test_the_build_that_was_asked_for_or_none(
@@ -282,7 +306,7 @@ def test_a_full_disk_gets_one_sentence(
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/temporary")
     full(monkeypatch, tmp_path if folder == "root" else Path("/temporary"))
     if installed:
-        monkeypatch.setattr(prepare, "_is_installed", lambda torch: True)
+        monkeypatch.setattr(prepare, "_is_installed", lambda torch, purpose: True)
         assert prepare.main([]) == 0, "a linter needs no space"
     assert prepare.main(["--for", "run"]) == 1
     said = capsys.readouterr().err

@@ -51,6 +51,11 @@ def test_it_takes_one_away_in_a_minute_when_no_more_were_wanted_for_five() -> No
     assert [by_time[now] for now in (345, 405, 420, 480, 600)] == [3, 2, 2, 1, 1]
 
 
+def test_what_is_there_at_its_first_look_stays_for_five_minutes() -> None:
+    found = told(Autoscaler(Behaviour()), dict.fromkeys(map(float, range(0, 361, 15)), 1.0), start=4)
+    assert found == [4] * 20 + [3] * 4 + [2]
+
+
 def test_of_several_metrics_the_largest_counts_and_the_limits_hold() -> None:
     scaler = Autoscaler(Behaviour(least=2, most=5))
     both = [Read([10.0] * 4, 70.0), Read([12.0] * 4, 8.0)]
