@@ -54,8 +54,8 @@ def test_load_is_linear_where_the_time_in_which_the_engine_is_busy_is_not(curve:
 
 
 def test_four_pods_at_60_percent(curve: Curve) -> None:
-    """The old rule sooner or later takes half of them away, and the rest cannot answer all; the time in which engines are busy asks for
-    twice as many; the load lets them be."""
+    """The old rule sooner or later takes half of them away, and the rest cannot answer all; the time in which engines
+    are busy asks for twice as many; the load lets them be."""
     rates = np.full(6 * 3600, 4 * 0.6 * curve.capacity)
     old, busy, load = (course(curve, rule, rates, Delays(300), start=4) for rule in (WAITING, BUSY, LOAD))
     assert old.pods.min() <= 2
