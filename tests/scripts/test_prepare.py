@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -213,28 +211,6 @@ def test_without_the_cpu_index_torch_comes_with_the_rest(
     assert prepare.main([]) == 0
     assert prepare.main(["--torch", "cuda"]) == 0
     assert pip.asked == [], "that is what it has"
-
-
-def test_a_demo_installs_nothing_under_the_gpl(
-    no_driver: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pip = StandInPip(monkeypatch, tmp_path, "9.9.9+cpu", "global.find-links='/wheels'")
-    assert prepare.main(["--for", "demo"]) == prepare.main(["--for", "demo"]) == 0
-    assert [arguments[-1] for arguments in pip.asked] == [f".[{prepare.EXTRAS}]"]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    left, found = prepare.EXTRAS.split(","), set()
-    while left:
-        found.add(one := left.pop())
-        inner = re.findall(r"food-vision\[([\w,-]+)\]", " ".join(extras[one]))
-        left += [name for names in inner for name in names.split(",") if name not in found]
-    assert "heic" not in found
-    assert not [it for name in found for it in extras[name] if "heif" in it]
-    assert prepare.main([]) == 0, "what tests need is added"
-    assert prepare.main(["--for", "demo"]) == 0
-    assert [arguments[-1] for arguments in pip.asked][1:] == [f".[{prepare.EXTRAS},heic]"], (
-        "and is no trouble to a demo"
-    )
 
 
 def test_the_build_that_was_asked_for_or_none(
