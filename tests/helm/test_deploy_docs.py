@@ -172,13 +172,15 @@ def test_the_export_reads_what_the_training_writes(folder: Path) -> None:
 
 @needs_engine
 def test_the_refusal_on_the_page_is_the_one_that_is_seen() -> None:
-    gateway = {"className": "gke-l7-global-external-managed", "hostnames": ["a.b"]}
-    gateway |= {"tls": {"mode": "certificateMap", "name": "food-vision"}}
-    exposure = {"mode": "gateway", "gateway": gateway}  # as the path has it
+    gateway = {  # as the path has it
+        "className": "gke-l7-global-external-managed",
+        "hostnames": ["a.b"],
+        "tls": {"mode": "certificateMap", "name": "food-vision"},
+    }
+    exposed = {"apiKeys": {"generate": True}, "exposure": {"mode": "gateway", "gateway": gateway}}
     least = {"image": {"repository": "a/b", "tag": "1"}, "node": {"accelerator": {"spot": True}}}
-    least |= {"apiKeys": {"generate": True}, "exposure": exposure}
     with pytest.raises(HelmError) as refused:
-        objects(least)
+        objects(least | exposed)
     lines = [line for line in str(refused.value).splitlines() if line.startswith("- ")]
     assert len(lines) == 1
     assert lines[0] in VARIANTS
