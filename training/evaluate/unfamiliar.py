@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from contract.errors import CheckpointError, ContractError
-from contract.familiarity import BELOW, NEIGHBOURS
+from contract.familiarity import BELOW
 from contract.labels import LabelSet
 from modeling.checkpoint import bank_of
 from modeling.familiarity import Bank, pooled
@@ -70,8 +70,8 @@ def bank_needed(checkpoint: Path, blip: Blip) -> Bank:
     bank = bank_of(checkpoint, blip)
     if bank is None:
         raise CheckpointError(
-            f"{checkpoint} remembers no training photos, so nothing can look unfamiliar to it. Train it again, with "
-            f"familiarity.photos above {NEIGHBOURS} and as many training photos, or leave --unfamiliar out."
+            f"{checkpoint} remembers no training photos, so nothing can look unfamiliar to it. Train it again with "
+            "familiarity.photos above 0, or leave --unfamiliar out."
         )
     return bank
 
