@@ -1,21 +1,21 @@
 """The bank at the end of a run: which training photos a checkpoint remembers, and how far that can be trusted.
 
-A tower that was trained on photos sees them as more alike than it sees new ones. Held against the bank's leave-one-out
-values, new photos would then look unfamiliar too often: how often is measured on the validation photos in every run that
-has any, and where there are enough of them their similarities take the place of the leave-one-out values.
+A tower that was trained on photos sees them as more alike than it sees new ones. Held against the values of the bank's
+own photos, new ones would then look unfamiliar too often: how often is measured on the validation photos in every run
+that has any, and where there are enough of them their similarities take the place of those values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.utils.data import Subset
 from tqdm import tqdm
 
 from contract.errors import CheckpointError
-from contract.familiarity import BELOW, NEIGHBOURS
+from contract.familiarity import BELOW
 from modeling.familiarity import Bank, make_bank, pooled
 from modeling.towers import token_width, tower_digest
 from training.data.cache import Features
@@ -25,17 +25,22 @@ from training.data.sources import Item
 from training.data.stream import Stream
 from training.evaluate.metrics import Share
 from training.loop import Task
+from training.recipe import LEAST_REMEMBERED
 from training.state import stream_seed
 
 BATCH = 64
 ENOUGH = 200  # validation photos, to be held against in place of the bank's own: two of them then lie below 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Remembered:
-    """A bank, if there is one, and what is to be said of it: metrics of the record and lines for people."""
+    """A bank, if there is one, and what is to be said of it: metrics of the record and lines for people.
+
+    `features` float32 [N, W] are those that the bank was made of.
+    """
 
     bank: Bank | None
+    features: torch.Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
@@ -46,7 +51,7 @@ def tower_trains(task: Task) -> bool:
 
 
 def training_bank(task: Task) -> Remembered:
-    """The bank of a uniform sample of the training photos as they are, by the tower as it is, with leave-one-out values.
+    """The bank of a uniform sample of the training photos as they are, by the tower as it is now.
 
     The sample depends on the seed and the data, not on what the run did. None of `familiarity.photos` = 0, of too few
     photos, and of a tower whose features cannot be compared. Raises `ContractError` for an unreadable photo under
@@ -55,46 +60,39 @@ def training_bank(task: Task) -> Remembered:
     if not task.recipe.familiarity.photos:
         return Remembered(None)
     features = torch.cat([torch.empty(0, token_width(task.blip.model.config)), *_features(task)])
-    tower, size = tower_digest(task.blip.model), task.blip.image_size
+    count = f"{len(features)} training photos"
     try:
-        bank = make_bank(features, tower=tower, image_size=size)
+        bank = make_bank(features, tower=tower_digest(task.blip.model), image_size=task.blip.image_size)
     except CheckpointError as error:  # no reason to lose a run
-        return Remembered(None, lines=(f"familiarity: no training photos are remembered: {error}.",))
+        return Remembered(None, lines=(f"familiarity: no training photos are remembered. {error}",))
     if bank is None:
-        few = f"familiarity: {len(features)} training photos are too few to be remembered; it takes {NEIGHBOURS + 1}."
+        few = f"familiarity: {count} are too few to be remembered; it takes {LEAST_REMEMBERED}."
         return Remembered(None, lines=(few,))
-    return Remembered(bank, lines=(f"familiarity: {len(features)} training photos remembered",))
+    return Remembered(bank, features, lines=(f"familiarity: {count} remembered",))
 
 
 def checked(found: Remembered, validation: torch.Tensor | None, *, tower_trained: bool) -> Remembered:
     """The bank after a look at the validation photos, pooled features float32 [M, W] by the same tower; None: no such.
 
-    `validation_unfamiliar` is the share of them that the leave-one-out values would call unfamiliar, whatever values
-    the bank then has: its own validation photos would show 1 % below 0.01 and prove nothing.
+    `validation_unfamiliar` is the share of them that the values of the bank's own photos call unfamiliar, also where
+    theirs then take the place of these: held against themselves they would show 1 % below 0.01 and prove nothing.
     """
-    bank = found.bank
-    if bank is None:
+    bank, features, lines = found.bank, found.features, list(found.lines)
+    if bank is None or features is None:
         return found
     count = 0 if validation is None else len(validation)
-    metrics, lines = {}, list(found.lines)
     if validation is not None and count:
-        below = bank.familiarity(bank.similarity(validation)) < BELOW
-        share = Share(int(below.sum()), count)
-        metrics = {"validation_unfamiliar": round(share.value, 4)}
+        share = Share(int((bank.familiarity(bank.similarity(validation)) < BELOW).sum()), count)
         lines[-1] += f"; of {count} validation photos {share} look unfamiliar (below {BELOW})"
-    if not tower_trained:
-        return Remembered(bank, metrics, tuple(lines))
-    if validation is not None and count >= ENOUGH:
-        taken = make_bank(bank.features.float(), tower=bank.tower, image_size=bank.image_size, validation=validation)
-        lines.append(
-            "note: the image tower was trained on these photos, so new ones are held against validation photos"
-        )
-        return Remembered(taken, metrics, tuple(lines))
-    lines.append(
-        "note: the image tower was trained on these photos, so new ones look less familiar than they should; "
-        f"{ENOUGH} validation photos (now {count}, data.validation) would take their place"
-    )
-    return Remembered(bank, metrics, tuple(lines))
+        found = replace(found, metrics={"validation_unfamiliar": round(share.value, 4)})
+    learnt = "note: the image tower was trained on these photos, so new ones"
+    if tower_trained and validation is not None and count >= ENOUGH:
+        bank = make_bank(features, tower=bank.tower, image_size=bank.image_size, validation=validation)
+        lines.append(f"{learnt} are held against the validation photos instead")
+    elif tower_trained:
+        wanted = f"{ENOUGH} validation photos (now {count}, data.validation) would take their place"
+        lines.append(f"{learnt} look less familiar than they should; {wanted}")
+    return replace(found, bank=bank, lines=tuple(lines))
 
 
 @torch.no_grad()

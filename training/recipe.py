@@ -18,6 +18,7 @@ from contract.errors import ContractError
 from contract.familiarity import MOST_PHOTOS, NEIGHBOURS
 
 RECIPES = Path(__file__).parent / "recipes"
+LEAST_REMEMBERED = NEIGHBOURS + 2  # training photos: each has neighbours when it is left out with another
 FREEZE_PATTERN = r"^(decoder|all|last-[1-9][0-9]?-vision-blocks)$"
 
 
@@ -203,10 +204,10 @@ class FamiliarityRecipe(_Section):
 
     @model_validator(mode="after")
     def _enough(self) -> FamiliarityRecipe:
-        if 0 < self.photos <= NEIGHBOURS:
+        if 0 < self.photos < LEAST_REMEMBERED:
             raise ValueError(
                 f"photos {self.photos} are too few: each photo is compared with its {NEIGHBOURS} nearest others; "
-                f"give {NEIGHBOURS + 1} or more, or 0 for none"
+                f"give {LEAST_REMEMBERED} or more, or 0 for none"
             )
         return self
 

@@ -32,6 +32,7 @@ from contract.pixels import photo_to_pixels
 from modeling.captions import label_tree
 from modeling.checkpoint import (
     TrainingRecord,
+    bank_of,
     checkpoint_digest,
     read_checkpoint_labels,
     read_training_record,
@@ -46,7 +47,7 @@ from training.evaluate.ask import ask
 from training.evaluate.confidence import threshold_for_risk
 from training.evaluate.metrics import Difference
 from training.evaluate.report import MARKER, familiarity_png, side_by_side, write_report
-from training.evaluate.unfamiliar import as_json, bank_needed, bank_of, look
+from training.evaluate.unfamiliar import as_json, bank_needed, look
 from training.model import initial_blip, starting_point
 from training.recipe import Recipe, apply_overrides, parse_recipe
 

@@ -294,7 +294,7 @@ def risk_coverage_png(curves: list[tuple[str, Floats, Floats]]) -> bytes:
 
 def familiarity_png(bank: Bank, familiar: Looks, folders: dict[str, Looks]) -> bytes:
     """A histogram for each folder: its photos and the held-out ones by similarity, and where the threshold lies."""
-    figure = _figure(7.0, 2.9 * len(folders))
+    figure = _figure(7.0, 3.1 * len(folders))
     values = np.concatenate([familiar.similarity, *(found.similarity for found in folders.values())])
     edges = np.linspace(values.min() - 1e-6, values.max() + 1e-6, 41)
     # the least similarity that is not unfamiliar lies just above this one
@@ -302,7 +302,8 @@ def familiarity_png(bank: Bank, familiar: Looks, folders: dict[str, Looks]) -> b
     threshold = float(bank.reference[place])
     grid = figure.subplots(len(folders), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (name, found) in zip(grid, folders.items(), strict=True):
-        shown = ((familiar, "held-out photos", BLUE, None), (found, _short(name), ORANGE, "////"))
+        end = name if len(name) <= 28 else f"…{name[-27:]}"
+        shown = ((familiar, "held-out photos", BLUE, None), (found, end, ORANGE, "////"))
         for looks, title, colour, hatch in shown:
             axes.hist(
                 looks.similarity, edges, weights=np.full(len(looks), 1 / len(looks)), histtype="stepfilled",
@@ -313,7 +314,10 @@ def familiarity_png(bank: Bank, familiar: Looks, folders: dict[str, Looks]) -> b
         axes.set_ylabel("share of the photos")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         _plain(axes)
-        for text in axes.legend(fontsize=9, frameon=False, loc="upper left").get_texts():
+        above = axes.legend(
+            fontsize=9, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.2
+        )
+        for text in above.get_texts():
             text.set_parse_math(False)
     grid[-1].set_xlabel("similarity: mean cosine to the nearest training photos")
     return _png(figure)

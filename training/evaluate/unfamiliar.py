@@ -25,13 +25,13 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from contract.errors import CheckpointError, ContractError
-from contract.familiarity import BELOW, NEIGHBOURS
+from contract.familiarity import BELOW
 from contract.labels import LabelSet
-from modeling.familiarity import Bank, pooled, read_bank
+from modeling.checkpoint import bank_of
+from modeling.familiarity import Bank, pooled
 from modeling.label_tree import LabelTree
 from modeling.load import Blip
 from modeling.scoring import energy, fork_logits, tree_logprobs
-from modeling.towers import token_width, tower_digest
 from training.data.loading import BadPhotos, batches
 from training.data.sources import Item
 from training.evaluate.ask import limited, photos_in
@@ -65,18 +65,13 @@ class Looks:
         return Share(int((self.familiarity < BELOW).sum()), len(self))
 
 
-def bank_of(checkpoint: Path, blip: Blip) -> Bank | None:
-    """The bank of a checkpoint folder whose model is `blip`. Raises `CheckpointError` for one that is not its own."""
-    return read_bank(checkpoint, tower=tower_digest(blip.model), width=token_width(blip.model.config))
-
-
 def bank_needed(checkpoint: Path, blip: Blip) -> Bank:
-    """The same. Raises `CheckpointError` for a checkpoint without one."""
+    """The bank of a checkpoint folder whose model is `blip`. Raises `CheckpointError` for one without."""
     bank = bank_of(checkpoint, blip)
     if bank is None:
         raise CheckpointError(
-            f"{checkpoint} remembers no training photos, so nothing can look unfamiliar to it. Train it again, with "
-            f"familiarity.photos above {NEIGHBOURS} and as many training photos, or leave --unfamiliar out."
+            f"{checkpoint} remembers no training photos, so nothing can look unfamiliar to it. Train it again with "
+            "familiarity.photos above 0, or leave --unfamiliar out."
         )
     return bank
 
