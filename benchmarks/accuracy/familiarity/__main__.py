@@ -44,7 +44,7 @@ from benchmarks.accuracy.familiarity.report import histogram, markdown
 from benchmarks.hardware import provenance
 from contract.cli import run
 from contract.errors import ContractError
-from contract.familiarity import BELOW, MOST_PHOTOS
+from contract.familiarity import BELOW, MOST_ROWS
 from contract.files import write_bytes_atomic, write_text_atomic
 from contract.pixels import Pixels
 from modeling.checkpoint import Checkpoint, read_training_record
@@ -100,7 +100,7 @@ def measure(args: argparse.Namespace, words: str) -> int:
     def timed() -> dict[str, Any]:
         bare = bundle_of(without_bank(checkpoint), args.work, "bare", compare=False)
         rows = bundle_of(with_rows(checkpoint, bank), args.work, "rows", compare=False)
-        own = {f"{len(bank.features)} rows": fp32, f"{MOST_PHOTOS} rows": open_engine(rows)}
+        own = {f"{len(bank.features)} rows": fp32, f"{MOST_ROWS} rows": open_engine(rows)}
         return cost({"no bank": open_engine(bare)} | own, "no bank", args.rounds)
 
     steps: dict[str, Callable[[], dict[str, Any]]] = {

@@ -18,16 +18,20 @@ from benchmarks.accuracy.familiarity.ask import (
     threshold,
     told_apart,
 )
-from contract.familiarity import BELOW, MOST_PHOTOS
+from contract.familiarity import BELOW, MOST_PHOTOS, MOST_ROWS
 
 SIZES = (4096, 2048, 1024, 512)
 SEEDS = 5  # samples of each size
 
 
-def against(bank: Floats, validation: Floats, food: Floats, others: Floats) -> dict[str, Any]:
-    """What a bank of features [M, W] makes of three sets of features, as `ask.refusals` tells it."""
-    reference = similarity(bank, bank, members=True)
-    kept, seen, other = (similarity(photos, bank) for photos in (validation, food, others))
+def against(photos: Floats, rows: int, validation: Floats, food: Floats, others: Floats) -> dict[str, Any]:
+    """What a bank makes of three sets of features: its rows are the first `rows` of the `photos` [M, W].
+
+    Reference values are those of all M, each to the rows that are not itself, as `modeling.familiarity` has it.
+    """
+    bank = photos[:rows]
+    reference = similarity(photos, bank, members=True)
+    kept, seen, other = (similarity(asked, bank) for asked in (validation, food, others))
     least = threshold(kept)
     return told_apart(seen, other) | {
         "at_validation": {"food_kept": share(seen >= least), "others_refused": share(other < least)},
@@ -39,17 +43,17 @@ def against(bank: Floats, validation: Floats, food: Floats, others: Floats) -> d
 
 
 def sizes(train: Floats, test: Floats, others: Floats) -> dict[str, Any]:
-    """The whole bank, and random samples of it: each of `SIZES` `SEEDS` times.
+    """All training photos as rows, and random samples of `MOST_PHOTOS`, of which so many are rows: `SEEDS` samples each.
 
     Half of the `test` photos choose the threshold that keeps 99 %, the other half are the food.
     """
     halves = np.random.default_rng(0).permutation(len(test)) % 2 == 0
     parts = test[halves], test[~halves], others
-    found: dict[str, Any] = {str(len(train)): [against(train, *parts)]}
+    found: dict[str, Any] = {str(len(train)): [against(train, len(train), *parts)]}
+    draws = [np.random.default_rng(seed).permutation(len(train))[:MOST_PHOTOS] for seed in range(SEEDS)]
     for size in SIZES:
         if size < len(train):
-            draws = [np.random.default_rng(seed).choice(len(train), size, replace=False) for seed in range(SEEDS)]
-            found[str(size)] = [against(train[rows], *parts) for rows in draws]
+            found[str(size)] = [against(train[rows], size, *parts) for rows in draws]
     return found
 
 
@@ -58,11 +62,11 @@ def unseen_classes(train: Floats, test: Floats, others: Floats, train_seen: Bool
 
     `train_seen` and `test_seen`, bool [N], say which photos are of the classes in the bank.
     """
-    rows = np.random.default_rng(0).permutation(np.flatnonzero(train_seen))[:MOST_PHOTOS]
-    bank = train[rows]
-    reference = similarity(bank, bank, members=True)
+    photos = train[np.random.default_rng(0).permutation(np.flatnonzero(train_seen))[:MOST_PHOTOS]]
+    bank = photos[:MOST_ROWS]
+    reference = similarity(photos, bank, members=True)
     values = {"seen": test[test_seen], "unseen": test[~test_seen], "others": others}
-    familiar = {name: familiarity(similarity(photos, bank), reference) for name, photos in values.items()}
+    familiar = {name: familiarity(similarity(asked, bank), reference) for name, asked in values.items()}
     return {
         "photos": len(bank),
         "seen_kept": share(familiar["seen"] >= BELOW),

@@ -12,7 +12,7 @@ import torch
 from app.engine.engine import Engine
 from contract.bundle import MANIFEST_FILE, Bundle, read_bundle
 from contract.errors import CheckpointError
-from contract.familiarity import MOST_PHOTOS
+from contract.familiarity import MOST_ROWS
 from contract.pixels import Pixels
 from contract.precision import Precision
 from export.bundle import export_bundle
@@ -53,7 +53,7 @@ def without_bank(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, bank=None)
 
 
-def with_rows(checkpoint: Checkpoint, bank: Bank, rows: int = MOST_PHOTOS) -> Checkpoint:
+def with_rows(checkpoint: Checkpoint, bank: Bank, rows: int = MOST_ROWS) -> Checkpoint:
     """The same model with a bank of so many made-up rows, for time alone: the bank's own with noise."""
     rng = np.random.default_rng(0)
     own = bank.features.float().numpy()

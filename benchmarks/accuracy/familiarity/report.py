@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from contract.familiarity import BELOW, NEIGHBOURS
+from contract.familiarity import BELOW, MOST_PHOTOS, NEIGHBOURS
 
 BLUE, ORANGE = "#3d5a98", "#c8553d"
 KINDS = {"fp32": "bundle, fp32", "int8": "bundle, int8", "plain": "plain score, whole bank, no rounding"}
@@ -132,8 +132,9 @@ def _sizes(sizes: dict[str, Any]) -> list[str]:
     lines = [
         "## A sample of the training photos against all of them",
         "",
-        "All 101 classes at 64 px, a harder task. Means over five random samples of each size, in brackets the",
-        "lowest and highest; half of the test photos choose the threshold, the other half are the food.",
+        f"All 101 classes at 64 px, a harder task. Samples of {MOST_PHOTOS:,} photos give the reference values, so many",
+        "of them are rows of the bank; means over five samples, in brackets the lowest and the highest. Half of",
+        "the test photos choose the threshold, the other half are the food.",
         "",
         "| rows of the bank | AUROC | refused, 99 % kept | food kept then | refused, default | food kept then |",
         "|---|---|---|---|---|---|",

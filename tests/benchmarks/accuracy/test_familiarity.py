@@ -184,7 +184,10 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
     )
     one = refusals(**seen) | {"similarities": {k: v.similarity.tolist() for k, v in seen.items()}, "limit": 0.5}
     share, score = one["at_default"]["food_kept"], {"auroc": 0.5, "auroc_interval_95": [0.4, 0.6]}
-    run = {"auroc": 0.9, **{at: {"food_kept": share, "others_refused": share} for at in ("at_validation", "at_default")}}
+    run = {
+        "auroc": 0.9,
+        **{at: {"food_kept": share, "others_refused": share} for at in ("at_validation", "at_default")},
+    }
     row = {"ms_a_photo": 2.0, "ratio": 1.02, "ratio_interval_95": [1.01, 1.03], "rounds": 3}
     result = {
         "command": "python -m benchmarks.accuracy.familiarity …",
