@@ -109,7 +109,7 @@ def check_bundle(service: Client, path: Path) -> int:
             continue
         row = bundle.check.label_logprobs[number]
         right = {bundle.labels[int(i)].name for i in np.flatnonzero(row >= row.max() - tolerance)}
-        _check(name, service.ask("/predict", photo), right)
+        _check(name, service.ask("/predict?unfamiliar=off", photo), right)  # they are made up: no photo looks like them
     return 0
 
 
