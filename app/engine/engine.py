@@ -293,7 +293,8 @@ class Engine:
                 rows.append(self.label_scores(embeds, len(part)))
                 last = time.perf_counter()
                 scoring += last - encoded
-        logprobs: Floats = np.concatenate([row.logprobs for row in rows]) / self._temperature
+        logprobs: Floats = np.concatenate([row.logprobs for row in rows])
+        logprobs /= self._temperature
         familiarity = [row.familiarity for row in rows if row.familiarity is not None]
         return Scores(
             _softmax(logprobs), last - began - scoring, scoring,

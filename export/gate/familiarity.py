@@ -12,6 +12,8 @@ from modeling.familiarity import Bank, pooled
 
 MORE_UNFAMILIAR = 0.02  # share of the photos that a bundle may call unfamiliar beyond those that PyTorch does
 
+ROUNDING = 1e-6  # of one division
+
 
 class FamiliarityReport:
     """Collects what the graphs gave; raises `ParityError` as soon as, or when, a limit is not kept.
@@ -38,9 +40,9 @@ class FamiliarityReport:
                 f"scorer.onnx's similarity to the training photos differs from PyTorch by {self.largest:.2e} in "
                 f"{self.precision}; at most {most:.0e} is allowed."
             )
-        # of the same numbers: which of two that are nearly equal is the larger, rounding decides
+        # of the graph's own similarity: which of two that are nearly equal is the larger, its last bits decide
         share = self.bank.familiarity(torch.from_numpy(similarity)).numpy()
-        if self.gate and np.abs(share - familiarity).max() > 1 / len(self.bank.reference):
+        if self.gate and np.abs(share - familiarity).max() > ROUNDING:
             raise ParityError("scorer.onnx's familiarity is not the share of the training photos that look less alike.")
         if real:
             self.photos += len(similarity)

@@ -22,7 +22,7 @@ BANK = "familiarity.bank"  # initializer of the graph: float16 [W, N]
 LEAST_NORM = 1e-12  # of features; those of no length are like no photo
 
 
-class Familiarity(nn.Module):
+class FamiliarityHead(nn.Module):
     """image_embeds float32 [B, T, W] → similarity float32 [B], familiarity float32 [B], by `modeling.familiarity`."""
 
     bank: torch.Tensor  # [W, N], rows of the bank as columns
@@ -60,7 +60,7 @@ class FamiliarScorer(nn.Module):
     def __init__(self, scorer: Scorer, bank: Bank, tokens: int) -> None:
         super().__init__()
         self.scorer = scorer
-        self.familiarity = Familiarity(bank, tokens)
+        self.familiarity = FamiliarityHead(bank, tokens)
 
     def forward(self, image_embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See the class."""

@@ -12,7 +12,15 @@ import pytest
 from contract.errors import BundleError
 from contract.self_check import SelfCheck
 
-SIZES = {"image_size": 8, "image_tokens": 5, "width": 4, "vocabulary": 9, "max_tokens": 7, "labels": 2, "bank": True}
+SIZES: dict[str, Any] = {
+    "image_size": 8,
+    "image_tokens": 5,
+    "width": 4,
+    "vocabulary": 9,
+    "max_tokens": 7,
+    "labels": 2,
+    "bank": True,
+}
 
 
 def made() -> SelfCheck:
