@@ -2,8 +2,8 @@
 
 A photo's image tokens are averaged and brought to length 1. Its **similarity** is the mean cosine to the nearest
 `NEIGHBOURS` rows of a bank, the same features of a random sample of the training photos. Its **familiarity** is the share
-of the bank's reference similarities (leave-one-out: of its own photos, each to the others) that are smaller: 0.03 reads
-"only 3 % of the training photos look less like the rest than this one does".
+of the bank's reference similarities (of a larger sample of the training photos, each to the rows that are not itself)
+that are smaller: 0.03 reads "only 3 % of the training photos look less like the rest than this one does".
 
 Deep nearest neighbours for photos of another kind: Sun et al. 2022, arXiv:2204.06507.
 """
@@ -13,7 +13,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 NEIGHBOURS = 10
-MOST_PHOTOS = 4096  # rows of a bank
+MOST_PHOTOS = 4096  # of training that are looked at for a bank
+MOST_ROWS = 1024  # of a bank: each answer reads all of them (docs/export.md)
 SIMILARITY, FAMILIARITY = "similarity", "familiarity"  # outputs of scorer.onnx
 BELOW = 0.01  # familiarity below which a photo is unfamiliar, if nobody says otherwise
 
@@ -38,6 +39,6 @@ class Familiarity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    photos: int = Field(ge=NEIGHBOURS + 1, le=MOST_PHOTOS)
+    photos: int = Field(ge=NEIGHBOURS + 1, le=MOST_ROWS)
     neighbours: int = Field(ge=1)
     check: FamiliarityCheck | None = None

@@ -2,7 +2,8 @@
 
 A checkpoint keeps it in `familiarity.safetensors`. Its rows are a uniform random sample of the training photos: only so
 are a member, compared with the others, and a new photo of the same kind, compared with all, alike. A core set that covers
-the photos well (k-centre) would be made of the outlying ones.
+the photos well (k-centre) would be made of the outlying ones. Rows cost time at each answer, reference values do not, and
+the latter decide how finely 1 % can be told: so there are more of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from contract.errors import CheckpointError
-from contract.familiarity import MOST_PHOTOS, NEIGHBOURS
+from contract.familiarity import MOST_PHOTOS, MOST_ROWS, NEIGHBOURS
 
 FAMILIARITY_FILE = "familiarity.safetensors"
 ABOUT = "familiarity"  # entry of the file's metadata: JSON of `_About`
@@ -33,7 +34,8 @@ class Bank:
     """Features of N training photos and the similarities that new ones are held against.
 
     features    float16 [N, W]   pooled image tokens, of length 1
-    reference   float32 [M]      sorted; leave-one-out (M = N), or of validation photos where the tower was trained
+    reference   float32 [M]      sorted; of training photos, each to the rows that are not itself (leave-one-out), or of
+                                 validation photos where the tower was trained
     tower       hex sha256 of the tower that made them (`modeling.towers.tower_digest`)
     image_size  pixels a side
     origin      of `reference`: LEAVE_ONE_OUT or VALIDATION
@@ -78,20 +80,24 @@ def similarity(features: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
 def make_bank(
     features: torch.Tensor, *, tower: str, image_size: int, validation: torch.Tensor | None = None
 ) -> Bank | None:
-    """The bank of pooled features float32 [N, W] of a random sample of the training photos, N at most `MOST_PHOTOS`.
+    """The bank of pooled features float32 [M, W] of a random sample of the training photos, M at most `MOST_PHOTOS`.
 
-    Reference values are leave-one-out, or the similarities of `validation`, pooled features float32 [M, W]. None for
-    too few photos to have neighbours. Raises `CheckpointError` for features that are not finite or zero.
+    `MOST_ROWS` of them at most are its rows, always the same for as many photos, whatever their order means. Reference
+    values are those of all M, leave-one-out, or the similarities of `validation`, pooled features float32 [V, W]. None
+    for too few photos to have neighbours. Raises `CheckpointError` for features that are not finite or zero.
     """
     if len(features) <= NEIGHBOURS:
         return None
     if len(features) > MOST_PHOTOS:
         raise ValueError(f"a bank has at most {MOST_PHOTOS} photos, not {len(features)}")
-    rows = features.half().cpu()
-    _check_rows(rows, "The features of the training photos")
+    features = features.cpu()
+    _check_rows(features.half(), "The features of the training photos")
+    chosen = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MOST_ROWS].sort().values
+    rows = features[chosen].half()
     if validation is None:
-        cosines = features.cpu() @ rows.float().T
-        reference = cosines.fill_diagonal_(-2.0).topk(NEIGHBOURS, dim=1).values.mean(dim=1)
+        cosines = features @ rows.float().T
+        cosines[chosen, torch.arange(len(chosen))] = -2.0  # each to itself
+        reference = cosines.topk(NEIGHBOURS, dim=1).values.mean(dim=1)
     else:
         reference = similarity(validation.cpu(), rows)
     origin = LEAVE_ONE_OUT if validation is None else VALIDATION
@@ -139,8 +145,8 @@ def _check_bank(bank: Bank, width: int) -> None:
     rows, reference = bank.features, bank.reference
     if rows.dtype != torch.float16 or rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(f"its features are {rows.dtype} {list(rows.shape)}, not float16 [photos, {width}]")
-    if not NEIGHBOURS < len(rows) <= MOST_PHOTOS:
-        raise ValueError(f"it holds {len(rows)} photos, not {NEIGHBOURS + 1} to {MOST_PHOTOS}")
+    if not NEIGHBOURS < len(rows) <= MOST_ROWS:
+        raise ValueError(f"it holds {len(rows)} photos, not {NEIGHBOURS + 1} to {MOST_ROWS}")
     if reference.dtype != torch.float32 or reference.ndim != 1 or not len(reference):
         raise ValueError(f"its reference is {reference.dtype} {list(reference.shape)}")
     if not bool(torch.isfinite(reference).all()) or bool((reference.diff() < 0).any()):
