@@ -32,15 +32,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from contract.bundle_files import WEIGHTS, FileEntry, Folder, GraphFile, opened
 from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
+from contract.familiarity import Familiarity
 from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
 from contract.notices import LICENCE_FILE, NOTICE_FILE
 from contract.precision import LIMITS, Precision, ProviderName
 from contract.self_check import CHECK_FILE, SelfCheck
 
-FORMAT_VERSION = 4  # 4: `tower`
+FORMAT_VERSION = 5  # 5: `familiarity`, `demonstration`; 4: `tower`
 # 3: the version covers the manifest's fields too; 2: `decoder.onnx` takes `position`; `decoder_step.onnx`; precisions
-READS = (2, 3, FORMAT_VERSION)
+READS = (2, 3, 4, FORMAT_VERSION)
 MANIFEST_FILE = "manifest.json"
 LABELS_FILE = "labels.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -54,7 +55,10 @@ GRAPH = ".onnx"
 MAX_MANIFEST_BYTES = 1 << 20
 
 # Fields of the manifest that no answer depends on; a new field is part of the digest unless it is named here.
-DESCRIPTIONS = {"format_version", "source", "trained_image_size", "opset", "parity", "metrics", "versions", "tower"}
+DESCRIPTIONS = {
+    "format_version", "source", "trained_image_size", "opset", "parity", "metrics", "versions", "tower", "familiarity",
+    "demonstration",
+}  # fmt: skip
 
 
 class DecoderTokens(BaseModel):
@@ -121,6 +125,8 @@ class Manifest(BaseModel):
     caption: CaptionFormat | None
     tokens: DecoderTokens
     temperature: float = Field(default=1.0, gt=0)
+    familiarity: Familiarity | None = None  # None: the scorer holds no bank of training photos
+    demonstration: bool = False  # trained on drawn pictures, to show that all works
     parity: dict[str, Any]
     metrics: dict[str, float]
     versions: dict[str, str]
