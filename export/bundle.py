@@ -119,6 +119,7 @@ def export_bundle(
             parity=report,
             metrics=checkpoint.metrics if size == trained else {},
             temperature=checkpoint.temperature,
+            demonstration=checkpoint.drawn,
             versions=_versions(),
         )
 
