@@ -85,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     args = parser.parse_args(argv)
     if args.bundle_only and args.photos is not None:
-        parser.error("--bundle-only is for drawn pictures, which the image's demonstration is made of, not for --photos")
+        parser.error(
+            "--bundle-only is for drawn pictures, which the image's demonstration is made of, not for --photos"
+        )
     return run("demo", lambda: _demo(args.photos, bundle_only=args.bundle_only))
 
 

@@ -229,7 +229,9 @@ def demonstration(target: str) -> Path | None:
     Raises `ContractError` when it cannot be made.
     """
     if target in WITHOUT:
-        print(f"{target}: no bundle is baked in, {WITHOUT[target]}. Name one with --bundle (BAKE=), or mount it at /bundle")
+        print(
+            f"{target}: no bundle is baked in, {WITHOUT[target]}. Name one with --bundle (BAKE=), or mount it at /bundle"
+        )
     if target not in WITH_DEMONSTRATION:
         return None
     find_tools()  # or the training would have been for nothing

@@ -1,6 +1,6 @@
 """Package the Helm chart of a release: with the images that were pushed for it, so that nobody has to name one.
 
-    python3 -m scripts.package_chart                        # after `make image-push` of cpu and gpu; build/food-vision-0.1.0.tgz
+    python3 -m scripts.package_chart                        # after `make image-push` of cpu and gpu; into build
     python3 -m scripts.package_chart --records build/release/image --version 1.2.3 --out build/release
 
 Repository and digest come from the records of `make image-push`, DIR/cpu.json and DIR/gpu.json, and become
@@ -81,7 +81,7 @@ def _with_images(values: str, images: dict[str, str]) -> str:
     for target, reference in images.items():
         rest, count = re.subn(rf'^    {target}: ""', f'    {target}: "{reference}"', rest, count=1, flags=re.MULTILINE)
         if not (found and count):
-            raise ContractError(f"{CHART / 'values.yaml'} needs the line `{target}: \"\"` under image.release.")
+            raise ContractError(f'{CHART / "values.yaml"} needs the line `{target}: ""` under image.release.')
     return head + found + rest
 
 
@@ -108,7 +108,9 @@ def _own_version() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.package_chart", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.package_chart", description=(__doc__ or "").split("\n\n")[0]
+    )
     parser.add_argument(
         "--records", type=Path, default=ROOT / "build" / "image", metavar="FOLDER",
         help="where `make image-push` wrote cpu.json and gpu.json (default: build/image)",

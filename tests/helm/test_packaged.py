@@ -89,7 +89,10 @@ def test_an_image_of_ones_own_takes_nothing_of_the_release(chart: Path, own: Obj
         ),
         ({"image.digest": "sha256:" + "1" * 64}, "image.repository is missing"),
         ({"image.repository": "mine.example/food"}, "image.digest and image.tag are both missing"),
-        ({"image.release.gpu": ""}, "image.release.gpu is empty, which node.mode accelerator takes: set image.repository"),
+        (
+            {"image.release.gpu": ""},
+            "image.release.gpu is empty, which node.mode accelerator takes: set image.repository",
+        ),
         ({"image.release.cpu": "food-vision:1"}, "/image/release/cpu"),
         (
             {"settings.provider": "tensorrt", "engineCache.type": "emptyDir"},
