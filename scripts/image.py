@@ -165,7 +165,7 @@ def _default_base() -> str:
     return str(name)
 
 
-def _licences(target: str, torch: str | None, heic: bool, bundle: Path | None) -> str:
+def _licences(target: str, torch: str | None, heic: bool, bundle: Path | None = None) -> str:
     """The SPDX expression of what the image holds, by locks/licences.json and the baked bundle's manifest."""
     parts = [expression("gpu" if target == "gpu-tensorrt" else target, cuda=not torch)]
     parts += [expression("heic")] if heic else []
@@ -249,6 +249,7 @@ def demonstration(target: str) -> Path | None:
                 "installed and copy build/demo/bundle here, name a bundle of your own (--bundle, BAKE=bundles/mine), or "
                 "bake in none (--bundle none, BAKE=none)."
             )
+    print(f"{target}: the demonstration bundle is baked in, {DEMONSTRATION.relative_to(ROOT)}", flush=True)
     return DEMONSTRATION
 
 

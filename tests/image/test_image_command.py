@@ -77,6 +77,7 @@ class Make:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bundle, self.calls, self.makes = folder / "bundle", list[list[str]](), {"demonstration": True}
         monkeypatch.setattr(image, "DEMONSTRATION", self.bundle)
+        monkeypatch.setattr(image, "ROOT", folder)
         monkeypatch.setattr(image, "find_tools", lambda: None)
         monkeypatch.setattr(subprocess, "run", self._run)
 
