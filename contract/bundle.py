@@ -4,7 +4,8 @@
     labels.json     the label set (absent for a model that can only caption)
     tokenizer.json  of the `tokenizers` library
     encoder.onnx    pixels uint8 [batch, S, S, 3]      → image_embeds float32 [batch, tokens, width]
-    scorer.onnx     image_embeds                       → label_logprobs float32 [batch, labels]
+    scorer.onnx     image_embeds                       → label_logprobs float32 [batch, labels]; of a bundle with a bank
+                    of training photos also similarity and familiarity, float32 [batch] (`contract.familiarity`)
     decoder.onnx    input_ids int64 [batch, static_length], position int64 [1], image_embeds → best_token int64 [batch],
                     best_logit float32 [batch], logits float32 [batch, vocabulary] of the token after `position`; reads
                     the whole prefix at each step (the same shapes every time: for GPUs)
@@ -245,6 +246,7 @@ def _read_check(
         vocabulary=manifest.tokens.vocabulary,
         max_tokens=manifest.tokens.max_length - 1,
         labels=len(labels) if labels is not None else 0,
+        bank=manifest.familiarity is not None,
     )
 
 
@@ -280,6 +282,8 @@ def _check_names(path: Path, manifest: Manifest) -> None:
     for name in needed:
         if name not in manifest.files:
             raise BundleError(f"The bundle {path} is incomplete: its manifest does not list {name}. Export it again.")
+    if manifest.familiarity is not None and SCORER_FILE not in manifest.files:
+        raise BundleError(f"The bundle {path} has a bank of training photos but no {SCORER_FILE}. Export it again.")
     if LABELS_FILE in manifest.files and manifest.caption is None:
         raise BundleError(f"The bundle {path} has labels but no caption format. Export it again.")
     for name in manifest.files:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NEIGHBOURS = 10
 MOST_PHOTOS = 4096  # rows of a bank
+SIMILARITY, FAMILIARITY = "similarity", "familiarity"  # outputs of scorer.onnx
 BELOW = 0.01  # familiarity below which a photo is unfamiliar, if nobody says otherwise
 
 

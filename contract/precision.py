@@ -27,6 +27,7 @@ class Limits:
     same_label      least share of samples with the same best label
     same_token      least share of caption steps with the same next token
     self_check      largest difference at start, on the provider that serves
+    similarity      largest difference of a similarity, which is a cosine (`contract.familiarity`)
     """
 
     providers: tuple[ProviderName, ...]
@@ -35,14 +36,20 @@ class Limits:
     same_label: float
     same_token: float
     self_check: float
+    similarity: float
+
+    @property
+    def similarity_check(self) -> float:
+        """Largest difference of a similarity at start: as much more than the gate's as for the others."""
+        return self.similarity * self.self_check / self.max_error
 
 
 # fp32's self-check is ten times its gate: another provider sums in another order. The others' is twice the gate: the
 # rounding that the gate measured, and that of the provider.
 LIMITS: dict[Precision, Limits] = {
-    "fp32": Limits(("cpu", "cuda", "tensorrt"), 1e-4, 1e-4, 1.0, 1.0, 1e-3),
-    "fp16": Limits(("cuda", "tensorrt"), 0.1, 0.01, 0.99, 0.99, 0.2),
-    "bf16": Limits(("cuda", "tensorrt"), 0.5, 0.05, 0.98, 0.98, 1.0),
-    "int8": Limits(("cpu",), 1.0, 0.1, 0.98, 0.98, 2.0),
+    "fp32": Limits(("cpu", "cuda", "tensorrt"), 1e-4, 1e-4, 1.0, 1.0, 1e-3, 1e-5),
+    "fp16": Limits(("cuda", "tensorrt"), 0.1, 0.01, 0.99, 0.99, 0.2, 0.01),
+    "bf16": Limits(("cuda", "tensorrt"), 0.5, 0.05, 0.98, 0.98, 1.0, 0.05),
+    "int8": Limits(("cpu",), 1.0, 0.1, 0.98, 0.98, 2.0, 0.1),
 }
 PRECISIONS: tuple[Precision, ...] = tuple(LIMITS)

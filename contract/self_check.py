@@ -17,9 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from contract.errors import BundleError
+from contract.familiarity import SIMILARITY
 
 CHECK_FILE = "check.npz"
 LOGPROBS = "label_logprobs"
+# arrays that not every bundle has
+OPTIONAL = (LOGPROBS, SIMILARITY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,7 @@ class SelfCheck:
     tokens: npt.NDArray[np.int64]  # [N, T, C]; `tokens[:, :, 0]` is the caption after [DEC]
     token_logprobs: npt.NDArray[np.float32]  # [N, T, C], over the whole vocabulary
     lengths: npt.NDArray[np.int64]  # [N], tokens of each caption, [SEP] included
+    similarity: npt.NDArray[np.float32] | None = None  # [N], to the bank; None for a bundle without one
 
     @property
     def caption(self) -> npt.NDArray[np.int64]:
@@ -66,10 +70,11 @@ class SelfCheck:
         vocabulary: int,
         max_tokens: int,
         labels: int,
+        bank: bool = False,
     ) -> SelfCheck:
         """The arrays of `data` for a bundle of these sizes; `labels` is 0 for one that only captions.
 
-        `path` says where the bytes lay.
+        `bank` tells whether its photos are compared with some of training. `path` says where the bytes lay.
 
         Raises `BundleError` for anything but the arrays above with shapes and values that fit.
         """
@@ -78,10 +83,12 @@ class SelfCheck:
                 raise ValueError("no npz file")
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-            found = SelfCheck(**({LOGPROBS: None} | arrays))
+            found = SelfCheck(**(dict.fromkeys(OPTIONAL) | arrays))
             if not labels:
                 found = replace(found, label_logprobs=None)
-            found._validate(image_size, image_tokens, width, vocabulary, max_tokens, labels)
+            if not bank:
+                found = replace(found, similarity=None)
+            found._validate(image_size, image_tokens, width, vocabulary, max_tokens, labels, bank)
         except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(
                 f"{path} is not this bundle's self-check: {error}. Export the checkpoint again."
@@ -89,20 +96,24 @@ class SelfCheck:
         return found
 
     def _validate(
-        self, image_size: int, image_tokens: int, width: int, vocabulary: int, max_tokens: int, labels: int
+        self, image_size: int, image_tokens: int, width: int, vocabulary: int, max_tokens: int, labels: int, bank: bool
     ) -> None:
         count, places = self.pixels.shape[:1], self.places.shape[:1]
         choices = self.tokens.shape[1:]
         if len(choices) != 2 or choices[1] < 2:
             raise ValueError("tokens are not at least two for each step of each picture")
-        expected = {
+        expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
             "pixels": (np.uint8, (*count, image_size, image_size, 3)),
             "places": (np.int64, places),
             "embeds": (np.float32, (*count, *places, width)),
             "tokens": (np.int64, (*count, *choices)),
             "token_logprobs": (np.float32, (*count, *choices)),
             "lengths": (np.int64, count),
-        } | ({LOGPROBS: (np.float32, (*count, labels))} if labels else {})
+        }
+        if labels:
+            expected[LOGPROBS] = (np.float32, (*count, labels))
+        if bank:
+            expected[SIMILARITY] = (np.float32, count)
         for name, (dtype, shape) in expected.items():
             array = getattr(self, name)
             if array is None or array.dtype != dtype or array.shape != shape or array.size == 0:

@@ -28,7 +28,7 @@ from export.bundle import export_bundle
 from export.gate.parity import LEAST_PHOTOS
 from export.graphs.resolution import check_image_size
 from export.onnx import OPSETS
-from modeling.checkpoint import load_checkpoint
+from modeling.checkpoint import Checkpoint, load_checkpoint
 from modeling.towers import trained_image_size
 
 OPSET_FOR = {"cpu": 23, "cuda": 23, "tensorrt": 18}
@@ -100,6 +100,7 @@ def _export(args: argparse.Namespace) -> int:
         replace=args.force, image_size=size, precision=args.precision,
     )  # fmt: skip
     print(_summary(manifest, time.monotonic() - started))
+    print(_familiarity(manifest, checkpoint), end="")
     print(f"bundle: {args.bundle}")
     return 0
 
@@ -138,6 +139,33 @@ def _summary(manifest: Manifest, seconds: float) -> str:
             f"at {manifest.image_size} px, but export does not measure accuracy, which at another size may be lower"
         )
     return text
+
+
+def _familiarity(manifest: Manifest, checkpoint: Checkpoint) -> str:
+    """What there is to say of it, as a line; nothing of a bundle that only captions."""
+    if checkpoint.labels is None:
+        return ""
+    if manifest.familiarity is None:
+        bank = checkpoint.bank
+        if bank is not None:
+            return (
+                f"no familiarity: the bank of training photos was made at {bank.image_size} px, and the bundle is of "
+                f"{manifest.image_size} px; train at that size to have one\n"
+            )
+        return (
+            "no familiarity: the checkpoint has no bank of training photos, so answers cannot tell whether a photo is of "
+            "their kind; train it again to have one\n"
+        )
+    text = f"familiarity: compared with {manifest.familiarity.photos} training photos"
+    check = manifest.familiarity.check
+    if check is not None:
+        text += f", similarity at most {check.largest_difference:.1e} off"
+        if check.photos:
+            text += (
+                f"; {check.unfamiliar} of {check.photos} photographs lie below {check.below:g}, in PyTorch "
+                f"{check.unfamiliar_pytorch}"
+            )
+    return f"{text}\n"
 
 
 if __name__ == "__main__":

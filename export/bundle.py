@@ -6,6 +6,7 @@ import importlib.metadata
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from contract.bundle import (
     new_bundle,
 )
 from contract.errors import ContractError
+from contract.familiarity import NEIGHBOURS, Familiarity
 from contract.notices import write_notice
 from contract.precision import Precision
 from contract.self_check import CHECK_FILE
@@ -39,10 +41,12 @@ from export.gate.parity import Subject, check_parity, check_photos, probe_pixels
 from export.gate.self_check import make_self_check
 from export.graphs.decoder import CaptionDecoder, CaptionStep, Scorer
 from export.graphs.encoder import encoder_graph
+from export.graphs.familiarity import familiar_scorer, store_bank_short
 from export.graphs.resolution import check_image_size, config_at
 from export.onnx import ATTENTION_OPSET, export_graph, save_graphs
 from export.precision import DTYPES, quantise
 from modeling.checkpoint import Checkpoint, checkpoint_digest
+from modeling.familiarity import Bank
 from modeling.label_tree import LabelTree
 from modeling.towers import image_tokens, token_width, trained_image_size
 
@@ -87,13 +91,17 @@ def export_bundle(
     size = trained if image_size is None else image_size
     check_image_size(model, size)
     config = config_at(model, size)
+    bank = usable_bank(checkpoint, size) if graphs is None else None
     with new_bundle(path, replace=replace) as folder:
         if graphs is None:
-            convolutions = write_graphs(folder, model, tree, config, opset, precision, photos)
+            convolutions = write_graphs(folder, model, tree, config, opset, precision, photos, bank=bank)
         else:
             convolutions = graphs(folder)
-        subject = Subject(model, tree, tokens, folder, size, precision)
-        report = check_parity(subject, photos, gate=gate) if compare else {"gate": "not applied: nothing compared"}
+        subject = Subject(model, tree, tokens, folder, size, precision, bank)
+        if compare:
+            report, familiar = check_parity(subject, photos, gate=gate)
+        else:
+            report, familiar = {"gate": "not applied: nothing compared"}, None
         make_self_check(subject).save(folder / CHECK_FILE)
         if checkpoint.tower.notice is not None:
             write_notice(folder, checkpoint.tower.notice)
@@ -119,9 +127,20 @@ def export_bundle(
             parity=report,
             metrics=checkpoint.metrics if size == trained else {},
             temperature=checkpoint.temperature,
+            familiarity=Familiarity(photos=len(bank.features), neighbours=NEIGHBOURS, check=familiar) if bank else None,
             demonstration=checkpoint.drawn,
             versions=_versions(),
         )
+
+
+def usable_bank(checkpoint: Checkpoint, image_size: int) -> Bank | None:
+    """The bank of training photos for a bundle of this size, in pixels a side.
+
+    None without labels, without a bank, and where that was made at another size: features change with it.
+    """
+    if checkpoint.tree() is None or checkpoint.bank is None or checkpoint.bank.image_size != image_size:
+        return None
+    return checkpoint.bank
 
 
 @dataclass(frozen=True)
@@ -134,19 +153,23 @@ class TracedGraph:
 
 def traced_graphs(
     model: BlipForConditionalGeneration, tree: LabelTree | None, config: BlipConfig, opset: int, precision: Precision,
-    *, step: bool = True,
+    *, step: bool = True, bank: Bank | None = None,
 ) -> dict[str, TracedGraph]:  # fmt: skip
     """File name → what is traced for it, at one precision (int8: before it is quantised).
 
-    Without a tree there is no scorer. `step` false leaves out decoder_step.onnx, which GPUs have no use for.
+    Without a tree there is no scorer, without a `bank` it gives no familiarity. `step` false leaves out
+    decoder_step.onnx, which GPUs have no use for.
     """
     dtype, length = DTYPES[precision], static_caption(config)
     size, fused = trained_image_size(config), opset >= ATTENTION_OPSET
     found = {DECODER_FILE: TracedGraph(lambda: CaptionDecoder(model, length, dtype), DecoderConfig(config, length))}
     if step:
         found[STEP_FILE] = TracedGraph(lambda: CaptionStep(model, dtype), StepConfig(config))
-    if tree is not None:
+    if tree is not None and bank is None:
         found[SCORER_FILE] = TracedGraph(lambda: Scorer(model, tree, dtype), ScorerConfig(config))
+    elif tree is not None and bank is not None:
+        scorer = partial(familiar_scorer, model, tree, dtype, bank, image_tokens(config, size))
+        found[SCORER_FILE] = TracedGraph(scorer, ScorerConfig(config, bank=True))
     tower = TracedGraph(lambda: encoder_graph(model, size, fused=fused, dtype=dtype), EncoderConfig(config))
     return found | {ENCODER_FILE: tower}
 
@@ -154,18 +177,20 @@ def traced_graphs(
 @torch.no_grad()
 def write_graphs(
     folder: Path, model: BlipForConditionalGeneration, tree: LabelTree | None, config: BlipConfig, opset: int,
-    precision: Precision, photos: Sequence[np.ndarray] = (), *, step: bool = True,
+    precision: Precision, photos: Sequence[np.ndarray] = (), *, step: bool = True, bank: Bank | None = None,
 ) -> bool:  # fmt: skip
     """All graphs of one precision, with the text decoder's weights in one file and the image tower's in another.
 
     `photos` calibrate 8-bit convolutions; without any, made-up pictures do. `step` false leaves out decoder_step.onnx,
-    which GPUs have no use for. Returns whether the encoder holds convolutions.
+    which GPUs have no use for. With a `bank` of training photos the scorer gives familiarity as well. Returns whether the
+    encoder holds convolutions.
     """
-    traced = traced_graphs(model, tree, config, opset, precision, step=step)
+    traced = traced_graphs(model, tree, config, opset, precision, step=step, bank=bank)
     tower = traced.pop(ENCODER_FILE)
-    save_graphs(
-        {file: export_graph(one.module(), one.config, opset) for file, one in traced.items()}, folder, "text.weights"
-    )
+    text = {file: export_graph(one.module(), one.config, opset) for file, one in traced.items()}
+    if tree is not None and bank is not None:
+        store_bank_short(text[SCORER_FILE])
+    save_graphs(text, folder, "text.weights")
     encoder = export_graph(tower.module(), tower.config, opset)
     convolutions = has_convolutions(encoder)
     if precision == "int8" and convolutions:

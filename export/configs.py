@@ -13,6 +13,8 @@ from optimum.exporters.base import ExporterConfig
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 from transformers import BlipConfig
 
+from contract.familiarity import FAMILIARITY, SIMILARITY
+from contract.self_check import LOGPROBS
 from modeling.towers import image_tokens
 
 Axes = dict[str, dict[int, str]]
@@ -82,7 +84,14 @@ class EncoderConfig(_BlipGraphConfig):
 
 
 class ScorerConfig(_BlipGraphConfig):
-    """scorer.onnx: image_embeds → label_logprobs float32 [batch, labels]."""
+    """scorer.onnx: image_embeds → label_logprobs float32 [batch, labels].
+
+    With a `bank` of training photos also similarity and familiarity, float32 [batch].
+    """
+
+    def __init__(self, config: BlipConfig, *, bank: bool = False) -> None:
+        super().__init__(config)
+        self.bank = bank
 
     @property
     def inputs(self) -> Axes:
@@ -90,7 +99,8 @@ class ScorerConfig(_BlipGraphConfig):
 
     @property
     def outputs(self) -> Axes:
-        return {"label_logprobs": {0: "batch"}}
+        names = (LOGPROBS, *((SIMILARITY, FAMILIARITY) if self.bank else ()))
+        return {name: {0: "batch"} for name in names}
 
 
 class DecoderConfig(_BlipGraphConfig):

@@ -22,8 +22,10 @@ from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
 from contract.notices import write_notice
 from modeling.captions import label_tree
+from modeling.familiarity import FAMILIARITY_FILE, Bank, read_bank
 from modeling.label_tree import LabelTree
 from modeling.load import Blip, check_checkpoint_folder, load_blip
+from modeling.towers import token_width, tower_digest
 
 TRAINING_FILE = "training.json"
 LABELS_FILE = "labels.json"
@@ -80,7 +82,8 @@ def read_checkpoint_labels(folder: Path) -> LabelSet | None:
 class Checkpoint(Blip):
     """A loaded checkpoint folder; `labels` and `caption` are None where a model has none.
 
-    `base` is the hub name or folder that its training started from, if it did from any.
+    `base` is the hub name or folder that its training started from, if it did from any. `bank` is of
+    its training photos; None where the folder has none.
     """
 
     path: Path
@@ -89,6 +92,7 @@ class Checkpoint(Blip):
     caption: CaptionFormat | None
     metrics: dict[str, float]
     temperature: float
+    bank: Bank | None = None
     drawn: bool = False  # trained on pictures drawn by code: it shows that the path works, and knows no photos
 
     @property
@@ -114,7 +118,7 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
 
     `labels` and `caption` stand in where the folder has none (a stock model). Raises
     `CheckpointError` for what `load_blip` refuses, a folder that lacks one of its two own files, a
-    damaged record, and labels that are not the folder's.
+    damaged record or bank, and labels that are not the folder's.
     """
     check_checkpoint_folder(path)
     blip = load_blip(path)
@@ -136,8 +140,19 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
         caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
         metrics=record.metrics if record is not None else {},
         temperature=record.temperature if record is not None else 1.0,
+        bank=bank_of(path, blip),
         drawn=record is not None and _recipe(record, "data", "source") == "drawn",
     )
+
+
+def bank_of(path: Path, blip: Blip) -> Bank | None:
+    """The bank of training photos of a checkpoint's folder, or None where it has none.
+
+    Raises `CheckpointError` for one that is damaged, or was made by another tower.
+    """
+    if not (path / FAMILIARITY_FILE).exists():
+        return None  # before all weights are hashed
+    return read_bank(path, tower=tower_digest(blip.model), width=token_width(blip.model.config))
 
 
 def _recipe(record: TrainingRecord, section: str, name: str) -> str | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -18,7 +20,10 @@ from contract.errors import CheckpointError
 from contract.familiarity import MOST_PHOTOS, NEIGHBOURS
 
 FAMILIARITY_FILE = "familiarity.safetensors"
-LEAVE_ONE_OUT, VALIDATION = "leave-one-out", "validation"
+ABOUT = "familiarity"  # entry of the file's metadata: JSON of `_About`
+Origin = Literal["leave-one-out", "validation"]
+LEAVE_ONE_OUT: Origin = "leave-one-out"
+VALIDATION: Origin = "validation"
 MOST_BYTES = 64 << 20
 SHORTEST, LONGEST = 0.99, 1.01  # of a row that was brought to length 1 and rounded to fp16
 
@@ -38,7 +43,7 @@ class Bank:
     reference: torch.Tensor
     tower: str
     image_size: int
-    origin: str = LEAVE_ONE_OUT
+    origin: Origin = LEAVE_ONE_OUT
 
     def similarity(self, features: torch.Tensor) -> torch.Tensor:
         """Pooled features float32 [B, W] → mean cosine to the nearest rows, float32 [B]."""
@@ -47,6 +52,17 @@ class Bank:
     def familiarity(self, similarity: torch.Tensor) -> torch.Tensor:
         """Similarities float32 [B] → share of the reference that is smaller, float32 [B], 0 to 1."""
         return (self.reference.to(similarity.device) < similarity[:, None]).float().mean(dim=1)
+
+
+class _About(BaseModel):
+    """What a bank's file says of it beside the tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tower: str
+    image_size: int = Field(ge=1)
+    origin: Origin
+    neighbours: int
 
 
 def pooled(embeds: torch.Tensor) -> torch.Tensor:
@@ -84,9 +100,10 @@ def make_bank(
 
 def save_bank(bank: Bank, folder: Path) -> None:
     """Write `familiarity.safetensors`; the same bank gives the same bytes."""
-    about = {"tower": bank.tower, "image_size": str(bank.image_size), "reference": bank.origin}
+    about = _About(tower=bank.tower, image_size=bank.image_size, origin=bank.origin, neighbours=NEIGHBOURS)
     tensors = {"features": bank.features.contiguous(), "reference": bank.reference.contiguous()}
-    save_file(tensors, folder / FAMILIARITY_FILE, metadata=about | {"neighbours": str(NEIGHBOURS)})
+    # one entry: several are written in an order that changes from run to run
+    save_file(tensors, folder / FAMILIARITY_FILE, metadata={ABOUT: about.model_dump_json()})
 
 
 def read_bank(folder: Path, *, tower: str, width: int) -> Bank | None:
@@ -103,15 +120,17 @@ def read_bank(folder: Path, *, tower: str, width: int) -> Bank | None:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES} bytes")
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = _About.model_validate_json((file.metadata() or {}).get(ABOUT, ""))
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about.get("tower") != tower:
+        if about.tower != tower:
             raise ValueError("it was made by another image tower than the checkpoint's")
-        if about.get("neighbours") != str(NEIGHBOURS) or set(found) != {"features", "reference"}:
+        if about.neighbours != NEIGHBOURS or set(found) != {"features", "reference"}:
             raise ValueError("it is of another kind")
-        bank = Bank(found["features"], found["reference"], tower, int(about["image_size"]), about["reference"])
+        bank = Bank(found["features"], found["reference"], tower, about.image_size, about.origin)
         _check_bank(bank, width)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except ValidationError:
+        raise CheckpointError(f"{path} does not say what bank of training photos it is. {remedy}") from None
+    except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is not this checkpoint's bank of training photos: {error}. {remedy}") from None
     return bank
 
@@ -122,8 +141,6 @@ def _check_bank(bank: Bank, width: int) -> None:
         raise ValueError(f"its features are {rows.dtype} {list(rows.shape)}, not float16 [photos, {width}]")
     if not NEIGHBOURS < len(rows) <= MOST_PHOTOS:
         raise ValueError(f"it holds {len(rows)} photos, not {NEIGHBOURS + 1} to {MOST_PHOTOS}")
-    if bank.origin not in (LEAVE_ONE_OUT, VALIDATION):
-        raise ValueError(f"its reference is {bank.origin!r}")
     if reference.dtype != torch.float32 or reference.ndim != 1 or not len(reference):
         raise ValueError(f"its reference is {reference.dtype} {list(reference.shape)}")
     if not bool(torch.isfinite(reference).all()) or bool((reference.diff() < 0).any()):

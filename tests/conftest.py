@@ -81,6 +81,31 @@ def bundle(kept: Path, checkpoint: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def familiar_checkpoint(kept: Path) -> Path:
+    """The tiny checkpoint with a bank of training pictures; made once for all processes of a run. Not to be changed."""
+    from tests.familiar import make_familiar_checkpoint  # brings torch
+
+    path = kept / "familiar-checkpoint"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            make_familiar_checkpoint(path, CHECKPOINT)
+    return path
+
+
+@pytest.fixture(scope="session")
+def familiar_bundle(kept: Path, bundle: Path, familiar_checkpoint: Path) -> Path:
+    """The bundle of `familiar_checkpoint`, whose answers have a familiarity; made once. Whoever changes it takes a copy."""
+    from tests.familiar import make_familiar_bundle
+
+    path = kept / "familiar-bundle"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            make_familiar_bundle(path, familiar_checkpoint, bundle)
+    return path
+
+
 @contextmanager
 def serving(bundle: Path, *flags: object) -> Iterator[str]:
     """The base URL of `python -m app` on a free port, ready to answer; stopped with SIGTERM at the end."""

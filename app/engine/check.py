@@ -19,6 +19,7 @@ from app.engine.graph import Value
 from app.engine.load import by_photos, call_seconds, worths
 from contract.bundle import ENCODER_FILE, SCORER_FILE, Bundle
 from contract.errors import ContractError
+from contract.familiarity import SIMILARITY
 from contract.precision import LIMITS
 from contract.self_check import SelfCheck
 
@@ -119,8 +120,13 @@ def _check_rows(engine: Engine, check: SelfCheck, rows: np.ndarray, tolerance: f
     every = np.arange(len(rows))
     largest = _compare(ENCODER_FILE, embeds / scale, check.embeds[rows] / scale, every, rows, tolerance)
     if check.label_logprobs is not None:
-        found = engine.label_logprobs(value, len(rows))
-        largest = max(largest, _compare(SCORER_FILE, found, check.label_logprobs[rows], every, rows, tolerance))
+        found = engine.label_scores(value, len(rows))
+        stored = check.label_logprobs[rows]
+        largest = max(largest, _compare(SCORER_FILE, found.logprobs, stored, every, rows, tolerance))
+        if check.similarity is not None and found.similarity is not None:
+            # cosines: smaller than log-probabilities, with a tolerance of their own
+            wanted, most = check.similarity[rows], LIMITS[engine.bundle.manifest.precision].similarity_check
+            _compare(f"{SCORER_FILE}'s {SIMILARITY}", found.similarity, wanted, every, rows, most)
     return max(largest, _check_captions(engine, check, rows, value, tolerance))
 
 

@@ -30,7 +30,9 @@ from app.providers.sessions import Profile, ProviderError, free_bytes, open_sess
 from app.providers.tensorrt import cudnn_refusal
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, TOKENIZER_FILE, Bundle
 from contract.errors import BundleError, ContractError
+from contract.familiarity import FAMILIARITY, SIMILARITY
 from contract.pixels import Pixels
+from contract.self_check import LOGPROBS
 
 log = logging.getLogger("food_vision")
 Floats = npt.NDArray[np.float32]
@@ -47,12 +49,23 @@ class EngineError(Exception):
 class Scores:
     """Label probabilities float32 [B, L], each row summing to 1, and the seconds of the two stages.
 
-    The softmax is taken at the bundle's temperature; 1 means that none was fitted.
+    The softmax is taken at the bundle's temperature; 1 means that none was fitted. familiarity float32 [B], 0..1, is
+    that of `contract.familiarity`; None: the bundle has no bank of training photos.
     """
 
     probabilities: Floats
     encode_seconds: float
     score_seconds: float
+    familiarity: Floats | None = None
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """What the scorer gives for B photos; the last two are None for a bundle without a bank."""
+
+    logprobs: Floats  # [B, L]
+    similarity: Floats | None  # [B], mean cosine to the nearest photos of the bank
+    familiarity: Floats | None  # [B], share of the bank's photos that look less like the rest of it
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,7 @@ class Engine:
         try:
             with self.guarded():
                 self._prepare(self.buckets[0] if self.buckets else 1)
+            self._check_outputs()
             self._tokenizer = _tokenizer(bundle)
         except BaseException:  # it holds this engine
             self.close()
@@ -180,6 +194,22 @@ class Engine:
         for file, graph in self._graphs.items():
             self._progress(f"loading {file}" + (f" for batches of {batch}" if self._cuda_graphs else ""))
             graph.prepare(batch)
+
+    def _check_outputs(self) -> None:
+        """Raise `BundleError` unless the scorer has the outputs that the manifest tells of."""
+        if SCORER_FILE not in self._graphs:
+            return
+        path, bank = self.bundle.path / SCORER_FILE, self.bundle.manifest.familiarity is not None
+        found = self._graphs[SCORER_FILE].outputs & {SIMILARITY, FAMILIARITY}
+        if bank and len(found) < 2:
+            raise BundleError(
+                f"{path} does not compute familiarity, but the bundle's manifest says that it does. "
+                "Export the checkpoint again."
+            )
+        if found and not bank:
+            raise BundleError(
+                f"{path} computes familiarity, but the bundle's manifest does not say so. Export the checkpoint again."
+            )
 
     def close(self) -> None:
         """Let go of the sessions, their values and page-locked memory, in the thread of the calls; the engine is of no
@@ -236,7 +266,7 @@ class Engine:
             if not np.isfinite(embeds.numpy()).all():
                 raise EngineError(f"{ENCODER_FILE} gives values that are not all finite")
             if self.bundle.labels is not None:
-                self.label_logprobs(embeds, len(pixels))
+                self.label_scores(embeds, len(pixels))
             self._greedy(embeds, len(pixels), 2)
 
     def _drop(self, batch: int) -> None:
@@ -250,17 +280,26 @@ class Engine:
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def score(self, pixels: Sequence[Pixels] | Pixels) -> Scores:
-        """uint8 pixels [B, S, S, 3] → label probabilities. Raises `EngineError` when they are not finite."""
+        """uint8 pixels [B, S, S, 3] → label probabilities and familiarity.
+
+        Raises `EngineError` when they are not finite, or a familiarity lies outside of 0..1.
+        """
         scoring = 0.0
-        rows = []
+        rows: list[LabelScores] = []
         with self.guarded():
             began = last = time.perf_counter()
             for part, embeds in self._encoded(pixels):
                 encoded = time.perf_counter()
-                rows.append(self.label_logprobs(embeds, len(part)))
+                rows.append(self.label_scores(embeds, len(part)))
                 last = time.perf_counter()
                 scoring += last - encoded
-        return Scores(_softmax(np.concatenate(rows) / self._temperature), last - began - scoring, scoring)
+        logprobs: Floats = np.concatenate([row.logprobs for row in rows])
+        logprobs /= self._temperature
+        familiarity = [row.familiarity for row in rows if row.familiarity is not None]
+        return Scores(
+            _softmax(logprobs), last - began - scoring, scoring,
+            np.concatenate(familiarity) if familiarity else None,
+        )  # fmt: skip
 
     def caption(self, pixels: Sequence[Pixels] | Pixels, max_tokens: int) -> Captions:
         """uint8 pixels [B, S, S, 3] → greedy captions of at most `max_tokens` tokens each."""
@@ -282,14 +321,30 @@ class Engine:
         return self._graphs[ENCODER_FILE].run(batch, {"pixels": self._stage(pixels, batch)})["image_embeds"]
 
     def label_logprobs(self, embeds: Value, count: int) -> Floats:
-        """Image embeddings → label log-probabilities float32 [count, L]. Raises `EngineError` if not finite."""
+        """Image embeddings → label log-probabilities float32 [count, L]. Raises as `label_scores` does."""
+        return self.label_scores(embeds, count).logprobs
+
+    def label_scores(self, embeds: Value, count: int) -> LabelScores:
+        """Image embeddings → all that the scorer gives for the first `count` rows, in one run.
+
+        Raises `EngineError` if values are not finite, or a familiarity lies outside of 0..1.
+        """
         if self.bundle.labels is None:
             raise ContractError("The bundle has no labels: it can caption, not classify.")
-        found = self._graphs[SCORER_FILE].run(embeds.shape()[0], {"image_embeds": embeds})["label_logprobs"]
-        logprobs: Floats = found.numpy()[:count].copy()  # on a CPU it is a view of what the next run may overwrite
-        if logprobs.shape != (count, len(self.bundle.labels)) or not np.isfinite(logprobs).all():
-            raise EngineError(f"{SCORER_FILE} gives {logprobs.shape} values that are not all finite")
-        return logprobs
+        found = self._graphs[SCORER_FILE].run(embeds.shape()[0], {"image_embeds": embeds})
+        # on a CPU these are views of what the next run may overwrite
+        rows = {name: value.numpy()[:count].copy() for name, value in found.items()}
+        scores = LabelScores(rows[LOGPROBS], rows.get(SIMILARITY), rows.get(FAMILIARITY))
+        shape = (count, len(self.bundle.labels))
+        if scores.logprobs.shape != shape or not np.isfinite(scores.logprobs).all():
+            raise EngineError(f"{SCORER_FILE} gives {scores.logprobs.shape} values that are not all finite")
+        for name in rows.keys() & {SIMILARITY, FAMILIARITY}:
+            if rows[name].shape != (count,) or not np.isfinite(rows[name]).all():
+                raise EngineError(f"{SCORER_FILE} gives {rows[name].shape} values of {name} that are not all finite")
+        share = scores.familiarity
+        if share is not None and not ((share >= 0) & (share <= 1)).all():
+            raise EngineError(f"{SCORER_FILE} gives a familiarity of {share.min()} to {share.max()}, not in 0..1")
+        return scores
 
     def captioner(self, embeds: Value) -> Captioner:
         """A captioner that has begun with these embeddings; one at a time."""

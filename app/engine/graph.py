@@ -56,6 +56,11 @@ class Graph:
         if key not in self._sessions:
             self._sessions[key] = self._open_for(key)
 
+    @property
+    def outputs(self) -> set[str]:
+        """Names of the outputs, once a session is open."""
+        return {output.name for session in self._sessions.values() for output in session.get_outputs()}
+
     def close(self) -> None:
         """Close every session."""
         self._bound.clear()

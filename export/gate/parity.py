@@ -21,10 +21,13 @@ from transformers import BlipForConditionalGeneration
 
 from contract.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, STEP_FILE, DecoderTokens
 from contract.errors import ContractError
+from contract.familiarity import FamiliarityCheck
 from contract.precision import Precision
 from export.configs import BEST
+from export.gate.familiarity import FamiliarityReport
 from export.gate.report import ParityError, ParityReport
 from export.precision import cpu_stand_in
+from modeling.familiarity import Bank
 from modeling.label_tree import LabelTree
 from modeling.scoring import greedy_tokens, image_embeds, label_logprobs_by_fork, prefix_logits
 
@@ -38,7 +41,8 @@ LEAST_PHOTOS = 100  # for a precision other than fp32
 class Subject:
     """What the gate compares: the PyTorch model, its label tree (None: captions only) and the folder of graphs.
 
-    `image_size`, in pixels a side, is the graphs'; the model's own may be another.
+    `image_size`, in pixels a side, is the graphs'; the model's own may be another. `bank` is that in the scorer (None: it
+    has none).
     """
 
     model: BlipForConditionalGeneration
@@ -47,6 +51,7 @@ class Subject:
     folder: Path
     image_size: int
     precision: Precision = "fp32"
+    bank: Bank | None = None
 
 
 def probe_pixels(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -69,8 +74,10 @@ def check_photos(precision: Precision, photos: int) -> None:
         )
 
 
-def check_parity(subject: Subject, photos: Sequence[np.ndarray] = (), *, gate: bool = True) -> dict[str, Any]:
-    """Compare all graphs with PyTorch and return the report for the manifest.
+def check_parity(
+    subject: Subject, photos: Sequence[np.ndarray] = (), *, gate: bool = True
+) -> tuple[dict[str, Any], FamiliarityCheck | None]:
+    """Compare all graphs with PyTorch and return the report for the manifest, and what was found of familiarity.
 
     `photos` are samples beside the made-up ones, uint8 pixels [S, S, 3] each. Raises `ParityError` naming the graph and
     the figure; with `gate` false the figures are only recorded (benchmarks on random weights).
@@ -78,6 +85,7 @@ def check_parity(subject: Subject, photos: Sequence[np.ndarray] = (), *, gate: b
     made_up = probe_pixels(max(BATCHES), subject.image_size)
     samples = np.concatenate([made_up, *(photo[None] for photo in photos)])
     report = ParityReport(subject.precision, gate)
+    familiar = FamiliarityReport(subject.bank, subject.precision, gate) if subject.bank is not None else None
     graphs = _Graphs(subject)
     captioned = 0
     for batch, first in _batches(samples):
@@ -87,15 +95,18 @@ def check_parity(subject: Subject, photos: Sequence[np.ndarray] = (), *, gate: b
         report.compare("encoder", embeds, wanted.numpy())
         if subject.tree is not None:
             scores = label_logprobs_by_fork(subject.model, wanted, subject.tree).numpy()
-            found = graphs.run(SCORER_FILE, image_embeds=embeds)[0]
+            found, *familiarity = graphs.run(SCORER_FILE, image_embeds=embeds)
             report.compare("scorer", found, scores)
             report.labels(found, scores, real=first >= len(made_up))
+            if familiar is not None:
+                similarity, share = familiarity
+                familiar.compare(similarity, share, wanted, real=first >= len(made_up))
         if captioned < CAPTION_SAMPLES:
             captioned += len(batch)
             captions = greedy_tokens(subject.model, pixels, _new_tokens(subject.tokens))
             for row, caption in enumerate(captions):
                 _compare_steps(report, graphs, subject, caption, wanted[row : row + 1], embeds[row : row + 1])
-    return report.finish(len(samples), len(photos), BATCHES)
+    return report.finish(len(samples), len(photos), BATCHES), familiar.finish() if familiar is not None else None
 
 
 def _batches(samples: np.ndarray) -> list[tuple[np.ndarray, int]]:

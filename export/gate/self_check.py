@@ -8,6 +8,7 @@ import torch
 
 from contract.self_check import SelfCheck
 from export.gate.parity import Subject
+from modeling.familiarity import pooled
 from modeling.scoring import image_embeds, label_logprobs_by_fork, next_logits
 
 PLACES = 16  # image tokens whose embeddings are stored
@@ -48,7 +49,8 @@ def make_self_check(subject: Subject) -> SelfCheck:
         logprobs = label_logprobs_by_fork(subject.model, embeds, subject.tree).numpy()
     stored = min(PLACES, embeds.shape[1])
     places = np.arange(stored) * (embeds.shape[1] - 1) // max(1, stored - 1)
-    return SelfCheck(pixels, places, embeds.numpy()[:, places], logprobs, *_captions(subject, embeds))
+    similarity = None if subject.bank is None else subject.bank.similarity(pooled(embeds)).numpy()
+    return SelfCheck(pixels, places, embeds.numpy()[:, places], logprobs, *_captions(subject, embeds), similarity)
 
 
 def _captions(

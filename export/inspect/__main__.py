@@ -43,6 +43,16 @@ class Inspection:
             return {}
         return {file: self.graphs[file].flops for file in (ENCODER_FILE, SCORER_FILE)}
 
+    @property
+    def bank_bytes(self) -> int:
+        """Bytes of the bank of training photos, which is stored in float16; 0 without one."""
+        bank = self.bundle.manifest.familiarity
+        return bank.photos * self.bundle.manifest.width * 2 if bank is not None else 0
+
+    def _familiarity(self) -> dict[str, Any] | None:
+        bank = self.bundle.manifest.familiarity
+        return None if bank is None else bank.model_dump() | {"bank_bytes": self.bank_bytes}
+
     def data(self) -> dict[str, Any]:
         """All of it as JSON types; FLOPs are of one image, decoder.onnx's of one pass over `decoder_tokens` tokens, and
         decoder_step.onnx's of token number `step_tokens`."""
@@ -54,6 +64,7 @@ class Inspection:
             "image_size": manifest.image_size,
             "trained_image_size": manifest.trained_image_size,
             "tower": manifest.tower.model_dump() if manifest.tower is not None else None,
+            "familiarity": self._familiarity(),
             "image_tokens": manifest.image_tokens,
             "width": manifest.width,
             "precision": manifest.precision,
@@ -114,6 +125,12 @@ def report(inspection: Inspection) -> str:
     ]
     if manifest.tower is not None:
         lines.append(str(manifest.tower))
+    if manifest.familiarity is not None:
+        bank = manifest.familiarity
+        lines.append(
+            f"familiarity: a bank of {bank.photos} training photos, {_bytes(inspection.bank_bytes)}, "
+            f"{bank.neighbours} neighbours"
+        )
     for graph in inspection.graphs.values():
         lines += ["", *_graph_lines(graph, manifest.tokens)]
         if graph.file != STEP_FILE and "cuda" in manifest.providers:

@@ -20,6 +20,7 @@ from export.scopes import name_scopes
 
 # The first pattern that the module path matches names the part; an empty path is the scorer's own choice of labels.
 _PARTS = (
+    (re.compile(r"\bfamiliarity\b"), "familiarity"),
     (re.compile(r"\b(cross|crossattention)\b"), "cross-attention"),
     (re.compile(r"\b(self_attn|attention)\b"), "self-attention"),
     (re.compile(r"\b(mlp|intermediate|output)\b"), "feed-forward"),
@@ -110,17 +111,18 @@ def read_graph(bundle: Bundle, file: str) -> GraphStats:
 def foldable_nodes(model: onnx.ModelProto) -> list[str]:
     """`name (type)` of every node that depends on constants only, so that its result could be stored instead.
 
-    Not `DequantizeLinear`: what it reads is stored in 8 bits on purpose.
+    Not `DequantizeLinear` and a `Cast` of what is stored in 16 bits: that is on purpose.
     """
     overridable = {value.name for value in model.graph.input}
     constant = {tensor.name for tensor in model.graph.initializer} - overridable
+    short = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
     found = []
     for node in model.graph.node:
         if node.op_type == "Constant":
             constant.update(node.output)
         elif node.input and all(name in constant for name in node.input if name):
             constant.update(node.output)
-            if node.op_type != "DequantizeLinear":
+            if node.op_type != "DequantizeLinear" and not (node.op_type == "Cast" and node.input[0] in short):
                 found.append(f"{node.name} ({node.op_type})")
     return found
 

@@ -14,6 +14,7 @@ from contract.bundle import DESCRIPTIONS, DecoderTokens, ImageTower, Manifest, f
 from contract.bundle_files import Folder
 from contract.caption import CaptionFormat
 from contract.errors import BundleError, ContractError
+from contract.familiarity import Familiarity
 from contract.labels import LabelSet
 from contract.notices import LICENCE_FILE, NOTICE_FILE
 
@@ -224,7 +225,7 @@ OTHERS: dict[str, Any] = {
     "caption": CaptionFormat(target="name"), "temperature": 1.25, "parity": {"samples": 1}, "metrics": {"accuracy": 0.5},
     "versions": {"torch": "2"}, "tower": ImageTower(name="other", licence="Apache-2.0", needs_cudnn=True),
     "tokens": DecoderTokens(bos=1, sep=3, pad=0, vocabulary=9, max_length=8, static_length=4),
-    "files": {},
+    "familiarity": Familiarity(photos=11, neighbours=10), "demonstration": True, "files": {},
 }  # fmt: skip
 
 
@@ -239,6 +240,31 @@ def test_the_version_says_all_that_an_answer_depends_on(field: str, folder: Path
     other = manifest.model_copy(update={field: OTHERS[field]})
     assert (other.digest == manifest.digest) == (field in DESCRIPTIONS)
     assert (other.graphs_digest == manifest.graphs_digest) == (field != "files"), "engines are built from graphs alone"
+
+
+@pytest.mark.parametrize(
+    ("bank", "says"),
+    [
+        ({"photos": 10, "neighbours": 10}, r"damaged at familiarity\.photos"),
+        ({"photos": 5000, "neighbours": 10}, r"damaged at familiarity\.photos"),
+        ({"photos": 64}, r"damaged at familiarity\.neighbours"),
+        ({"photos": 64, "neighbours": 10, "check": {"photos": -1}}, r"damaged at familiarity\.check\.photos"),
+    ],
+)
+def test_a_bank_that_cannot_be_is_refused(bank: dict[str, Any], says: str, folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"familiarity": bank}))
+    with pytest.raises(BundleError, match=says):
+        read_bundle(folder)
+
+
+def test_a_bank_without_a_scorer_is_refused(tmp_path: Path) -> None:
+    with new_bundle(tmp_path / "caption") as temporary:
+        fill(temporary, classifier=False)
+    path = tmp_path / "caption" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"familiarity": {"photos": 64, "neighbours": 10}}))
+    with pytest.raises(BundleError, match=r"has a bank of training photos but no scorer\.onnx"):
+        read_bundle(tmp_path / "caption")
 
 
 def test_a_bundle_from_before_towers_were_recorded_is_read_and_needs_no_cudnn(folder: Path) -> None:
@@ -270,11 +296,14 @@ def test_the_version_follows_the_files(name: str, folder: Path) -> None:
     assert (other.graphs_digest == manifest.graphs_digest) == (not name.endswith(".onnx"))
 
 
-@pytest.mark.parametrize("older", [2, 3])
+@pytest.mark.parametrize("older", [2, 3, 4])
 def test_a_bundle_of_an_older_format_is_read_and_has_the_version_of_the_same_one_today(
     older: int, folder: Path
 ) -> None:
     version, path = read_bundle(folder).manifest.version, folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": older}))
+    data = json.loads(path.read_text()) | {"format_version": older}
+    for field in ("familiarity", "demonstration"):
+        del data[field]
+    path.write_text(json.dumps(data))
     assert read_bundle(folder).manifest.format_version == older
     assert read_bundle(folder).manifest.version == version

@@ -12,7 +12,15 @@ import pytest
 from contract.errors import BundleError
 from contract.self_check import SelfCheck
 
-SIZES = {"image_size": 8, "image_tokens": 5, "width": 4, "vocabulary": 9, "max_tokens": 7, "labels": 2}
+SIZES: dict[str, Any] = {
+    "image_size": 8,
+    "image_tokens": 5,
+    "width": 4,
+    "vocabulary": 9,
+    "max_tokens": 7,
+    "labels": 2,
+    "bank": True,
+}
 
 
 def made() -> SelfCheck:
@@ -24,6 +32,7 @@ def made() -> SelfCheck:
         tokens=np.array([[[3, 8], [2, 0]], [[3, 8], [8, 3]]]),
         token_logprobs=np.full((2, 2, 2), -0.7, np.float32),
         lengths=np.array([2, 1]),
+        similarity=np.array([0.5, -0.1], np.float32),
     )
 
 
@@ -36,6 +45,11 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert all(np.array_equal(value, getattr(check, name)) for name, value in vars(found).items())
     captions = SelfCheck.parse((tmp_path / "a.npz").read_bytes(), tmp_path / "a.npz", **(SIZES | {"labels": 0}))
     assert captions.label_logprobs is None
+    without = SelfCheck.parse((tmp_path / "a.npz").read_bytes(), tmp_path / "a.npz", **(SIZES | {"bank": False}))
+    assert without.similarity is None
+    replace(check, similarity=None).save(tmp_path / "older.npz")
+    older = SelfCheck.parse((tmp_path / "older.npz").read_bytes(), tmp_path, **(SIZES | {"bank": False}))
+    assert older.similarity is None, "as every bundle from before there were banks"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +61,10 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         ({"embeds": np.full((2, 3, 4), np.nan, np.float32)}, "embeds is not finite"),
         ({"label_logprobs": None}, "label_logprobs is not float32"),
         ({"label_logprobs": np.zeros((2, 3), np.float32)}, "label_logprobs is not float32"),
+        ({"similarity": None}, "similarity is not float32"),
+        ({"similarity": np.zeros(2)}, "similarity is not float32"),
+        ({"similarity": np.zeros((2, 1), np.float32)}, "similarity is not float32"),
+        ({"similarity": np.full(2, np.nan, np.float32)}, "similarity is not finite"),
         ({"places": np.array([0, 2, 5])}, "places lie outside 0 to 4"),
         ({"tokens": np.full((2, 2, 2), 9)}, "tokens lie outside 0 to 8"),
         ({"tokens": np.zeros((2, 2, 1), np.int64)}, "tokens are not at least two"),

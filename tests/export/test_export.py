@@ -146,7 +146,7 @@ def test_a_stock_model_becomes_a_captioner(
     names_checkpoint: Path, names_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace_only(monkeypatch, names_bundle)
-    export_by_command(names_checkpoint, tmp_path / "out", "--opset", 18)
+    assert "familiarity" not in export_by_command(names_checkpoint, tmp_path / "out", "--opset", 18)
     found = read_bundle(tmp_path / "out")
     assert found.labels is None
     assert "scorer.onnx" not in found.manifest.files
@@ -182,5 +182,6 @@ def test_photos_can_join_the_gate(
     (tmp_path / "photos" / "a.png").write_bytes(drawn_png(0))
     shown = export_by_command(checkpoint, tmp_path / "out", "--photos", tmp_path / "photos", "--opset", 23)
     assert "on 6 samples" in shown
+    assert "\nno familiarity: the checkpoint has no bank of training photos, so answers cannot tell whether a" in shown
     assert main([str(checkpoint), str(tmp_path / "other"), "--photos", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err == f"export: There is no photo in {tmp_path / 'nowhere'}.\n"
