@@ -106,7 +106,8 @@ def _demo(photos: Path | None, *, bundle_only: bool) -> int:
         step(plan.learns, "training", *plan.training())
         if not bundle_only:
             step("Before and after, on what it has never seen", "training.evaluate", plan.checkpoint)
-        step("Export to ONNX, compared with PyTorch", "export", plan.checkpoint, plan.bundle, "--force")
+        name = ["--name", "demonstration"] if photos is None else []
+        step("Export to ONNX, compared with PyTorch", "export", plan.checkpoint, plan.bundle, *name, "--force")
         if bundle_only:
             print(f"\nBoth steps took {time.monotonic() - started:.0f} s. The bundle is {plan.bundle}.")
             return 0

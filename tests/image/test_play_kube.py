@@ -139,7 +139,7 @@ def test_the_packaged_chart_answers_with_nothing_named_but_the_node_mode(tmp_pat
     assert manifest.count(f"image: {image}\n") == 1
     with played(tools, manifest, image, tmp_path) as (url, container):
         example = httpx.get(f"{url}/static/example.png").content
-        assert httpx.post(f"{url}/predict", files={"image": example}).json()["label"] == "ice_cream_cone"
+        assert httpx.post(f"{url}/predict", files={"image": example}).json()["label"] == "donut"
         assert httpx.get(f"{url}/info").json()["demonstration"] is True
         assert host_config(tools, container)["HostConfig"]["ReadonlyRootfs"] is True
 

@@ -75,6 +75,7 @@ def test_the_steps_on_drawings(commands: Commands, capsys: pytest.CaptureFixture
     assert names == ["training", "training.evaluate", "export", "training.drawn", "app"]
     assert commands[0][:3] == ["training", "--recipe", "drawn"]
     assert commands[2][1:3] == ["build/demo/checkpoint", "build/demo/bundle"], "what other targets take"
+    assert commands[2][3:5] == ["--name", "demonstration"], "as answers and /info call it"
     said = capsys.readouterr().out
     assert all(f"$ python -m {shlex.join(command)}\n" in said for command in commands[:4]), "each can be typed again"
     assert "It knows drawings, no photos." in said
