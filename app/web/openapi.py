@@ -175,7 +175,7 @@ INFO = {
         "licence": None,
         "needs_cudnn": False,
     },
-    "familiarity": {"photos": 1024, "neighbours": 10, "unfamiliar": "abstain", "below": 0.01, "check": None},
+    "familiarity": {"photos": 4096, "directions": 128, "neighbours": 10, "unfamiliar": "abstain", "below": 0.01, "check": None},
     "demonstration": False,
     "abstain_below": 0.0,
     "limits": {"max_batch": 16, "max_queue": 256, "max_body_bytes": 33554432, "max_pixels": 67108864},
