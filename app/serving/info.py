@@ -38,4 +38,4 @@ def _familiarity(bundle: Bundle, settings: Settings) -> dict[str, Any] | None:
     if found is None:
         return None
     here = {"unfamiliar": settings.unfamiliar, "below": settings.unfamiliar_below}
-    return found.model_dump(include={"photos", "neighbours"}) | here | found.model_dump(include={"check"})
+    return found.model_dump(exclude={"check"}) | here | found.model_dump(include={"check"})

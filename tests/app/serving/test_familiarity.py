@@ -112,8 +112,7 @@ def test_a_bundle_that_cannot_tell_answers_as_ever(server: str) -> None:
 
 def test_what_the_bundle_knows_is_told(url: str) -> None:
     info = httpx.get(f"{url}/info").json()
-    assert info["demonstration"] is False
-    assert set(info["familiarity"]) == {"photos", "neighbours", "unfamiliar", "below", "check"}
+    assert set(info["familiarity"]) == {"photos", "directions", "neighbours", "unfamiliar", "below", "check"}
     assert (info["familiarity"]["unfamiliar"], info["familiarity"]["below"]) == ("abstain", 0.01)
 
 

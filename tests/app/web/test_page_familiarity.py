@@ -53,7 +53,9 @@ def test_what_is_strange_is_said_in_words(page: Page) -> None:
     expect(page.locator("#caption-part")).to_be_visible()
 
 
-def test_what_is_only_marked_has_its_label(page: Page) -> None:
+def test_what_is_only_marked_has_its_label(page: Page, server: str) -> None:
+    info = httpx.get(f"{server}/info").json() | {"demonstration": False}
+    page.route("**/info", lambda route: route.fulfill(json=info))
     page.route("**/predict?*", lambda route: route.continue_(url=f"{route.request.url}&unfamiliar=mark"))
     page.goto("/")
     choose(page, "dog.png", photo(STRANGE))
@@ -61,6 +63,7 @@ def test_what_is_only_marked_has_its_label(page: Page) -> None:
     name = page.locator("#top .name").first.inner_text()
     expect(page.locator("#label")).to_have_text(name)
     expect(page.locator("[role=status]")).to_contain_text(f" %. {SENTENCE}.")
+    expect(page.locator("#info")).to_contain_text("ready")
     expect(page.locator("#demonstration")).to_be_hidden()
     expect(page.locator("#example")).to_be_hidden()
 
