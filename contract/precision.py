@@ -48,8 +48,8 @@ class Limits:
 # rounding that the gate measured, and that of the provider.
 LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(("cpu", "cuda", "tensorrt"), 1e-4, 1e-4, 1.0, 1.0, 1e-3, 1e-5),
-    "fp16": Limits(("cuda", "tensorrt"), 0.1, 0.01, 0.99, 0.99, 0.2, 0.005),
-    "bf16": Limits(("cuda", "tensorrt"), 0.5, 0.05, 0.98, 0.98, 1.0, 0.02),
+    "fp16": Limits(("cuda", "tensorrt"), 0.1, 0.01, 0.99, 0.99, 0.2, 0.01),
+    "bf16": Limits(("cuda", "tensorrt"), 0.5, 0.05, 0.98, 0.98, 1.0, 0.05),
     "int8": Limits(("cpu",), 1.0, 0.1, 0.98, 0.98, 2.0, 0.1),
 }
 PRECISIONS: tuple[Precision, ...] = tuple(LIMITS)
