@@ -1,6 +1,7 @@
 """The checkpoint hand-over: a Hugging Face folder plus `labels.json` and `training.json`.
 
-Training writes it, export reads it. A stock BLIP folder has neither of the two files: it can
+Training writes it, export reads it. Beside them there may be a bank of training photos
+(`modeling.familiarity`). A stock BLIP folder has neither of the two files: it can
 caption, not classify.
 """
 
@@ -22,7 +23,7 @@ from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
 from contract.notices import write_notice
 from modeling.captions import label_tree
-from modeling.familiarity import FAMILIARITY_FILE, Bank, read_bank
+from modeling.familiarity import FAMILIARITY_FILE, Bank, read_bank, save_bank
 from modeling.label_tree import LabelTree
 from modeling.load import Blip, check_checkpoint_folder, load_blip
 from modeling.towers import token_width, tower_digest
@@ -93,6 +94,7 @@ class Checkpoint(Blip):
     metrics: dict[str, float]
     temperature: float
     bank: Bank | None = None
+    drawn: bool = False  # trained on pictures drawn by code: it shows that the path works, and knows no photos
 
     @property
     def source(self) -> str | None:
@@ -134,12 +136,13 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
         tokenizer=blip.tokenizer,
         pickle_sha256=blip.pickle_sha256,
         path=path,
-        base=_base(record) if record is not None else None,
+        base=_recipe(record, "model", "base") if record is not None else None,
         labels=own_labels or labels,
         caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
         metrics=record.metrics if record is not None else {},
         temperature=record.temperature if record is not None else 1.0,
         bank=bank_of(path, blip),
+        drawn=record is not None and _recipe(record, "data", "source") == "drawn",
     )
 
 
@@ -153,15 +156,17 @@ def bank_of(path: Path, blip: Blip) -> Bank | None:
     return read_bank(path, tower=tower_digest(blip.model), width=token_width(blip.model.config))
 
 
-def _base(record: TrainingRecord) -> str | None:
-    """`model.base` of the recipe, whatever JSON that is."""
-    model = record.recipe.get("model")
-    base = model.get("base") if isinstance(model, dict) else None
-    return base if isinstance(base, str) and base else None
+def _recipe(record: TrainingRecord, section: str, name: str) -> str | None:
+    """A text of the recipe by its section and name, whatever JSON that is; None for anything else."""
+    settings = record.recipe.get(section)
+    found = settings.get(name) if isinstance(settings, dict) else None
+    return found if isinstance(found, str) and found else None
 
 
-def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, *, replace: bool) -> None:
-    """Write a checkpoint folder atomically: Hugging Face files, labels.json, and the record if any.
+def save_checkpoint(
+    path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, bank: Bank | None = None, *, replace: bool
+) -> None:
+    """Write a checkpoint folder atomically: Hugging Face files, labels.json, and the record and the bank if any.
 
     Raises `ContractError` when it cannot be written.
     """
@@ -178,6 +183,8 @@ def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRe
                 write_notice(folder, blip.tower.notice)
             if record is not None:
                 record.save(folder)
+            if bank is not None:
+                save_bank(bank, folder)
     except (OSError, SafetensorError) as error:
         raise ContractError(
             f"The checkpoint {path} could not be written: {error}. Make room, then run it again."
