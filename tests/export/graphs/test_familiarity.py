@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from contract.familiarity import FAMILIARITY, NEIGHBOURS, SIMILARITY
 from export.configs import ScorerConfig
-from export.graphs.familiarity import FamiliarityHead, store_bank_short
+from export.graphs.familiarity import SHORT, FamiliarityHead, store_bank_short
 from export.onnx import export_graph
 from modeling.checkpoint import load_checkpoint
 from modeling.familiarity import Bank, make_bank, pooled
