@@ -1,6 +1,7 @@
 """The checkpoint hand-over: a Hugging Face folder plus `labels.json` and `training.json`.
 
-Training writes it, export reads it. A stock BLIP folder has neither of the two files: it can
+Training writes it, export reads it. Beside them there may be a bank of training photos
+(`modeling.familiarity`). A stock BLIP folder has neither of the two files: it can
 caption, not classify.
 """
 
@@ -22,7 +23,7 @@ from contract.files import new_folder, sha256_file, write_text_atomic
 from contract.labels import LabelSet
 from contract.notices import write_notice
 from modeling.captions import label_tree
-from modeling.familiarity import FAMILIARITY_FILE, Bank, read_bank
+from modeling.familiarity import FAMILIARITY_FILE, Bank, read_bank, save_bank
 from modeling.label_tree import LabelTree
 from modeling.load import Blip, check_checkpoint_folder, load_blip
 from modeling.towers import token_width, tower_digest
@@ -162,8 +163,10 @@ def _recipe(record: TrainingRecord, section: str, name: str) -> str | None:
     return found if isinstance(found, str) and found else None
 
 
-def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, *, replace: bool) -> None:
-    """Write a checkpoint folder atomically: Hugging Face files, labels.json, and the record if any.
+def save_checkpoint(
+    path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, bank: Bank | None = None, *, replace: bool
+) -> None:
+    """Write a checkpoint folder atomically: Hugging Face files, labels.json, and the record and the bank if any.
 
     Raises `ContractError` when it cannot be written.
     """
@@ -180,6 +183,8 @@ def save_checkpoint(path: Path, blip: Blip, labels: LabelSet, record: TrainingRe
                 write_notice(folder, blip.tower.notice)
             if record is not None:
                 record.save(folder)
+            if bank is not None:
+                save_bank(bank, folder)
     except (OSError, SafetensorError) as error:
         raise ContractError(
             f"The checkpoint {path} could not be written: {error}. Make room, then run it again."

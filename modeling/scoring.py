@@ -77,6 +77,12 @@ def constrained_labels(blip: Blip, pixels: torch.Tensor, prefix: list[int], targ
 @torch.no_grad()
 def label_logprobs(model: BlipForConditionalGeneration, image_embeds: torch.Tensor, tree: LabelTree) -> torch.Tensor:
     """Log-probabilities float32 [B, L] of all labels in one decoder pass over the packed tree."""
+    return tree_logprobs(fork_logits(model, image_embeds, tree), tree)
+
+
+@torch.no_grad()
+def fork_logits(model: BlipForConditionalGeneration, image_embeds: torch.Tensor, tree: LabelTree) -> torch.Tensor:
+    """Next-token logits float32 [B, F, vocabulary] at the tree's forks, in one decoder pass over the packed tree."""
     device = image_embeds.device
     mask = additive_mask(torch.from_numpy(tree.attends).to(device))
     tokens = torch.from_numpy(tree.tokens).to(device).expand(len(image_embeds), -1)
@@ -87,7 +93,17 @@ def label_logprobs(model: BlipForConditionalGeneration, image_embeds: torch.Tens
         encoder_hidden_states=image_embeds,
         use_cache=False,
     ).logits
-    return tree_logprobs(logits[:, torch.from_numpy(tree.fork_rows).to(device)], tree)
+    return logits[:, torch.from_numpy(tree.fork_rows).to(device)]
+
+
+def energy(fork_logits: torch.Tensor, tree: LabelTree) -> torch.Tensor:
+    """Logits at the forks [B, F, vocabulary] → log-sum-exp [B] of the first fork's choices: minus the free energy.
+
+    Larger for photos like the training's (Liu et al. 2020, arXiv:2010.03759, at temperature 1). With ids as targets
+    the first fork is the only one, and its choices are the labels; with names they are the labels' first words.
+    """
+    first = torch.from_numpy(tree.choice_token[tree.choice_fork == 0]).to(fork_logits.device)
+    return fork_logits[:, 0, first].logsumexp(dim=1)
 
 
 def tree_logprobs(fork_logits: torch.Tensor, tree: LabelTree) -> torch.Tensor:

@@ -15,10 +15,11 @@ from training.data.sources import Source
 from training.evaluate.ask import ask
 from training.evaluate.confidence import fit_temperature
 from training.evaluate.metrics import Share
+from training.familiarity import checked, tower_trains, training_bank
 from training.journal import plot
 from training.loop import Trainer
 from training.state import discard_states
-from training.validation import validation_logprobs
+from training.validation import scored
 
 VERSIONED = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy", "pillow")
 
@@ -26,7 +27,8 @@ VERSIONED = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy
 def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], *, replace: bool) -> None:
     """Take the best weights, calibrate them on the validation photos, measure them once on the test photos, write them.
 
-    `counts` are the model's parameters. The states of the run are discarded; its log and its plot stay.
+    With them goes the bank of training photos (`training.familiarity`). `counts` are the model's parameters. The states
+    of the run are discarded; its log and its plot stay.
     """
     task, progress, folder = trainer.task, trainer.progress, trainer.folder
     recipe, blip, bad, tree = task.recipe, task.blip, task.bad, task.captions.tree
@@ -39,31 +41,39 @@ def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], 
         f"loss {progress.loss or 0:.3f}",
         flush=True,
     )
+    trains = tower_trains(task)
+    kept = None if trains else training_bank(task)
     if progress.best is not None and progress.best.step != progress.step:
         trainer.use_last()
-        save_checkpoint(folder / "last", blip, source.labels, _record(source, trainer, counts), replace=True)
+        record = _record(source, trainer, counts)
+        # A bank is of one tower: where that trains, the last weights would need a bank, and a pass, of their own.
+        save_checkpoint(folder / "last", blip, source.labels, record, kept.bank if kept else None, replace=True)
     trainer.use_best()
-    temperature, extra = 1.0, {}
+    remembered = kept or training_bank(task)
+    temperature, extra, validation = 1.0, {}, None
     if progress.best is not None and task.validation is not None:
-        scores = validation_logprobs(blip, task.validation, tree, bad=bad, workers=recipe.data.workers)
-        temperature = fit_temperature(*scores)
+        scores = scored(blip, task.validation, tree, bad=bad, workers=recipe.data.workers)
+        temperature, validation = fit_temperature(scores.logprobs, scores.labels), scores.features
         extra = {
             "validation_accuracy": round(progress.best.accuracy, 4),
             "validation_loss": round(progress.best.loss, 4),
         }
-        right = Share(round(progress.best.accuracy * len(scores[1])), len(scores[1]))
+        right = Share(round(progress.best.accuracy * len(scores.labels)), len(scores.labels))
         print(
-            f"validation: {len(scores[1])} photos, best {right} after epoch "
+            f"validation: {len(scores.labels)} photos, best {right} after epoch "
             f"{progress.best.epoch} of {progress.epoch}; temperature {temperature:.2f}"
         )
+    remembered = checked(remembered, validation, tower_trained=trains)
+    for line in remembered.lines:
+        print(line, flush=True)
     answers = ask(
         blip, source.test, tree, recipe.caption, source.labels,
         bad=bad, workers=recipe.data.workers,
     )  # fmt: skip
     print(f"held-out: {answers.photos} photos, {answers.scored} right by label scoring")
-    metrics = answers.as_metrics(temperature) | extra
+    metrics = answers.as_metrics(temperature) | extra | remembered.metrics
     record = _record(source, trainer, counts, metrics=metrics, temperature=round(temperature, 4))
-    save_checkpoint(out, blip, source.labels, record, replace=replace)
+    save_checkpoint(out, blip, source.labels, record, remembered.bank, replace=replace)
     discard_states(folder)
     plot(folder)
     print(f"checkpoint: {out}\nlogs and plot: {folder}")

@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from contract.caption import CaptionFormat
 from contract.errors import ContractError
+from contract.familiarity import MOST_PHOTOS, NEIGHBOURS
 
 RECIPES = Path(__file__).parent / "recipes"
+LEAST_REMEMBERED = NEIGHBOURS + 2  # training photos: each has neighbours when it is left out with another
 FREEZE_PATTERN = r"^(decoder|all|last-[1-9][0-9]?-vision-blocks)$"
 
 
@@ -190,6 +192,26 @@ class TrainRecipe(_Section):
     )
 
 
+class FamiliarityRecipe(_Section):
+    """The training photos that a checkpoint remembers, to tell what looks like none of them."""
+
+    photos: int = Field(
+        default=MOST_PHOTOS,
+        ge=0,
+        le=MOST_PHOTOS,
+        description="training photos, drawn at random, that new ones are compared with; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> FamiliarityRecipe:
+        if 0 < self.photos < LEAST_REMEMBERED:
+            raise ValueError(
+                f"photos {self.photos} are too few: each photo is compared with its {NEIGHBOURS} nearest others; "
+                f"give {LEAST_REMEMBERED} or more, or 0 for none"
+            )
+        return self
+
+
 class Recipe(_Section):
     """One training run."""
 
@@ -200,6 +222,7 @@ class Recipe(_Section):
     augment: AugmentRecipe = AugmentRecipe()
     cache: CacheRecipe = CacheRecipe()
     train: TrainRecipe = TrainRecipe()
+    familiarity: FamiliarityRecipe = FamiliarityRecipe()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:

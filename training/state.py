@@ -25,7 +25,9 @@ from training.recipe import with_defaults
 
 TENSORS, PROGRESS = "tensors.safetensors", "progress.json"
 KEPT = 2
-FREE_TO_CHANGE = {("data", "workers"), ("train", "save_every"), ("cache", "folder"), ("cache", "on")}
+FREE_TO_CHANGE = {
+    ("data", "workers"), ("train", "save_every"), ("cache", "folder"), ("cache", "on"), ("familiarity", "photos"),
+}  # fmt: skip
 
 
 class Best(BaseModel):

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 
 from contract.errors import ContractError
+from modeling.familiarity import pooled
 from modeling.label_tree import LabelTree
 from modeling.load import Blip
 from modeling.scoring import label_logprobs
@@ -41,7 +42,7 @@ def validate(
     """Score `photos` with every process taking its share. Raises `ContractError` when none could be read."""
     right, loss, count = 0, 0.0, 0
     shares = (accelerator.process_index, accelerator.num_processes)
-    for logprobs, labels in _scores(blip, photos, tree, bad, workers, *shares):
+    for logprobs, labels, _ in _scores(blip, photos, tree, bad, workers, *shares):
         right += int((logprobs.argmax(1) == labels).sum())
         loss -= float(logprobs.gather(1, labels[:, None]).double().sum())
         count += len(labels)
@@ -52,27 +53,39 @@ def validate(
     return Validation(int(total), total_right / total, total_loss / total)
 
 
-def validation_logprobs(
-    blip: Blip, photos: Dataset[Item] | Features, tree: LabelTree, *, bad: BadPhotos, workers: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Label log-probabilities float32 [N, L] and true labels int64 [N] of all validation photos."""
-    parts = list(_scores(blip, photos, tree, bad, workers, 0, 1))
-    return torch.cat([scores for scores, _ in parts]), torch.cat([labels for _, labels in parts])
+@dataclass(frozen=True)
+class Scored:
+    """Of N validation photos: label log-probabilities float32 [N, L], true labels int64 [N], pooled features [N, W]."""
+
+    logprobs: torch.Tensor
+    labels: torch.Tensor
+    features: torch.Tensor
+
+
+def scored(blip: Blip, photos: Dataset[Item] | Features, tree: LabelTree, *, bad: BadPhotos, workers: int) -> Scored:
+    """Score all validation photos in this process."""
+    return Scored(*map(torch.cat, zip(*_scores(blip, photos, tree, bad, workers, 0, 1), strict=True)))
 
 
 @torch.no_grad()
 def _scores(
     blip: Blip, photos: Dataset[Item] | Features, tree: LabelTree, bad: BadPhotos, workers: int, rank: int, world: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Scores float32 [B, L] and labels int64 [B] on the CPU, batch by batch."""
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Scores float32 [B, L], labels int64 [B] and pooled features float32 [B, W] on the CPU, batch by batch."""
     blip.model.eval()
+    for embeds, labels in _embedded(blip, photos, bad, workers, rank, world):
+        if len(labels):
+            yield label_logprobs(blip.model, embeds, tree).float().cpu(), labels, pooled(embeds).cpu()
+
+
+def _embedded(
+    blip: Blip, photos: Dataset[Item] | Features, bad: BadPhotos, workers: int, rank: int, world: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Image tokens float32 [B, T, W] on the model's device and labels int64 [B], kept or computed; B may be 0."""
     device = blip.model.device
     if isinstance(photos, Features):
-        for embeds, labels in photos.batches(batch_size=BATCH, rank=rank, world=world):
-            if len(labels):
-                yield label_logprobs(blip.model, embeds.to(device).float(), tree).float().cpu(), labels
+        for kept, labels in photos.batches(batch_size=BATCH, rank=rank, world=world):
+            yield kept.to(device).float(), labels
         return
     for batch in batches(photos, bad, batch_size=BATCH, workers=workers, rank=rank, world=world):
-        if len(batch.labels):
-            embeds = blip.embed(batch.pixels.to(device))
-            yield label_logprobs(blip.model, embeds, tree).float().cpu(), batch.labels
+        yield blip.embed(batch.pixels.to(device)) if len(batch.labels) else torch.empty(0), batch.labels

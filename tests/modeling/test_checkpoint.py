@@ -21,6 +21,7 @@ from modeling.checkpoint import (
     read_training_record,
     save_checkpoint,
 )
+from modeling.familiarity import FAMILIARITY_FILE, make_bank, read_bank
 from modeling.load import PICKLE
 from tests.modeling.conftest import LABELS, NAMES, small_blip
 
@@ -137,7 +138,12 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     before = checkpoint_digest(tmp_path / "out")
     with pytest.raises(ContractError, match="--force"):
         save_checkpoint(tmp_path / "out", blip, LABELS, None, replace=False)
-    save_checkpoint(tmp_path / "out", small_blip(seed=1), LABELS, None, replace=True)
+    assert not (tmp_path / "out" / FAMILIARITY_FILE).exists()
+    bank = make_bank(torch.eye(16)[:12], tower="0" * 64, image_size=16)
+    save_checkpoint(tmp_path / "out", small_blip(seed=1), LABELS, None, bank, replace=True)
+    read = read_bank(tmp_path / "out", tower="0" * 64, width=16)
+    assert read is not None
+    assert torch.equal(read.features, torch.eye(16)[:12].half())
     assert checkpoint_digest(tmp_path / "out") != before
 
 

@@ -12,6 +12,8 @@ from modeling.captions import label_tree
 from modeling.load import load_blip
 from modeling.scoring import (
     constrained_labels,
+    energy,
+    fork_logits,
     free_captions,
     greedy_tokens,
     image_embeds,
@@ -42,6 +44,17 @@ def test_one_pass_scores_as_a_pass_for_each_fork(caption: CaptionFormat) -> None
     found = label_logprobs(blip.model, embeds, tree)
     assert torch.allclose(found, label_logprobs_by_fork(blip.model, embeds, tree), atol=1e-5)
     assert found.std(dim=0).max() > 1e-3, "the scores depend on the picture"
+
+
+@pytest.mark.parametrize("caption", [IDS, NAMES])
+def test_the_energy_is_that_of_the_first_words(caption: CaptionFormat) -> None:
+    blip = small_blip(caption, gain=3)
+    tree, embeds = label_tree(blip.tokenizer, caption, LABELS), image_embeds(blip.model, noise(5))
+    prefix = [blip.tokenizer.bos_token_id, *blip.tokenizer(caption.prefix).input_ids[1:-1]]
+    firsts = {blip.tokenizer(caption.target_text(label)).input_ids[1] for label in LABELS}
+    logits = next_logits(blip.model, torch.tensor([prefix] * 5), embeds)
+    found = energy(fork_logits(blip.model, embeds, tree), tree)
+    assert torch.allclose(found, logits[:, sorted(firsts)].exp().sum(1).log(), atol=1e-4)
 
 
 def test_free_captions_start_with_dec(checkpoint: Path) -> None:

@@ -80,6 +80,8 @@ def test_two_processes_equal_one(tmp_path: Path, what: str) -> None:
     assert "2 x CPU" in done[0].stdout
     assert [process.stdout.count("checkpoint:") for process in done] == [1, 0], "one process writes"
     assert_same_run(tmp_path / "one", tmp_path / "two")
+    banks = [(tmp_path / out / "familiarity.safetensors").read_bytes() for out in ("one", "two")]
+    assert (banks[0] == banks[1]) == (what == "cached"), "the first process remembers the photos; a tower differs"
 
 
 @pytest.mark.long

@@ -61,6 +61,8 @@ def test_overrides_take_toml_values_or_plain_text(tmp_path: Path) -> None:
         ("cache.views=2", r"cache.views needs train.freeze = 'decoder'"),
         ("train.precision=int8", r"train.precision: Input should be 'fp32', 'bf16' or 'fp16'"),
         ("augment.mixup=-1", r"augment.mixup: Input should be greater than or equal to 0"),
+        ("familiarity.photos=5000", r"familiarity.photos: Input should be less than or equal to 4096"),
+        ("familiarity.photos=10", r"familiarity: photos 10 are too few: .* give 12 or more, or 0 for none"),
         ("epochs", r"--set takes section.key=value, got 'epochs'"),
         ("seed.x=1", r"'seed' is a value, not a section"),
     ],

@@ -142,9 +142,11 @@ def test_streams_have_seeds_of_their_own() -> None:
 def test_a_run_from_before_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
     now = load_recipe("drawn-scratch", []).model_dump(mode="json")
     stored = copy.deepcopy(now)
-    del stored["model"]["tower"], stored["train"]["channel_dropout"], stored["train"]["best_by"]
+    del stored["model"]["tower"], stored["train"]["channel_dropout"], stored["train"]["best_by"], stored["familiarity"]
     state = Progress(recipe=stored, data={}, step=5)
     check_same_run(state, now, {}, "", tmp_path)
+    without = load_recipe("drawn-scratch", ["familiarity.photos=0"]).model_dump(mode="json")
+    check_same_run(state, without, {}, "", tmp_path)  # what is done at the end may be another
     other = load_recipe("drawn-scratch", ["train.best_by=loss"]).model_dump(mode="json")
     with pytest.raises(ContractError, match=r"other settings: train\.best_by was 'accuracy', now 'loss'\. Pass"):
         check_same_run(state, other, {}, "", tmp_path)

@@ -38,6 +38,21 @@ class Files(Photos):
         return self._pairs[index][0].read_bytes()
 
 
+def open_unlabelled(root: Path, size: int) -> Files:
+    """The photos below a folder, in sub-folders or not, sorted by path, all with the label id -1.
+
+    What a hidden folder holds is left out, as hidden files are. Raises `ContractError` for a missing folder and for one
+    without photos.
+    """
+    if not root.is_dir():
+        raise ContractError(f"There is no folder of photos at {root}.")
+    found = (path for path in root.rglob("*") if _is_photo(path))
+    photos = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    if not photos:
+        raise ContractError(f"The folder {root} has no photos ({', '.join(sorted(SUFFIXES))}).")
+    return Files([(path, -1) for path in photos], size)
+
+
 def open_folder(recipe: DataRecipe, size: int) -> Source:
     """The photos below `data.train` and `data.test`; without the latter a share of each class is held out.
 

@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 
 from contract.errors import ContractError
 from training.data.columns import Columns, photo_bytes, read_columns, reason, undecoded
-from training.data.dataset import Item, Source, decoded, digest, require
+from training.data.dataset import Item, Photos, Source, decoded, digest, require
 from training.data.splits import in_share
 from training.recipe import DataRecipe
 
@@ -88,6 +88,21 @@ class Stream(IterableDataset[Item]):
         """Decode one photo."""
         return decoded(raw.data, raw.label, self.size, raw.where)
 
+    def sample(self, count: int, seed: int) -> Photos:
+        """At most `count` photos of one pass in the data's order, each subset as likely as any other of its size.
+
+        Reservoir sampling (Vitter 1985, algorithm R): the pass reads every photo and decodes none, and holds the bytes
+        of `count`. The start of a shuffled pass would be cheaper, but it is no uniform sample: it takes as many
+        photos of a short part of the data as of a long one, and few from the ends of the parts.
+        """
+        chance, kept = np.random.default_rng(seed), list[Raw]()
+        for number, raw in enumerate(self.raw_rows()):
+            if number < count:
+                kept.append(raw)
+            elif (place := int(chance.integers(number + 1))) < count:
+                kept[place] = raw
+        return _Kept(kept, self.size)
+
     def check_shuffle(self, batches: Sequence[Sequence[int]]) -> None:
         """Raise `ContractError` when these first batches of label ids are too uniform: `check_shuffle`."""
         check_shuffle(
@@ -130,6 +145,29 @@ class Stream(IterableDataset[Item]):
             return None
         name = (cell or {}).get("path") or "photo"
         return Raw(data, label, position, f"{name} (SHA-256 {sha256.hexdigest()[:12]}…)")
+
+
+class _Kept(Photos):
+    """Some photos of a stream, in memory and undecoded."""
+
+    def __init__(self, rows: Sequence[Raw], size: int) -> None:
+        super().__init__(size)
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def label(self, index: int) -> int:
+        """The label id of one photo."""
+        return self._rows[index].label
+
+    def where(self, index: int) -> str:
+        """The name of one photo."""
+        return self._rows[index].where
+
+    def read(self, index: int) -> bytes:
+        """The bytes of one photo."""
+        return self._rows[index].data
 
 
 def open_stream(recipe: DataRecipe, size: int, seed: int) -> Source:

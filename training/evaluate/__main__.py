@@ -3,6 +3,7 @@
 python -m training.evaluate checkpoints/drawn
 python -m training.evaluate checkpoints/drawn --report reports/drawn
 python -m training.evaluate checkpoints/drawn --no-base --max-risk 0.05
+python -m training.evaluate checkpoints/drawn --no-base --unfamiliar photos/not_food
 python -m training.evaluate checkpoints/drawn --photo dinner.jpg
 """
 
@@ -14,6 +15,7 @@ import json
 import platform
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +32,22 @@ from contract.pixels import photo_to_pixels
 from modeling.captions import label_tree
 from modeling.checkpoint import (
     TrainingRecord,
+    bank_of,
     checkpoint_digest,
     read_checkpoint_labels,
     read_training_record,
 )
+from modeling.familiarity import Bank, pooled
 from modeling.load import Blip, check_checkpoint_folder, load_blip
 from modeling.scoring import free_captions, label_logprobs
+from training.data.folder import open_unlabelled
 from training.data.loading import BadPhotos
 from training.data.sources import open_source
 from training.evaluate.ask import ask
 from training.evaluate.confidence import threshold_for_risk
 from training.evaluate.metrics import Difference
-from training.evaluate.report import MARKER, side_by_side, write_report
+from training.evaluate.report import MARKER, familiarity_png, side_by_side, write_report
+from training.evaluate.unfamiliar import as_json, bank_needed, look
 from training.model import initial_blip, starting_point
 from training.recipe import Recipe, apply_overrides, parse_recipe
 
@@ -58,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--constrained must be 0 or more, not {args.constrained}")
     if args.max_risk is not None and not 0 < args.max_risk < 1:
         parser.error(f"--max-risk must lie between 0 and 1, not {args.max_risk:g}")
-    if args.photo is not None and (args.report or args.json or args.max_risk):
-        parser.error("--photo prints to the terminal only; leave out --report, --json and --max-risk")
+    if args.photo is not None and (args.report or args.json or args.max_risk or args.unfamiliar):
+        parser.error("--photo prints to the terminal only; leave out --report, --json, --max-risk and --unfamiliar")
     return run("evaluate", lambda: _evaluate(args))
 
 
@@ -82,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         "--max-risk", type=float, metavar="SHARE",
         help="also find the confidence from which at most this share of the answers is wrong, for the service's "
         "FOOD_VISION_ABSTAIN_BELOW: 0.05 is one in twenty (default: do not)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unfamiliar", type=Path, action="append", default=[], metavar="FOLDER",
+        help="also see how well these photos, of another kind than the training's, are told from the held-out ones; "
+        "a folder with or without sub-folders; may be repeated (default: do not)",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, help="at most this many held-out photos (default: all)")
     parser.add_argument(
@@ -110,6 +121,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     origin = args.base or starting_point(recipe.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models = {"after": load_blip(str(args.checkpoint))}
+    size = models["after"].image_size
+    strangers = {str(folder): open_unlabelled(folder, size) for folder in args.unfamiliar}
+    bank = (bank_needed if strangers else bank_of)(args.checkpoint, models["after"])
     if args.no_base:
         print(f"after: {args.checkpoint}", flush=True)
     else:
@@ -118,7 +132,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     for blip in models.values():
         blip.model.to(device)
     if args.photo is not None:
-        return _one_photo(args.photo, models, recipe.caption, labels)
+        return _one_photo(args.photo, models, recipe.caption, labels, bank)
     bad = BadPhotos(recipe.data.on_bad_image)
     constrained = CONSTRAINED[recipe.caption.target] if args.constrained is None else args.constrained
     answers = {}
@@ -160,13 +174,23 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.max_risk is not None:
         confidence = after.confidence(record.temperature)
         report["abstention"] = threshold_for_risk(confidence, after.right, args.max_risk)
+    figures = {}
+    if bank is not None and strangers:
+        see = partial(
+            look, models["after"], tree=tree, bank=bank, temperature=record.temperature, bad=bad,
+            workers=recipe.data.workers,
+        )  # fmt: skip
+        familiar = see(items=source.test, title="held-out photos", limit=args.limit)
+        others = {name: see(items=items, title=name) for name, items in strangers.items()}
+        report["familiarity"] = as_json(bank, familiar, others, labels)
+        figures["familiarity.png"] = familiarity_png(bank, familiar, others)
     print(side_by_side(report))
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(args.json, json.dumps(report, indent=2) + "\n")
         print(f"json: {args.json}")
     if args.report is not None:
-        write_report(args.report, report, before, after, replace=args.force)
+        write_report(args.report, report, before, after, figures, replace=args.force)
         print(f"report: {args.report / 'report.html'}")
     if bad.skipped:
         print(f"left out {bad.skipped} unreadable photos; the first: {bad.first}")
@@ -181,7 +205,9 @@ def _recipe(record: TrainingRecord, overrides: list[str]) -> Recipe:
     return parse_recipe(values, "training.json")
 
 
-def _one_photo(photo: Path, models: dict[str, Blip], caption: CaptionFormat, labels: LabelSet) -> int:
+def _one_photo(
+    photo: Path, models: dict[str, Blip], caption: CaptionFormat, labels: LabelSet, bank: Bank | None
+) -> int:
     try:
         data = photo.read_bytes()
     except OSError as error:
@@ -192,11 +218,15 @@ def _one_photo(photo: Path, models: dict[str, Blip], caption: CaptionFormat, lab
         said = caption.parse(text, labels)
         tree = label_tree(blip.tokenizer, caption, labels)
         with torch.no_grad():
-            chances = label_logprobs(blip.model, blip.embed(pixels), tree)[0].exp().cpu()
+            embeds = blip.embed(pixels)
+            chances = label_logprobs(blip.model, embeds, tree)[0].exp().cpu()
         values, ids = chances.topk(min(3, len(labels)))
         best = ", ".join(f"{labels[int(i)].display} {100 * float(v):.1f} %" for v, i in zip(values, ids, strict=True))
         print(f"{title:7} caption  {text!r} ({said.display if said else 'names no label'})")
         print(f"{'':7} labels   {best}")
+        if bank is not None and title == "after":
+            familiar = float(bank.familiarity(bank.similarity(pooled(embeds))))
+            print(f"{'':7} familiar {familiar:.4f}: the share of training photos that look less like the rest")
     return 0
 
 

@@ -201,10 +201,8 @@ def ask(
     the data, which may be sorted by class, where its length is known; of a stream they are the first.
     Raises `ContractError` when no photo could be read.
     """
-    size = None if isinstance(items, IterableDataset) or not isinstance(items, Sized) else len(items)
-    if size is not None and limit is not None and limit < size:
-        items, size = Subset(items, [i * size // limit for i in range(limit)]), limit
-    total = limit if size is None else size
+    items = limited(items, limit)
+    total = photos_in(items) or limit
     prefix, targets = split_captions(blip.tokenizer, caption, labels)
     blip.model.eval()
     wanted: list[int] = []
@@ -236,6 +234,19 @@ def ask(
     return Answers(
         np.array(wanted)[:limit], np.array(said)[:limit], np.concatenate(probabilities)[:limit], np.array(held)[:limit]
     )
+
+
+def photos_in(items: Dataset[Item]) -> int | None:
+    """How many photos there are, where that is known: of a stream it is not."""
+    return None if isinstance(items, IterableDataset) or not isinstance(items, Sized) else len(items)
+
+
+def limited(items: Dataset[Item], limit: int | None) -> Dataset[Item]:
+    """`limit` of the photos, spread evenly over them where their number is known and larger; else as they are."""
+    size = photos_in(items)
+    if size is None or limit is None or limit >= size:
+        return items
+    return Subset(items, [i * size // limit for i in range(limit)])
 
 
 def _chosen(position: int, count: int, total: int | None) -> bool:

@@ -19,14 +19,17 @@ import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from contract.familiarity import BELOW
 from contract.files import new_folder, write_text_atomic
+from modeling.familiarity import Bank
 from training.evaluate.ask import Answers
 from training.evaluate.confidence import risk_curve
 from training.evaluate.metrics import Floats, Ints, percent
+from training.evaluate.unfamiliar import Looks
 
 MARKER = "report.json"
 SHARES = (
@@ -36,6 +39,9 @@ SHARES = (
     ("free caption names no label", "unparsable"),
     ("right label among the best five", "top5"),
 )
+SCORE_NAMES = {
+    "similarity": "similarity to training photos", "probability": "largest probability", "energy": "energy",
+}  # fmt: skip
 DPI = 120
 BLUE, ORANGE, GREY = "#1f6fb2", "#c8561b", "#8a8a8a"
 MOST_NUMBERED = 20  # classes up to which every cell shows its number
@@ -60,6 +66,8 @@ def side_by_side(report: dict[str, Any]) -> str:
         lines.append(f"Label scoring answers as constrained decoding on {same['count']} of {same['photos']} photos.")
     if "abstention" in report:
         lines.append(advice(report["abstention"]))
+    if "familiarity" in report:
+        lines += ["", *_familiarity_lines(report["familiarity"])]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -111,13 +119,48 @@ def advice(found: dict[str, Any]) -> str:
     )
 
 
+def _familiarity_lines(measured: dict[str, Any]) -> list[str]:
+    lines = []
+    for folder in measured["folders"]:
+        lines += [
+            f"{measured['photos']} held-out photos against {folder['photos']} of {folder['folder']} "
+            "(in brackets: 95 % intervals)",
+            f"{'':31}{'AUROC':>24}{'refused, 95 % kept':>22}{'refused, 99 % kept':>22}",
+            *(f"{name:31}{auroc:>24}{a:>22}{b:>22}" for name, auroc, a, b in separation_rows(folder)),
+            at_threshold(measured, folder),
+        ]
+    return [*lines, f"Ranked by similarity: familiarity has {measured['bank']['reference_values']} steps."]
+
+
+def separation_rows(folder: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(score, AUROC, refused with 95 % of the held-out photos kept, with 99 %) as text, of one folder's photos."""
+    rows = []
+    for score, found in folder["scores"].items():
+        low, high = found["auroc_interval_95"]
+        refused = [percent(row["value"], row["interval_95"]) for row in found["refused_at"]]
+        rows.append((SCORE_NAMES[score], f"{found['auroc']:.4f} ({low:.4f}-{high:.4f})", *refused))
+    return rows  # type: ignore[return-value]
+
+
+def at_threshold(measured: dict[str, Any], folder: dict[str, Any]) -> str:
+    """What the default threshold does to the held-out photos and to those of one folder, in a sentence."""
+    kept, refused = (percent(share["value"], share["interval_95"]) for share in (measured["kept"], folder["refused"]))
+    return (
+        f"With the service's default, unfamiliar below {measured['threshold']:g}, {kept} of the held-out photos are "
+        f"answered and {refused} of {folder['folder']} are refused."
+    )
+
+
 # -- the folder --------------------------------------------------------------------------------------------------------
 
 
-def write_report(path: Path, report: dict[str, Any], before: Answers | None, after: Answers, *, replace: bool) -> None:
+def write_report(
+    path: Path, report: dict[str, Any], before: Answers | None, after: Answers, more: dict[str, bytes], *, replace: bool
+) -> None:
     """Write the folder atomically: report.json, report.html, confusion.png, reliability.png, risk_coverage.png.
 
-    `report` is what the JSON will hold; the two `Answers` are what its `before` and `after` were made from.
+    `report` is what the JSON will hold; the two `Answers` are what its `before` and `after` were made from; `more` are
+    figures (PNG) by file name of what else it holds.
     Raises `ContractError` for an existing folder, unless `replace` is true and it holds a report.
     """
     measured, temperature = report["after"], report["after"]["temperature"]
@@ -131,6 +174,7 @@ def write_report(path: Path, report: dict[str, Any], before: Answers | None, aft
         "confusion.png": confusion_png(after.confusion, [row["label"] for row in measured["per_class"]]),
         "reliability.png": reliability_png(panels),
         "risk_coverage.png": risk_coverage_png(curves),
+        **more,
     }
     with new_folder(path, marker=MARKER, replace=replace) as folder:
         for name, image in figures.items():
@@ -158,6 +202,8 @@ def page(report: dict[str, Any], figures: dict[str, bytes]) -> str:
         percent=percent,
         gain=gain,
         advice=advice,
+        separation_rows=separation_rows,
+        at_threshold=at_threshold,
     )
 
 
@@ -246,6 +292,37 @@ def risk_coverage_png(curves: list[tuple[str, Floats, Floats]]) -> bytes:
     return _png(figure)
 
 
+def familiarity_png(bank: Bank, familiar: Looks, folders: dict[str, Looks]) -> bytes:
+    """A histogram for each folder: its photos and the held-out ones by similarity, and where the threshold lies."""
+    figure = _figure(7.0, 3.1 * len(folders))
+    values = np.concatenate([familiar.similarity, *(found.similarity for found in folders.values())])
+    edges = np.linspace(values.min() - 1e-6, values.max() + 1e-6, 41)
+    # the least similarity that is not unfamiliar lies just above this one
+    place = max(0, int(np.ceil(BELOW * len(bank.reference))) - 1)
+    threshold = float(bank.reference[place])
+    grid = figure.subplots(len(folders), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, (name, found) in zip(grid, folders.items(), strict=True):
+        end = name if len(name) <= 28 else f"…{name[-27:]}"
+        shown = ((familiar, "held-out photos", BLUE, None), (found, end, ORANGE, "////"))
+        for looks, title, colour, hatch in shown:
+            axes.hist(
+                looks.similarity, edges, weights=np.full(len(looks), 1 / len(looks)), histtype="stepfilled",
+                facecolor=(*to_rgb(colour), 0.35), edgecolor=colour, linewidth=1.2, hatch=hatch,
+                label=f"{title} ({len(looks)})",
+            )  # fmt: skip
+        axes.axvline(threshold, color="#222222", linestyle="--", linewidth=1.2, label=f"familiarity {BELOW:g}")
+        axes.set_ylabel("share of the photos")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _plain(axes)
+        above = axes.legend(
+            fontsize=9, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.2
+        )
+        for text in above.get_texts():
+            text.set_parse_math(False)
+    grid[-1].set_xlabel("similarity: mean cosine to the nearest training photos")
+    return _png(figure)
+
+
 def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr,call-arg]  # room between "100%" and "0%"
@@ -256,6 +333,10 @@ def _percent(axes: Axes, *, y: bool) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     if y:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
     axes.grid(color="#e3e3e3", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -98,6 +98,24 @@ def test_the_order_is_by_seed_and_epoch(tmp_path: Path) -> None:
     assert labels_of(source.test) == [0, 1, 2] * 4
 
 
+def test_a_sample_is_of_the_whole_pass(tmp_path: Path) -> None:
+    train = stream(write_hub(tmp_path / "set", [i % 3 for i in range(60)], row_group=10)).train
+    assert isinstance(train, Stream)
+    rows = {raw.data: raw.label for raw in train.raw_rows()}
+    drawn = [train.sample(12, seed) for seed in range(40)]
+    for photos in drawn:
+        data = [photos.read(i) for i in range(12)]
+        assert len(photos) == len(set(data)) == 12
+        assert [photos.label(i) for i in range(12)] == [rows[one] for one in data]
+        assert photos[0].pixels is not None
+    often = [sum(png(index) in {photos.read(i) for i in range(12)} for photos in drawn) for index in range(60)]
+    assert min(often) > 0, "the first and the last as well"
+    assert max(often) < 20, "8 times each, were they drawn for ever"
+    again = train.sample(12, 0)
+    assert [again.read(i) for i in range(12)] == [drawn[0].read(i) for i in range(12)]
+    assert len(train.sample(100, 0)) == 60
+
+
 def test_the_validation_share_is_by_content(tmp_path: Path) -> None:
     labels: list[int | None] = [i % 3 for i in range(600)]
     folder = write_hub(tmp_path / "set", labels, row_group=50)

@@ -76,7 +76,7 @@ def written(path: Path, labels: LabelSet, *, base: bool = True, temperature: flo
     }  # fmt: skip
     if base:
         report |= {"before": before.as_json(labels), "difference": Difference.of(before.right, after.right).as_json()}
-    write_report(path, report, before if base else None, after, replace=False)
+    write_report(path, report, before if base else None, after, {}, replace=False)
     return (path / "report.html").read_text(encoding="utf-8")
 
 
