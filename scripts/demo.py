@@ -101,7 +101,7 @@ def _demo(photos: Path | None, *, bundle_only: bool) -> int:
     started = time.monotonic()
     plan = drawn() if photos is None else of_photos(photos)
     plan.work.mkdir(parents=True, exist_ok=True)
-    print(plan.intro, flush=True)
+    print("The demonstration of the image: train, export." if bundle_only else plan.intro, flush=True)
     try:
         step(plan.learns, "training", *plan.training())
         if not bundle_only:
