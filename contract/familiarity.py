@@ -1,9 +1,9 @@
 """Is this a photo of the kind that a model was trained on? What training, export and the service must agree on.
 
 A photo's image tokens are averaged and brought to length 1. Its **similarity** is the mean cosine to the nearest
-`NEIGHBOURS` rows of a bank, the same features of a random sample of the training photos. Its **familiarity** is the share
-of the bank's reference similarities (leave-one-out: of its own photos, each to the others) that are smaller: 0.03 reads
-"only 3 % of the training photos look less like the rest than this one does".
+`NEIGHBOURS` rows of a bank, the same features of a random sample of the training photos, kept in the directions in which
+those differ most. Its **familiarity** is the share of the bank's reference similarities (of its own photos, each left out
+in turn) that are smaller: 0.03 reads "only 3 % of the training photos look less like the rest than this one does".
 
 Deep nearest neighbours for photos of another kind: Sun et al. 2022, arXiv:2204.06507.
 """
@@ -34,10 +34,14 @@ class FamiliarityCheck(BaseModel):
 
 
 class Familiarity(BaseModel):
-    """The bank in a bundle's scorer.onnx: `photos` are its rows; `check` is None where export compared nothing."""
+    """The bank in a bundle's scorer.onnx: `photos` are its rows, numbers in `directions`.
+
+    `check` is None where export compared nothing.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     photos: int = Field(ge=NEIGHBOURS + 1, le=MOST_PHOTOS)
+    directions: int = Field(ge=1)
     neighbours: int = Field(ge=1)
     check: FamiliarityCheck | None = None

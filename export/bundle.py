@@ -31,7 +31,7 @@ from contract.bundle import (
     new_bundle,
 )
 from contract.errors import ContractError
-from contract.familiarity import NEIGHBOURS, Familiarity
+from contract.familiarity import NEIGHBOURS, Familiarity, FamiliarityCheck
 from contract.notices import write_notice
 from contract.precision import Precision
 from contract.self_check import CHECK_FILE
@@ -127,7 +127,8 @@ def export_bundle(
             parity=report,
             metrics=checkpoint.metrics if size == trained else {},
             temperature=checkpoint.temperature,
-            familiarity=Familiarity(photos=len(bank.features), neighbours=NEIGHBOURS, check=familiar) if bank else None,
+            familiarity=_familiarity(bank, familiar) if bank else None,
+            demonstration=checkpoint.drawn,
             versions=_versions(),
         )
 
@@ -140,6 +141,11 @@ def usable_bank(checkpoint: Checkpoint, image_size: int) -> Bank | None:
     if checkpoint.tree() is None or checkpoint.bank is None or checkpoint.bank.image_size != image_size:
         return None
     return checkpoint.bank
+
+
+def _familiarity(bank: Bank, check: FamiliarityCheck | None) -> Familiarity:
+    photos, directions = bank.features.shape
+    return Familiarity(photos=photos, directions=directions, neighbours=NEIGHBOURS, check=check)
 
 
 @dataclass(frozen=True)

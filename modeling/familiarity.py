@@ -20,34 +20,40 @@ from contract.errors import CheckpointError
 from contract.familiarity import MOST_PHOTOS, NEIGHBOURS
 
 FAMILIARITY_FILE = "familiarity.safetensors"
+TENSORS = ("basis", "features", "reference")
 ABOUT = "familiarity"  # entry of the file's metadata: JSON of `_About`
-Origin = Literal["leave-one-out", "validation"]
-LEAVE_ONE_OUT: Origin = "leave-one-out"
+Origin = Literal["left-out", "validation"]
+LEFT_OUT: Origin = "left-out"
 VALIDATION: Origin = "validation"
 MOST_BYTES = 64 << 20
-SHORTEST, LONGEST = 0.99, 1.01  # of a row that was brought to length 1 and rounded to fp16
+SHORTEST, LONGEST = 0.99, 1.01  # of what was brought to length 1 and rounded to fp16
+RANK = 128  # directions: with all 1,280 a processor would wait for the bank's megabytes (docs/results/familiarity.md)
+ITERATIONS = 4
+FOLDS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Features of N training photos and the similarities that new ones are held against.
+    """Features of N training photos in R directions, and the similarities that new ones are held against.
 
-    features    float16 [N, W]   pooled image tokens, of length 1
-    reference   float32 [M]      sorted; leave-one-out (M = N), or of validation photos where the tower was trained
+    basis       float16 [W, R]   orthonormal columns: the directions in which the photos differ most
+    features    float16 [N, R]   pooled image tokens, of length 1 before they were brought to the basis
+    reference   float32 [M]      sorted; of the bank's own photos, each left out (M = N), or of validation photos
     tower       hex sha256 of the tower that made them (`modeling.towers.tower_digest`)
     image_size  pixels a side
-    origin      of `reference`: LEAVE_ONE_OUT or VALIDATION
+    origin      of `reference`: LEFT_OUT, or VALIDATION where the tower was trained
     """
 
+    basis: torch.Tensor
     features: torch.Tensor
     reference: torch.Tensor
     tower: str
     image_size: int
-    origin: Origin = LEAVE_ONE_OUT
+    origin: Origin = LEFT_OUT
 
     def similarity(self, features: torch.Tensor) -> torch.Tensor:
         """Pooled features float32 [B, W] → mean cosine to the nearest rows, float32 [B]."""
-        return similarity(features, self.features)
+        return _similarity(features, self.basis, self.features)
 
     def familiarity(self, similarity: torch.Tensor) -> torch.Tensor:
         """Similarities float32 [B] → share of the reference that is smaller, float32 [B], 0 to 1."""
@@ -70,38 +76,66 @@ def pooled(embeds: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(embeds.float().mean(dim=1), dim=1)
 
 
-def similarity(features: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    """Pooled features float32 [B, W] against rows [N, W] of any type: mean of the largest cosines, float32 [B]."""
-    return (features @ bank.to(features).T).topk(NEIGHBOURS, dim=1).values.mean(dim=1)
-
-
 def make_bank(
     features: torch.Tensor, *, tower: str, image_size: int, validation: torch.Tensor | None = None
 ) -> Bank | None:
     """The bank of pooled features float32 [N, W] of a random sample of the training photos, N at most `MOST_PHOTOS`.
 
-    Reference values are leave-one-out, or the similarities of `validation`, pooled features float32 [M, W]. None for
-    too few photos to have neighbours. Raises `CheckpointError` for features that are not finite or zero.
+    Reference values are the similarities of the photos themselves, each left out with a twentieth of them, or those of
+    `validation`, pooled features float32 [M, W]. None for too few photos to have neighbours. Raises `CheckpointError` for
+    features that are not finite or zero.
     """
-    if len(features) <= NEIGHBOURS:
+    if len(features) <= NEIGHBOURS + 1:
         return None
     if len(features) > MOST_PHOTOS:
         raise ValueError(f"a bank has at most {MOST_PHOTOS} photos, not {len(features)}")
-    rows = features.half().cpu()
-    _check_rows(rows, "The features of the training photos")
+    rows = features.detach().float().cpu()
+    lengths = rows.norm(dim=1)
+    if not bool(((lengths > SHORTEST) & (lengths < LONGEST)).all()):
+        raise CheckpointError("The features of the training photos are not all of length 1: zero, or not finite.")
+    basis, kept = _reduced(rows)
     if validation is None:
-        cosines = features.cpu() @ rows.float().T
-        reference = cosines.fill_diagonal_(-2.0).topk(NEIGHBOURS, dim=1).values.mean(dim=1)
+        reference, origin = _left_out(rows), LEFT_OUT
     else:
-        reference = similarity(validation.cpu(), rows)
-    origin = LEAVE_ONE_OUT if validation is None else VALIDATION
-    return Bank(rows, reference.sort().values, tower, image_size, origin)
+        reference, origin = _similarity(validation.detach().float().cpu(), basis, kept), VALIDATION
+    return Bank(basis, kept, reference.sort().values, tower, image_size, origin)
+
+
+def _reduced(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [N, W] → basis float16 [W, R] and the rows in it, float16 [N, R]; R is `RANK`, or as large as it can be.
+
+    Subspace iteration from the first rows (Halko et al. 2011, arXiv:0909.4061, section 4.5), without a random number. A
+    cosine to a row is then that to its part in the basis: what is left out is where the photos hardly differ.
+    """
+    basis, _ = torch.linalg.qr(rows[:RANK].T)
+    for _ in range(ITERATIONS):
+        basis, _ = torch.linalg.qr(rows.T @ (rows @ basis))
+    short = basis.half()
+    return short, (rows @ short.float()).half()
+
+
+def _left_out(rows: torch.Tensor) -> torch.Tensor:
+    """Similarity of each row [N, W] to a bank made without it, float32 [N].
+
+    A basis is nearer to the photos that it was made from than to new ones, so the left out must be left out of it too.
+    """
+    found = torch.empty(len(rows))
+    folds = min(FOLDS, len(rows))
+    for fold in range(folds):
+        inside = torch.arange(len(rows)) % folds == fold
+        found[inside] = _similarity(rows[inside], *_reduced(rows[~inside]))
+    return found
+
+
+def _similarity(features: torch.Tensor, basis: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    cosines = features @ basis.to(features) @ rows.to(features).T
+    return cosines.topk(NEIGHBOURS, dim=1).values.mean(dim=1)
 
 
 def save_bank(bank: Bank, folder: Path) -> None:
     """Write `familiarity.safetensors`; the same bank gives the same bytes."""
     about = _About(tower=bank.tower, image_size=bank.image_size, origin=bank.origin, neighbours=NEIGHBOURS)
-    tensors = {"features": bank.features.contiguous(), "reference": bank.reference.contiguous()}
+    tensors = {name: getattr(bank, name).contiguous() for name in TENSORS}
     # one entry: several are written in an order that changes from run to run
     save_file(tensors, folder / FAMILIARITY_FILE, metadata={ABOUT: about.model_dump_json()})
 
@@ -124,9 +158,9 @@ def read_bank(folder: Path, *, tower: str, width: int) -> Bank | None:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about.tower != tower:
             raise ValueError("it was made by another image tower than the checkpoint's")
-        if about.neighbours != NEIGHBOURS or set(found) != {"features", "reference"}:
+        if about.neighbours != NEIGHBOURS or set(found) != set(TENSORS):
             raise ValueError("it is of another kind")
-        bank = Bank(found["features"], found["reference"], tower, about.image_size, about.origin)
+        bank = Bank(**found, tower=tower, image_size=about.image_size, origin=about.origin)
         _check_bank(bank, width)
     except ValidationError:
         raise CheckpointError(f"{path} does not say what bank of training photos it is. {remedy}") from None
@@ -136,19 +170,19 @@ def read_bank(folder: Path, *, tower: str, width: int) -> Bank | None:
 
 
 def _check_bank(bank: Bank, width: int) -> None:
-    rows, reference = bank.features, bank.reference
-    if rows.dtype != torch.float16 or rows.ndim != 2 or rows.shape[1] != width:
-        raise ValueError(f"its features are {rows.dtype} {list(rows.shape)}, not float16 [photos, {width}]")
+    basis, rows, reference = bank.basis, bank.features, bank.reference
+    if basis.dtype != torch.float16 or basis.ndim != 2 or basis.shape[0] != width or not basis.shape[1]:
+        raise ValueError(f"its basis is {basis.dtype} {list(basis.shape)}, not float16 [{width}, directions]")
+    if rows.dtype != torch.float16 or rows.ndim != 2 or rows.shape[1] != basis.shape[1]:
+        raise ValueError(f"its features are {rows.dtype} {list(rows.shape)}, not float16 [photos, {basis.shape[1]}]")
     if not NEIGHBOURS < len(rows) <= MOST_PHOTOS:
         raise ValueError(f"it holds {len(rows)} photos, not {NEIGHBOURS + 1} to {MOST_PHOTOS}")
     if reference.dtype != torch.float32 or reference.ndim != 1 or not len(reference):
         raise ValueError(f"its reference is {reference.dtype} {list(reference.shape)}")
     if not bool(torch.isfinite(reference).all()) or bool((reference.diff() < 0).any()):
         raise ValueError("its reference values are not finite and sorted")
-    _check_rows(rows, "its features")
-
-
-def _check_rows(rows: torch.Tensor, what: str) -> None:
-    lengths = rows.float().norm(dim=1)
-    if not bool(((lengths > SHORTEST) & (lengths < LONGEST)).all()):
-        raise CheckpointError(f"{what} are not all of length 1: some are zero, or not finite")
+    directions, lengths = basis.float().norm(dim=0), rows.float().norm(dim=1)
+    if not bool(((directions > SHORTEST) & (directions < LONGEST)).all()):
+        raise ValueError("its basis has directions that are not of length 1: some are zero, or not finite")
+    if not bool(((lengths > 0) & (lengths < LONGEST)).all()):
+        raise ValueError("its features are zero, longer than 1, or not finite")

@@ -13,17 +13,19 @@ from onnx import helper
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.random_model import SHAPES
-from contract.bundle import ENCODER_FILE, read_bundle
+from contract.bundle import DECODER_FILE, ENCODER_FILE, read_bundle
 from contract.bundle_files import WEIGHTS
 from contract.caption import CaptionFormat
 from contract.errors import ContractError
+from contract.familiarity import MOST_PHOTOS
 from contract.labels import FOOD101
 from contract.precision import Precision
 from export.bundle import write_graphs
 from export.graphs.resolution import config_at
 from modeling.captions import label_tree
+from modeling.familiarity import Bank, make_bank
 from modeling.load import Blip
-from modeling.towers import trained_image_size
+from modeling.towers import token_width, trained_image_size
 from training.model import initial_blip
 from training.recipe import load_recipe
 
@@ -33,16 +35,20 @@ ON_PURPOSE = "on_purpose"  # name of the node that a control puts into a graph
 
 @dataclass(frozen=True)
 class Case:
-    """One export: shapes (`base`, `tiny`, `lite0`), precision, opset, and captions by `id` or `name` of the label."""
+    """One export: shapes (`base`, `tiny`, `lite0`), precision, opset, and captions by `id` or `name` of the label.
+
+    With a `bank` of training photos it is the scorer alone, the one graph that has it.
+    """
 
     shapes: str
     precision: Precision
     opset: int
     target: str = "id"
+    bank: bool = False
 
     def __str__(self) -> str:
         named = " names" if self.target == "name" else ""
-        return f"{self.shapes} {self.precision} opset {self.opset}{named}"
+        return f"{self.shapes} {self.precision} opset {self.opset}{named}{' bank' if self.bank else ''}"
 
     @property
     def folder(self) -> str:
@@ -53,11 +59,13 @@ class Case:
 # In every CI run: what `python -m export` writes for CUDA (opset 23) and TensorRT (18), and the towers that train here.
 USUAL = (
     Case("base", "fp16", 23), Case("base", "fp16", 18), Case(LITE0, "fp16", 23), Case(LITE0, "fp32", 23),
+    Case(LITE0, "fp16", 23, bank=True),
 )  # fmt: skip
 FULL = (
     *(Case("base", precision, opset) for precision in ("fp32", "fp16", "bf16") for opset in (23, 18)),
     *(Case("base", "fp16", opset, "name") for opset in (23, 18)),
     *(Case(LITE0, precision, opset) for precision in ("fp32", "fp16") for opset in (23, 18)),
+    *(Case(LITE0, precision, opset, bank=True) for precision in ("fp32", "fp16") for opset in (23, 18)),
     *(Case("tiny", precision, 23) for precision in ("fp32", "fp16", "bf16")),
 )  # fmt: skip
 
@@ -80,8 +88,11 @@ def made(cases: tuple[Case, ...], work: Path) -> Iterator[tuple[str, Precision, 
         blip, caption = models[key], CaptionFormat.model_validate({"target": case.target})
         tree = label_tree(blip.tokenizer, caption, FOOD101)
         config = config_at(blip.model, trained_image_size(blip.model.config))
+        bank = _bank(blip) if case.bank else None
         with torch.no_grad():
-            write_graphs(folder, blip.model, tree, config, case.opset, case.precision, step=False)
+            write_graphs(folder, blip.model, tree, config, case.opset, case.precision, step=False, bank=bank)
+        for file in (ENCODER_FILE, DECODER_FILE) if case.bank else ():
+            (folder / file).unlink()
         yield str(case), case.precision, folder
 
 
@@ -90,6 +101,13 @@ def _model(case: Case) -> Blip:
     if case.shapes == LITE0:
         return _as_trained(initial_blip(load_recipe("folder-small", [target]), FOOD101))
     return _as_trained(initial_blip(load_recipe("drawn-scratch", [*SHAPES[case.shapes], target]), FOOD101))
+
+
+def _bank(blip: Blip) -> Bank | None:
+    """A whole one, of random features."""
+    width = token_width(blip.model.config)
+    features = torch.randn(MOST_PHOTOS, width, generator=torch.Generator().manual_seed(0))
+    return make_bank(torch.nn.functional.normalize(features, dim=1), tower="random", image_size=blip.image_size)
 
 
 def _as_trained(blip: Blip) -> Blip:

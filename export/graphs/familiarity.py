@@ -18,14 +18,15 @@ from export.graphs.decoder import Scorer
 from modeling.familiarity import Bank
 from modeling.label_tree import LabelTree
 
-BANK = "familiarity.bank"  # initializer of the graph: float16 [W, N]
+SHORT = ("familiarity.basis", "familiarity.bank")  # initializers of the graph that are stored in float16
 LEAST_NORM = 1e-12  # of features; those of no length are like no photo
 
 
 class FamiliarityHead(nn.Module):
     """image_embeds float32 [B, T, W] → similarity float32 [B], familiarity float32 [B], by `modeling.familiarity`."""
 
-    bank: torch.Tensor  # [W, N], rows of the bank as columns
+    basis: torch.Tensor  # [W, R]
+    bank: torch.Tensor  # [R, N], rows of the bank as columns
     reference: torch.Tensor  # [M], similarities that a photo's is held against
     of_tokens: torch.Tensor  # [1, 1, T]
     of_channels: torch.Tensor  # [W, 1]
@@ -34,7 +35,8 @@ class FamiliarityHead(nn.Module):
 
     def __init__(self, bank: Bank, tokens: int) -> None:
         super().__init__()
-        width = bank.features.shape[1]
+        width = bank.basis.shape[0]
+        self.register_buffer("basis", bank.basis.float().contiguous())
         self.register_buffer("bank", bank.features.float().T.contiguous())
         self.register_buffer("reference", bank.reference.clone())
         # constants by which products take a mean or a sum
@@ -47,7 +49,7 @@ class FamiliarityHead(nn.Module):
         """See the class."""
         pooled = torch.matmul(self.of_tokens, image_embeds).squeeze(1)  # [B, W]
         norm = torch.matmul(pooled * pooled, self.of_channels).sqrt().clamp(min=LEAST_NORM)
-        nearest = torch.matmul(pooled, self.bank).topk(NEIGHBOURS, dim=-1).values  # [B, K]
+        nearest = torch.matmul(torch.matmul(pooled, self.basis), self.bank).topk(NEIGHBOURS, dim=-1).values  # [B, K]
         similarity = torch.matmul(nearest, self.of_neighbours) / norm  # [B, 1]
         # whole numbers are added, which float32 does exactly: the share is never beyond 1
         share = torch.matmul((similarity > self.reference).float(), self.of_reference) / len(self.reference)
@@ -75,12 +77,15 @@ def familiar_scorer(
 
 
 def store_bank_short(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its bank in float16 and a cast behind it: half the bytes, and the values are float16's anyway.
+    """The graph with its bank in float16 and casts behind it: half the bytes, and the values are float16's anyway.
 
     After tracing, since the exporter computes casts of constants ahead.
     """
-    (bank,) = (tensor for tensor in model.graph.initializer if tensor.name == BANK)
-    short = numpy_helper.to_array(bank).astype(np.float16)
-    bank.CopyFrom(numpy_helper.from_array(short, f"{BANK}.short"))
-    model.graph.node.insert(0, helper.make_node("Cast", [bank.name], [BANK], name="cast_bank", to=TensorProto.FLOAT))
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name in SHORT:
+        tensor = stored[name]
+        short = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(short, f"{name}.short"))
+        cast = helper.make_node("Cast", [tensor.name], [name], name=f"cast_{name}", to=TensorProto.FLOAT)
+        model.graph.node.insert(0, cast)
     return model

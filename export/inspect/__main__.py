@@ -47,7 +47,7 @@ class Inspection:
     def bank_bytes(self) -> int:
         """Bytes of the bank of training photos, which is stored in float16; 0 without one."""
         bank = self.bundle.manifest.familiarity
-        return bank.photos * self.bundle.manifest.width * 2 if bank is not None else 0
+        return 2 * bank.directions * (bank.photos + self.bundle.manifest.width) if bank is not None else 0
 
     def _familiarity(self) -> dict[str, Any] | None:
         bank = self.bundle.manifest.familiarity

@@ -225,7 +225,7 @@ OTHERS: dict[str, Any] = {
     "caption": CaptionFormat(target="name"), "temperature": 1.25, "parity": {"samples": 1}, "metrics": {"accuracy": 0.5},
     "versions": {"torch": "2"}, "tower": ImageTower(name="other", licence="Apache-2.0", needs_cudnn=True),
     "tokens": DecoderTokens(bos=1, sep=3, pad=0, vocabulary=9, max_length=8, static_length=4),
-    "familiarity": Familiarity(photos=11, neighbours=10), "demonstration": True, "files": {},
+    "familiarity": Familiarity(photos=11, directions=8, neighbours=10), "demonstration": True, "files": {},
 }  # fmt: skip
 
 
@@ -242,13 +242,16 @@ def test_the_version_says_all_that_an_answer_depends_on(field: str, folder: Path
     assert (other.graphs_digest == manifest.graphs_digest) == (field != "files"), "engines are built from graphs alone"
 
 
+BANK = {"photos": 64, "directions": 8, "neighbours": 10}
+
+
 @pytest.mark.parametrize(
     ("bank", "says"),
     [
-        ({"photos": 10, "neighbours": 10}, r"damaged at familiarity\.photos"),
-        ({"photos": 5000, "neighbours": 10}, r"damaged at familiarity\.photos"),
-        ({"photos": 64}, r"damaged at familiarity\.neighbours"),
-        ({"photos": 64, "neighbours": 10, "check": {"photos": -1}}, r"damaged at familiarity\.check\.photos"),
+        (BANK | {"photos": 10}, r"damaged at familiarity\.photos"),
+        (BANK | {"photos": 5000}, r"damaged at familiarity\.photos"),
+        ({"photos": 64, "directions": 8}, r"damaged at familiarity\.neighbours"),
+        (BANK | {"check": {"photos": -1}}, r"damaged at familiarity\.check\.photos"),
     ],
 )
 def test_a_bank_that_cannot_be_is_refused(bank: dict[str, Any], says: str, folder: Path) -> None:
@@ -262,7 +265,7 @@ def test_a_bank_without_a_scorer_is_refused(tmp_path: Path) -> None:
     with new_bundle(tmp_path / "caption") as temporary:
         fill(temporary, classifier=False)
     path = tmp_path / "caption" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"familiarity": {"photos": 64, "neighbours": 10}}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"familiarity": BANK}))
     with pytest.raises(BundleError, match=r"has a bank of training photos but no scorer\.onnx"):
         read_bundle(tmp_path / "caption")
 

@@ -58,7 +58,7 @@ def test_the_bundle_tells_of_its_bank(familiar_bundle: Path, bundle: Path, famil
     assert "  output       familiarity float32 [batch]" in lines
     assert lines.count("  foldable     none") == 4
     inspection = inspect_bundle(familiar_bundle)
-    assert inspection.data()["familiarity"]["bank_bytes"] == PICTURES * 64 * 2
+    assert inspection.data()["familiarity"]["bank_bytes"] == 2 * 64 * (PICTURES + 64)
     assert inspection.graphs[SCORER_FILE].parts["familiarity"] >= 2 * PICTURES * 64
     assert inspect_bundle(bundle).data()["familiarity"] is None
 
@@ -103,7 +103,7 @@ def test_a_bank_that_is_not_the_checkpoints_is_refused(
     bank = bank_of(familiar_checkpoint)
     for name, wrong, says in (
         ("tower", replace(bank, tower="0" * 64), "it was made by another image tower than the checkpoint's"),
-        ("zeros", replace(bank, features=bank.features * 0), "its features are not all of length 1"),
+        ("zeros", replace(bank, features=bank.features * 0), "its features are zero, longer than 1, or not finite"),
     ):
         other = with_bank(familiar_checkpoint, wrong, tmp_path / name)
         assert main([str(other), str(tmp_path / "out")]) == 1

@@ -110,10 +110,20 @@ def test_what_it_started_from_is_told_without_its_place(
     assert started_from(copy, {"model": {"base": "."}}).source == tmp_path.name
 
 
-@pytest.mark.parametrize("recipe", [{}, {"model": None}, {"model": "blip"}, {"model": {"base": 5}}, {"model": []}])
+@pytest.mark.parametrize(
+    "recipe", [{}, {"model": None, "data": None}, {"model": "blip"}, {"model": {"base": 5}}, {"model": [], "data": []}]
+)
 def test_a_record_of_any_recipe_is_read(recipe: dict[str, object], checkpoint: Path, tmp_path: Path) -> None:
     found = started_from(copy_of(checkpoint, tmp_path), recipe)
-    assert (found.base, found.source) == (None, None)
+    assert (found.base, found.source, found.drawn) == (None, None, False)
+
+
+def test_what_was_trained_on_drawings_is_known_by_its_record(checkpoint: Path, tmp_path: Path) -> None:
+    assert load_checkpoint(checkpoint).drawn
+    copy = copy_of(checkpoint, tmp_path)
+    assert not started_from(copy, {"data": {"source": "folder", "train": "drawn"}}).drawn
+    (copy / TRAINING_FILE).unlink()
+    assert not load_checkpoint(copy).drawn, "a stock model"
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:

@@ -13,7 +13,18 @@ from safetensors.torch import load_file, save_file
 from contract.errors import CheckpointError
 from contract.familiarity import MOST_PHOTOS, NEIGHBOURS
 from modeling.checkpoint import load_checkpoint
-from modeling.familiarity import ABOUT, FAMILIARITY_FILE, VALIDATION, Bank, make_bank, pooled, read_bank, save_bank
+from modeling.familiarity import (
+    ABOUT,
+    FAMILIARITY_FILE,
+    FOLDS,
+    RANK,
+    VALIDATION,
+    Bank,
+    make_bank,
+    pooled,
+    read_bank,
+    save_bank,
+)
 
 WIDTH = 8
 
@@ -37,7 +48,8 @@ def test_pooled_features_are_the_direction_of_the_mean() -> None:
 
 def test_similarity_is_the_mean_cosine_to_the_nearest() -> None:
     bank, photos = made(), features(4, seed=1)
-    cosines = torch.nn.functional.cosine_similarity(photos[:, None], bank.features.float()[None], dim=2)
+    rows = bank.features.float() @ bank.basis.float().T  # of so few channels none is left out
+    cosines = torch.nn.functional.cosine_similarity(photos[:, None], rows[None], dim=2)
     wanted = cosines.sort(dim=1, descending=True).values[:, :NEIGHBOURS].mean(dim=1)
     assert torch.allclose(bank.similarity(photos), wanted, atol=1e-3)
 
@@ -45,10 +57,24 @@ def test_similarity_is_the_mean_cosine_to_the_nearest() -> None:
 def test_a_member_is_held_against_the_others() -> None:
     bank, rows = made(), features(30)
     for place in (0, 17):
-        others = torch.cat([bank.features[:place], bank.features[place + 1 :]])
-        own = replace(bank, features=others).similarity(rows[place : place + 1])
+        others = torch.stack([row for at, row in enumerate(rows) if at % FOLDS != place % FOLDS])
+        without = make_bank(others, tower="t", image_size=32)
+        assert without is not None
+        own = without.similarity(rows[place : place + 1])
         assert (bank.reference - own).abs().min() < 1e-6
         assert bank.similarity(rows[place : place + 1]) > own, "with itself among the nearest it is more alike"
+
+
+def test_few_directions_are_kept_and_say_nearly_the_same() -> None:
+    """Photos that differ in 40 of 300 channels, and hardly in the others."""
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(400, 1, 300, generator=generator) * torch.where(torch.arange(300) < 40, 1.0, 0.02) + 0.2
+    rows = pooled(wide)
+    bank = make_bank(rows[:300], tower="t", image_size=32)
+    assert bank is not None
+    assert (bank.basis.shape, bank.features.shape) == ((300, RANK), (300, RANK))
+    whole = (rows[300:] @ rows[:300].T).topk(NEIGHBOURS, dim=1).values.mean(dim=1)
+    assert (bank.similarity(rows[300:]) - whole).abs().max() < 0.01
 
 
 def test_familiarity_is_the_share_that_is_less_alike() -> None:
@@ -76,8 +102,8 @@ def test_a_reference_of_validation_photos() -> None:
 
 
 def test_too_few_photos_have_no_bank() -> None:
-    assert make_bank(features(NEIGHBOURS), tower="t", image_size=32) is None
-    assert make_bank(features(NEIGHBOURS + 1), tower="t", image_size=32) is not None
+    assert make_bank(features(NEIGHBOURS + 1), tower="t", image_size=32) is None
+    assert make_bank(features(NEIGHBOURS + 2), tower="t", image_size=32) is not None
     with pytest.raises(ValueError, match=f"at most {MOST_PHOTOS} photos"):
         make_bank(torch.zeros(MOST_PHOTOS + 1, WIDTH), tower="t", image_size=32)
 
@@ -86,7 +112,7 @@ def test_too_few_photos_have_no_bank() -> None:
 def test_features_that_are_no_direction_are_refused(value: float) -> None:
     rows = features(30)
     rows[3] = value
-    with pytest.raises(CheckpointError, match="not all of length 1: some are zero, or not finite"):
+    with pytest.raises(CheckpointError, match="not all of length 1: zero, or not finite"):
         make_bank(rows, tower="t", image_size=32)
 
 
@@ -98,6 +124,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert (tmp_path / "a" / FAMILIARITY_FILE).read_bytes() == (tmp_path / "b" / FAMILIARITY_FILE).read_bytes()
     found = read_bank(tmp_path / "a", tower=bank.tower, width=WIDTH)
     assert found is not None
+    assert torch.equal(found.basis, bank.basis)
     assert torch.equal(found.features, bank.features)
     assert torch.equal(found.reference, bank.reference)
     assert (found.tower, found.image_size, found.origin) == (bank.tower, bank.image_size, bank.origin)
@@ -108,14 +135,18 @@ def broken(**changes: torch.Tensor) -> Bank:
     return replace(made(), **changes)  # type: ignore[arg-type]
 
 
-ROWS = features(30).half()
+ROWS, BASIS = made().features, made().basis
 
 
 @pytest.mark.parametrize(
     ("bank", "says"),
     [
-        (broken(features=ROWS * 0), "its features are not all of length 1: some are zero"),
-        (broken(features=ROWS.clone().fill_(torch.nan)), "its features are not all of length 1"),
+        (broken(features=ROWS * 0), "its features are zero, longer than 1, or not finite"),
+        (broken(features=ROWS.clone().fill_(torch.nan)), "its features are zero, longer than 1, or not finite"),
+        (broken(features=ROWS * 2), "its features are zero, longer than 1, or not finite"),
+        (broken(basis=BASIS * 0), "its basis has directions that are not of length 1"),
+        (broken(basis=BASIS[:5]), r"its basis is torch.float16 \[5, 8\], not float16 \[8, directions\]"),
+        (broken(basis=BASIS[:, :0]), r"its basis is torch.float16 \[8, 0\]"),
         (broken(features=ROWS[:, :5]), r"its features are torch.float16 \[30, 5\], not float16 \[photos, 8\]"),
         (broken(features=ROWS.float()), r"its features are torch.float32"),
         (broken(features=ROWS[:NEIGHBOURS]), f"it holds {NEIGHBOURS} photos, not {NEIGHBOURS + 1} to {MOST_PHOTOS}"),
@@ -141,7 +172,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(CheckpointError, match="is not this checkpoint's bank"):
             read_bank(tmp_path, tower="t" * 64, width=WIDTH)
-    about = {"tower": "t" * 64, "image_size": 32, "origin": "leave-one-out", "neighbours": NEIGHBOURS}
+    about = {"tower": "t" * 64, "image_size": 32, "origin": "left-out", "neighbours": NEIGHBOURS}
     for change, says in (
         ({"origin": "rumour"}, "does not say what bank"),
         ({"image_size": 0}, "does not say what bank"),

@@ -101,7 +101,7 @@ def test_what_is_no_share_is_an_engine_error(
 
 def test_manifest_and_graph_must_agree(bundle: Path, familiar_bundle: Path) -> None:
     plain, familiar = read_bundle(bundle), read_bundle(familiar_bundle)
-    bank = Familiarity(photos=64, neighbours=10)
+    bank = Familiarity(photos=64, directions=8, neighbours=10)
     promised = replace(plain, manifest=plain.manifest.model_copy(update={"familiarity": bank}))
     with pytest.raises(
         BundleError, match=r"scorer\.onnx does not compute familiarity, but .* Export the checkpoint again"

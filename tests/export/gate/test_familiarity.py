@@ -35,7 +35,8 @@ def test_equal_numbers_pass(bank: Bank) -> None:
     report = look(bank, "fp32", wanted)
     report.compare(wanted[:5].numpy(), bank.familiarity(wanted[:5]).numpy(), EMBEDS[200:205], real=False)
     check = report.finish()
-    assert (check.photos, check.below, check.largest_difference) == (100, BELOW, 0)
+    assert (check.photos, check.below) == (100, BELOW)
+    assert check.largest_difference < 1e-6  # a product of five rows may end in other bits than that of a hundred
     assert check.unfamiliar == check.unfamiliar_pytorch == int((bank.familiarity(wanted) < BELOW).sum())
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from contract.familiarity import FAMILIARITY, NEIGHBOURS, SIMILARITY
 from export.configs import ScorerConfig
-from export.graphs.familiarity import FamiliarityHead, store_bank_short
+from export.graphs.familiarity import SHORT, FamiliarityHead, store_bank_short
 from export.onnx import export_graph
 from modeling.checkpoint import load_checkpoint
 from modeling.familiarity import Bank, make_bank, pooled
@@ -49,7 +49,7 @@ def config(checkpoint: Path) -> ScorerConfig:
     return ScorerConfig(load_checkpoint(checkpoint).model.config, bank=True)
 
 
-@pytest.mark.parametrize(("opset", "photos"), [(18, NEIGHBOURS + 1), (23, 1021)])
+@pytest.mark.parametrize(("opset", "photos"), [(18, NEIGHBOURS + 2), (23, 1021)])
 def test_it_gives_pytorchs_numbers(config: ScorerConfig, opset: int, photos: int) -> None:
     bank = made(photos)
     graph = store_bank_short(export_graph(Alone(bank), config, opset))
@@ -57,7 +57,7 @@ def test_it_gives_pytorchs_numbers(config: ScorerConfig, opset: int, photos: int
     for batch in (3, 8):
         embeds = drawn(batch, 1)
         embeds[0] = 0  # features of no length are like no photo
-        embeds[1] = bank.features.float().mean(dim=0)  # and these are more alike than any
+        embeds[1] = (bank.features.float() @ bank.basis.float().T).mean(dim=0)  # and these are more alike than any
         similarity, share = session.run([SIMILARITY, FAMILIARITY], {"image_embeds": embeds.numpy()})
         wanted = bank.similarity(pooled(embeds))
         assert np.abs(similarity - wanted.numpy()).max() < 1e-5
@@ -70,8 +70,11 @@ def test_the_bank_is_stored_in_16_bits_and_once(familiar_bundle: Path, familiar_
     graph = onnx.load(familiar_bundle / "scorer.onnx").graph
     bank = load_checkpoint(familiar_checkpoint).bank
     assert bank is not None
-    (stored,) = (one for one in graph.initializer if one.data_type == TensorProto.FLOAT16)
+    short = {one.name: one for one in graph.initializer if one.data_type == TensorProto.FLOAT16}
+    basis, stored = (short.pop(f"{name}.short") for name in SHORT)
+    assert not short
     assert np.array_equal(onnx.numpy_helper.to_array(stored), bank.features.T.numpy())
+    assert np.array_equal(onnx.numpy_helper.to_array(basis), bank.basis.numpy())
     assert not [
         one for one in graph.initializer if one.data_type == TensorProto.FLOAT and list(one.dims) == [64, 64, 64]
     ]
