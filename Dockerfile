@@ -9,7 +9,8 @@
 # Debian with Python 3.11 as `python3`. For a release, name it by digest.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# An empty folder, so that no bundle is baked in; `--build-context bundle=FOLDER` puts one in its place.
+# An empty folder, so that no bundle is baked in; `--build-context bundle=FOLDER` puts one in its place, as scripts/image.py
+# does. All may read it, whoever made it under whatever umask: the same bundle is the same layer.
 FROM scratch AS bundle
 
 FROM ${BASE_IMAGE} AS tools
@@ -28,7 +29,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --
 
 FROM tools AS baked
 COPY --from=bundle / /baked/bundle/
-RUN find /baked -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} +
+RUN chmod -R u=rwX,go=rX /baked && find /baked -exec touch -h -d "@${SOURCE_DATE_EPOCH}" {} +
 
 # Only these two rooms are here, so the wheel holds only these two.
 FROM tools AS ours

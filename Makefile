@@ -18,7 +18,7 @@ TENSORRT_RTX := build/tensorrt-rtx
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: python installed demo test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof gpu-kit gpu-rehearsal tensorrt-rtx base-image image image-push image-test regression lock licences sbom pipeline containers-clean chart chart-venv bulk-check clean
+.PHONY: python installed demo demo-bundle test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof gpu-kit gpu-rehearsal tensorrt-rtx base-image image image-push image-test regression lock licences sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -36,12 +36,15 @@ demo: export PHOTOS := $(PHOTOS)
 demo: installed  ## train, export, serve and label a drawn picture, on two CPU cores, offline; make demo PHOTOS=folder: your own
 	$(BIN)/python -m scripts.demo $(if $(PHOTOS),--photos="$$PHOTOS")
 
+demo-bundle: installed  ## of these steps the training and the export alone: the bundle that `make image` bakes in
+	$(BIN)/python -m scripts.demo --bundle-only
+
 # The models are tiny: a second thread costs more than it brings, so two processes have one each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 OTHER_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_NUM_THREADS=1
 
 test: READY += --for test
-demo serve: READY += --for demo
+demo demo-bundle serve: READY += --for demo
 browser long proxies: READY += --for run
 
 test: installed  ## the test suite, without the next three: docs/testing.md
@@ -115,7 +118,7 @@ gpu-kit: installed  ## all that the GPU check needs on a machine without a netwo
 gpu-rehearsal: installed gpu-wheel  ## that kit unpacked and run on a stand-in device (Python 3.12, 7 GB); make gpu-rehearsal REHEARSAL='--shapes tiny'
 	$(BIN)/python -m benchmarks.gpu.rehearsal --log build/gpu-rehearsal.md $(REHEARSAL)
 
-image:  ## make image TARGET=cpu|gpu|gpu-slim|gpu-tensorrt|bulk|training [BASE_IMAGE=local] [BAKE=bundles/food101] [HEIC=1], with Docker or buildah; docs/image.md
+image:  ## make image TARGET=cpu|gpu|gpu-slim|gpu-tensorrt|bulk|training [BASE_IMAGE=local] [BAKE=bundles/food101|none] [HEIC=1], with Docker or buildah; docs/image.md
 	$(BUILD) --tag $(IMAGE):$(TARGET)
 
 base-image:  ## the base image made from Debian's packages that BASE_IMAGE=local means

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.cores import available
 from contract.errors import ContractError
+from contract.familiarity import BELOW
 from contract.pixels import DECODE_BYTES, MAX_PIXELS
 from contract.structure import MOST_PIXELS
 
@@ -23,6 +24,7 @@ VERTEX_PORT = "AIP_HTTP_PORT"  # set by Vertex AI in its containers
 LONGEST_PREFIX = 256  # characters
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")  # no `//`, no dots alone, nothing to decode
 Network = IPv4Network | IPv6Network
+Unfamiliar = Literal["off", "mark", "abstain"]
 
 
 class Settings(BaseSettings):
@@ -110,6 +112,17 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="least confidence of an answer when the request does not say; below it `prediction` is null",
+    )
+    unfamiliar: Unfamiliar = Field(
+        default="abstain",
+        description="what becomes of a photo that does not look like the training photos, when the request does not say: "
+        "`prediction` is null (abstain), it is told (mark), or nothing is (off)",
+    )
+    unfamiliar_below: float = Field(
+        default=BELOW,
+        ge=0,
+        le=1,
+        description="a photo is unfamiliar where a smaller share of the training photos looks less like the rest",
     )
     max_caption_tokens: int = Field(
         default=20, ge=1, le=63, description="longest caption in tokens; at most 32 on a GPU"

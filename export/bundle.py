@@ -128,6 +128,7 @@ def export_bundle(
             metrics=checkpoint.metrics if size == trained else {},
             temperature=checkpoint.temperature,
             familiarity=_familiarity(bank, familiar) if bank else None,
+            demonstration=checkpoint.drawn,
             versions=_versions(),
         )
 

@@ -94,6 +94,7 @@ class Checkpoint(Blip):
     metrics: dict[str, float]
     temperature: float
     bank: Bank | None = None
+    drawn: bool = False  # trained on pictures drawn by code: it shows that the path works, and knows no photos
 
     @property
     def source(self) -> str | None:
@@ -135,12 +136,13 @@ def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: Caption
         tokenizer=blip.tokenizer,
         pickle_sha256=blip.pickle_sha256,
         path=path,
-        base=_base(record) if record is not None else None,
+        base=_recipe(record, "model", "base") if record is not None else None,
         labels=own_labels or labels,
         caption=record.caption if record is not None else (caption or CaptionFormat()) if labels is not None else None,
         metrics=record.metrics if record is not None else {},
         temperature=record.temperature if record is not None else 1.0,
         bank=bank_of(path, blip),
+        drawn=record is not None and _recipe(record, "data", "source") == "drawn",
     )
 
 
@@ -154,11 +156,11 @@ def bank_of(path: Path, blip: Blip) -> Bank | None:
     return read_bank(path, tower=tower_digest(blip.model), width=token_width(blip.model.config))
 
 
-def _base(record: TrainingRecord) -> str | None:
-    """`model.base` of the recipe, whatever JSON that is."""
-    model = record.recipe.get("model")
-    base = model.get("base") if isinstance(model, dict) else None
-    return base if isinstance(base, str) and base else None
+def _recipe(record: TrainingRecord, section: str, name: str) -> str | None:
+    """A text of the recipe by its section and name, whatever JSON that is; None for anything else."""
+    settings = record.recipe.get(section)
+    found = settings.get(name) if isinstance(settings, dict) else None
+    return found if isinstance(found, str) and found else None
 
 
 def save_checkpoint(

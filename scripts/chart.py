@@ -61,6 +61,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {  # what `# @schema is: NAME` stands f
     "objects": {"type": "array", "items": {"type": "object"}},
     "pullPolicy": {"type": "string", "enum": ["IfNotPresent", "Always", "Never"]},
     "quantities": {"type": "object", "additionalProperties": _QUANTITY},
+    "reference": {"type": "string", "pattern": "^([a-z0-9][a-z0-9._/:-]*@sha256:[0-9a-f]{64})?$"},
     "repository": {"type": "string", "pattern": "^([a-z0-9][a-z0-9._/:-]*)?$"},
     "settings": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
     "size": {"type": "string", "pattern": "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)$"},

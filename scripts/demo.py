@@ -2,6 +2,7 @@
 
     make demo                   # on drawn pictures of food
     make demo PHOTOS=photos     # on your own photos, which are only read
+    make demo-bundle            # training and export on drawn pictures alone: the bundle that `make image` bakes in
 
 Every step is a command that is printed before it runs, so that it can be typed again.
 """
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+from PIL import Image
 
 from contract.cli import run
 from contract.errors import ContractError
@@ -31,6 +34,7 @@ from contract.errors import ContractError
 ROOT = Path(__file__).parent.parent
 HELD_OUT_PICTURE = 1_000_005  # drawn pictures from 1,000,000 on are never trained on
 SHOWN = 3  # held-out photos that are labelled at the end
+NO_FOOD = "nothing: noise"
 FEWEST = 3  # photos a class: one to learn from, one to choose the best epoch by, one that is never trained on
 
 
@@ -75,11 +79,19 @@ def main(argv: list[str] | None = None) -> int:
         help="your own photos: FOLDER/<class>/*.jpg, or FOLDER/train/<class>/ and FOLDER/test/<class>/ "
         "(default: drawn pictures)",
     )  # fmt: skip
+    parser.add_argument(
+        "--bundle-only", action="store_true",
+        help="train and export on drawn pictures, and nothing else: the bundle of `make image`",
+    )  # fmt: skip
     args = parser.parse_args(argv)
-    return run("demo", lambda: _demo(args.photos))
+    if args.bundle_only and args.photos is not None:
+        parser.error(
+            "--bundle-only is for drawn pictures, which the image's demonstration is made of, not for --photos"
+        )
+    return run("demo", lambda: _demo(args.photos, bundle_only=args.bundle_only))
 
 
-def _demo(photos: Path | None) -> int:
+def _demo(photos: Path | None, *, bundle_only: bool) -> int:
     if photos is not None and not os.path.samefile(
         Path.cwd(), ROOT
     ):  # as it was given, it reads better in the commands
@@ -89,17 +101,23 @@ def _demo(photos: Path | None) -> int:
     started = time.monotonic()
     plan = drawn() if photos is None else of_photos(photos)
     plan.work.mkdir(parents=True, exist_ok=True)
-    print(plan.intro, flush=True)
+    print("The demonstration of the image: train, export." if bundle_only else plan.intro, flush=True)
     try:
         step(plan.learns, "training", *plan.training())
-        step("Before and after, on what it has never seen", "training.evaluate", plan.checkpoint)
-        step("Export to ONNX, compared with PyTorch", "export", plan.checkpoint, plan.bundle, "--force")
+        if not bundle_only:
+            step("Before and after, on what it has never seen", "training.evaluate", plan.checkpoint)
+        name = ["--name", "demonstration"] if photos is None else []
+        step("Export to ONNX, compared with PyTorch", "export", plan.checkpoint, plan.bundle, *name, "--force")
+        if bundle_only:
+            print(f"\nBoth steps took {time.monotonic() - started:.0f} s. The bundle is {plan.bundle}.")
+            return 0
         if photos is None:
             picture = plan.photos[0][0]
             step("Draw one picture it has never seen", "training.drawn", "--index", HELD_OUT_PICTURE, "--out", picture)
         with server(plan.bundle) as url:
             for photo, truth in plan.photos:
                 label(url, photo, truth)
+            label(url, noise(plan.work / "noise.png"), NO_FOOD, "Ask about what is no food")
     except subprocess.CalledProcessError as error:
         print(f"demo: this step failed with exit code {error.returncode}", file=sys.stderr)
         return error.returncode if error.returncode > 0 else 1
@@ -111,6 +129,8 @@ def _demo(photos: Path | None) -> int:
     if photos is None:
         print("It knows drawings, no photos. The same with your own photos, in photos/<class>/*.jpg:\n")
         print("    make demo PHOTOS=photos\n")
+        print("The same bundle in a container, where Docker or buildah is:\n")
+        print("    make image && docker run -p 8000:8000 localhost/food-vision:cpu\n")
     return 0
 
 
@@ -240,9 +260,16 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the service was not ready within 60 s")
 
 
-def label(url: str, photo: Path, truth: str) -> None:
+def noise(path: Path) -> Path:
+    """Write a picture of nothing, the same every time, and return its path."""
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def label(url: str, photo: Path, truth: str, title: str = "Label it") -> None:
     """Post a photo and print the answer beside the truth, or why there is none."""
-    print(f"\n== Label it\n$ curl -F image=@{shlex.quote(str(photo))} {url}/predict", flush=True)
+    print(f"\n== {title}\n$ curl -F image=@{shlex.quote(str(photo))} {url}/predict", flush=True)
     answer: dict[str, Any] = {}
     for _ in range(3):  # the times of the last one: caches are warm
         response = httpx.post(f"{url}/predict", files={"image": photo.read_bytes()}, params={"top_k": 3}, timeout=60)
@@ -251,9 +278,14 @@ def label(url: str, photo: Path, truth: str) -> None:
     if response.status_code != 200:
         print(f"label    none, status {response.status_code}: {answer.get('detail')}")
         return
-    right = "right" if answer["prediction"] == truth else "wrong"
-    print(f"label    {answer['prediction']}  ({answer['raw_output']!r}), {right}")
+    if abstained := answer.get("abstained"):
+        print(f"label    none, {abstained['reason']}: {abstained['message']}")
+    else:
+        right = "right" if answer["prediction"] == truth else "wrong"
+        print(f"label    {answer['prediction']}  ({answer['raw_output']!r}), {right}")
     print("top 3    " + ", ".join(f"{one['prediction']} {100 * one['confidence']:.1f} %" for one in answer["top"]))
+    if answer.get("familiarity") is not None:
+        print(f"familiar {answer['familiarity']:.2f}: the share of the training pictures that look less like the rest")
     print("times    " + ", ".join(f"{stage} {value:.1f} ms" for stage, value in answer["timings_ms"].items()))
 
 

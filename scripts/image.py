@@ -1,9 +1,10 @@
 """Build an image of the service, or of what makes its bundles.
 
-    python3 -m scripts.image                                    # localhost/food-vision:cpu, the bundle to be mounted
+    python3 -m scripts.image                                    # localhost/food-vision:cpu with the demonstration
+    python3 -m scripts.image --bundle none                      # no bundle baked in, it is mounted at /bundle
     python3 -m scripts.image --target gpu --tag localhost/food-vision:gpu
     python3 -m scripts.image --target gpu-slim                  # the same without cuDNN
-    python3 -m scripts.image --bundle bundles/food101 --tag localhost/food-vision:food101     # the bundle baked in
+    python3 -m scripts.image --bundle bundles/food101 --tag localhost/food-vision:food101     # your own baked in
     python3 -m scripts.image --target bulk                      # labelling in bulk on a Ray cluster
     python3 -m scripts.image --target training                  # training and export, with torch for NVIDIA GPUs
     python3 -m scripts.image --target training --torch torch==2.13.0+cpu   # another build of torch, from pip's configuration
@@ -11,6 +12,7 @@
     python3 -m scripts.image --base local                       # where no image registry is in reach
     python3 -m scripts.image --tag REGISTRY/food-vision:1.0 --push      # prints and writes down the digest
 
+The demonstration is the bundle of `make demo`, made now where it is not there (`make demo-bundle`: training and export).
 pip's configuration and the certificates of this machine, where PIP_CONFIG_FILE and PIP_CERT name them, are mounted while
 pip runs and are in no layer. Needs no package; see docs/image.md.
 """
@@ -29,6 +31,7 @@ import time
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from contract.cli import run
 from contract.errors import ContractError
@@ -39,6 +42,14 @@ from scripts.licences import expression
 ROOT = Path(__file__).parent.parent
 TARGETS = ("cpu", "gpu", "gpu-slim", "gpu-tensorrt", "bulk", "training")
 LOCAL_BASE = "localhost/debian-python:bookworm"
+DEMONSTRATION = ROOT / "build" / "demo" / "bundle"
+# Targets that get it when no bundle is named; why the others do not.
+WITH_DEMONSTRATION = ("cpu", "gpu")
+WITHOUT = {
+    "gpu-slim": "it has no cuDNN, which the demonstration's image tower needs",
+    "gpu-tensorrt": "the demonstration is exported for CPU and CUDA",
+    "bulk": "what labels in bulk is given a model of your own",
+}
 SECRETS = {"pip_config": "PIP_CONFIG_FILE", "ca_bundle": "PIP_CERT"}
 
 
@@ -54,7 +65,7 @@ def build(
 ) -> int:
     """Build one target, print its size and, pushed, its digest. Returns the exit code."""
     if bundle is not None:
-        _check_bundle(bundle)
+        _check_bundle(bundle, target)
     tools, started = find_tools(), time.monotonic()
     attests = push and tools.name == "docker"
     builder = attesting_builder() if attests else ()
@@ -65,7 +76,7 @@ def build(
         )
     if base == "local":
         base = _local_base(tools)
-    labels = _labels(base or _default_base(), _licences(target, torch, heic))
+    labels = _labels(base or _default_base(), _licences(target, torch, heic, bundle))
     arguments = ["--target", target, "--tag", tag, *_secrets()]
     if tools.name == "docker":
         arguments += [part for name, value in labels.items() for part in ("--label", f"{name}={value}")]
@@ -154,10 +165,13 @@ def _default_base() -> str:
     return str(name)
 
 
-def _licences(target: str, torch: str | None, heic: bool) -> str:
-    """The SPDX expression of what the image holds, by locks/licences.json."""
+def _licences(target: str, torch: str | None, heic: bool, bundle: Path | None = None) -> str:
+    """The SPDX expression of what the image holds, by locks/licences.json and the baked bundle's manifest."""
     parts = [expression("gpu" if target == "gpu-tensorrt" else target, cuda=not torch)]
-    return " AND ".join(dict.fromkeys(" AND ".join([*parts, *([expression("heic")] if heic else [])]).split(" AND ")))
+    parts += [expression("heic")] if heic else []
+    weights = _tower(bundle).get("licence") if bundle is not None else None
+    parts += [weights] if weights else []
+    return " AND ".join(dict.fromkeys(" AND ".join(parts).split(" AND ")))
 
 
 def _labels(base: str, licences: str) -> dict[str, str]:
@@ -185,13 +199,63 @@ def _secrets() -> list[str]:
     return [part for name, file in files.items() if file for part in ("--secret", f"id={name},src={file}")]
 
 
-def _check_bundle(bundle: Path) -> None:
-    """Raises `ContractError` for a folder that is no bundle, or that the service's user could not read in the image."""
-    if not (bundle / "manifest.json").is_file():
-        raise ContractError(f"{bundle} is not a bundle: it has no manifest.json. Make one with python -m export.")
-    hidden = [path for path in (bundle, *bundle.iterdir()) if not path.stat().st_mode & 0o004]
-    if hidden:
-        raise ContractError(f"{hidden[0]} cannot be read by the service's user in the image: chmod -R a+rX {bundle}")
+def _manifest(bundle: Path) -> dict[str, Any]:
+    """The manifest of a bundle, unchecked. Raises `ContractError` for a folder that has none."""
+    try:
+        found = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    except (OSError, ValueError):
+        pass
+    raise ContractError(f"{bundle} is not a bundle: it has no manifest.json. Make one with python -m export.")
+
+
+def _tower(bundle: Path) -> dict[str, Any]:
+    """What a bundle's manifest says of its image tower; nothing for a bundle from before that."""
+    return dict(_manifest(bundle).get("tower") or {})
+
+
+def _check_bundle(bundle: Path, target: str) -> None:
+    """Raises `ContractError` for a folder that is no bundle, or one that the target cannot run."""
+    if _tower(bundle).get("needs_cudnn") and target == "gpu-slim":
+        raise ContractError(
+            f"{bundle} has an image tower that needs cuDNN, which {target} leaves out: take --target gpu (TARGET=gpu)."
+        )
+
+
+def demonstration(target: str) -> Path | None:
+    """The bundle that is baked in when none is named, made now if it is not here; None for targets without it.
+
+    Raises `ContractError` when it cannot be made.
+    """
+    if target in WITHOUT:
+        print(
+            f"{target}: no bundle is baked in, {WITHOUT[target]}. Name one with --bundle (BAKE=), or mount it at /bundle"
+        )
+    if target not in WITH_DEMONSTRATION:
+        return None
+    find_tools()  # or the training would have been for nothing
+    if not _is_demonstration(DEMONSTRATION):
+        print("The demonstration bundle is not here. It is trained and exported first, for some minutes:", flush=True)
+        print("$ make demo-bundle", flush=True)
+        try:
+            failed = subprocess.run(["make", "demo-bundle"], cwd=ROOT, check=False).returncode
+        except OSError as error:
+            print(error, file=sys.stderr)
+            failed = 1
+        if failed or not _is_demonstration(DEMONSTRATION):
+            raise ContractError(
+                "The demonstration bundle was not made; the lines above say why. Run `make demo-bundle` where torch can be "
+                "installed and copy build/demo/bundle here, name a bundle of your own (--bundle, BAKE=bundles/mine), or "
+                "bake in none (--bundle none, BAKE=none)."
+            )
+    print(f"{target}: the demonstration bundle is baked in, {DEMONSTRATION.relative_to(ROOT)}", flush=True)
+    return DEMONSTRATION
+
+
+def _is_demonstration(bundle: Path) -> bool:
+    """Whether it is there and marked as one; that of an older version is not."""
+    return (bundle / "manifest.json").is_file() and _manifest(bundle).get("demonstration") is True
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,8 +265,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tag", help=f"name of the image (default: {LOCAL}:TARGET)")
     parser.add_argument("--base", help="base image with Python 3.11, or `local` (default: the Dockerfile's)")
     parser.add_argument(
-        "--bundle", type=Path, help="bundle folder to bake in (default: none, it is mounted at /bundle)"
-    )
+        "--bundle", metavar="FOLDER",
+        help="bundle to bake in, or `none`: it is mounted at /bundle (default: the demonstration for "
+        f"{' and '.join(WITH_DEMONSTRATION)}, none for the others)",
+    )  # fmt: skip
     parser.add_argument(
         "--torch", metavar="PIN", help="with training: another build of torch (default: the lock's, with CUDA)"
     )
@@ -212,13 +278,19 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.torch and args.target != "training":
         parser.error(f"--torch is for --target training; {args.target} has no torch")
-    if args.bundle and args.target == "training":
+    if args.bundle not in (None, "none") and args.target == "training":
         parser.error("--bundle is for the service; training makes bundles")
     if args.base_only:
         return run("image", lambda: print(_local_base(find_tools())) or 0)
     tag = args.tag or f"{LOCAL}:{args.target}"
     options = {"torch": args.torch, "heic": args.heic, "push": args.push}
-    return run("image", lambda: build(args.target, tag, args.base, args.bundle, **options))
+
+    def chosen() -> Path | None:
+        if args.bundle is None:
+            return demonstration(args.target)
+        return None if args.bundle == "none" else Path(args.bundle)
+
+    return run("image", lambda: build(args.target, tag, args.base, chosen(), **options))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from app.bulk.optional import import_ray
-from app.settings import ENV_PREFIX, Settings
+from app.settings import ENV_PREFIX, Settings, Unfamiliar
 from contract.cli import run
 
 SHARD = 1000
@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard", type=_whole, default=SHARD, help=f"most photos in one output file (default: {SHARD})")
     add("--top-k", type=_whole, help="labels in `top` (default: the setting)")
     add("--min-confidence", type=float, help=f"{fields['abstain_below'].description} (default: the setting)")
+    add(
+        "--unfamiliar",
+        choices=get_args(Unfamiliar),
+        help="what becomes of a photo that does not look like the training photos (default: the setting)",
+    )
+    add("--unfamiliar-below", type=float, help=f"{fields['unfamiliar_below'].description} (default: the setting)")
     add("--column", help="column of the tables that holds the photos (default: the only one that can)")
     add("--all-files", action="store_true", help="take files of any suffix; else those of image formats")
     add(

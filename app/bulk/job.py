@@ -48,7 +48,8 @@ def label(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace) -> Settings:
     given = {
         "bundle": args.bundle, "provider": args.provider, "max_batch": args.batch_size, "top_k": args.top_k,
-        "abstain_below": args.min_confidence, "engine_cache": args.engine_cache, "threads": args.threads,
+        "abstain_below": args.min_confidence, "unfamiliar": args.unfamiliar,
+        "unfamiliar_below": args.unfamiliar_below, "engine_cache": args.engine_cache, "threads": args.threads,
         "device": 0,  # Ray shows each worker its own GPUs
     }  # fmt: skip
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
@@ -63,7 +64,8 @@ def _label(args: argparse.Namespace, settings: Settings, bundle: Bundle, inputs:
     manifest = bundle.manifest
     parameters = Parameters(
         model=manifest.name, model_digest=manifest.digest, inputs=inputs, shard=args.shard, column=args.column,
-        top_k=settings.top_k, abstain_below=settings.abstain_below, max_body_bytes=settings.max_body_bytes,
+        top_k=settings.top_k, abstain_below=settings.abstain_below, unfamiliar=settings.unfamiliar,
+        unfamiliar_below=settings.unfamiliar_below, max_body_bytes=settings.max_body_bytes,
         max_pixels=settings.max_pixels,
     )  # fmt: skip
     output = Output(out, parameters)
@@ -194,7 +196,7 @@ class ProgressLine:
         return {
             "photos": self.counts.photos,
             "labelled": self.counts.labels.total(),
-            "abstained": self.counts.abstained,
+            "abstained": dict(self.counts.abstained.most_common()),
             "labels": dict(self.counts.labels.most_common()),
             "errors": dict(self.counts.errors.most_common()),
             "shards": self.shards,
@@ -212,7 +214,8 @@ class ProgressLine:
         run, labels = found["this_run"], list(found["labels"].items())
         shown = ", ".join(f"{name} {count:,}" for name, count in labels[:MOST_LABELS])
         more = f", {len(labels) - MOST_LABELS} others" if len(labels) > MOST_LABELS else ""
-        abstained = f", abstained on {found['abstained']:,}" if found["abstained"] else ""
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in found["abstained"].items())
+        abstained = f", abstained on {self.counts.abstained.total():,} ({reasons})" if reasons else ""
         errors = ", ".join(f"{slug} {count:,}" for slug, count in found["errors"].items()) or "none"
         rate = f", {run['photos_per_second']:,.0f} photos/s" if run["photos"] else ""
         return (

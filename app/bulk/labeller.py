@@ -12,10 +12,10 @@ import pyarrow as pa
 from app.bulk.places import reason
 from app.engine.check import ready_engine
 from app.engine.engine import Engine, EngineError, Scores
-from app.serving.answers import prediction, ranked
+from app.serving.answers import Rules, prediction, ranked
 from app.serving.schemas import Model, Prediction
 from app.settings import Settings
-from contract.bundle import Bundle, read_bundle
+from contract.bundle import read_bundle
 from contract.errors import ContractError
 from contract.pixels import Pixels
 
@@ -26,7 +26,8 @@ CANDIDATE = pa.struct(
 )
 ANSWER = {
     "prediction": pa.string(), "raw_output": pa.string(), "class_id": pa.int32(), "label": pa.string(),
-    "confidence": pa.float64(), "abstained": pa.string(), "top": pa.list_(CANDIDATE),
+    "confidence": pa.float64(), "abstained": pa.string(), "familiarity": pa.float64(), "unfamiliar": pa.bool_(),
+    "top": pa.list_(CANDIDATE),
     "decode_ms": pa.float32(), "encode_ms": pa.float32(), "score_ms": pa.float32(),
 }  # fmt: skip
 PLACE = {"path": pa.string(), "row": pa.int64(), "photo": pa.string()}
@@ -93,12 +94,10 @@ def answers(pixels: Sequence[Pixels], engine: Engine, settings: Settings) -> lis
         log.error("engine: %s", error)
         return [None]
     seconds = {"encode": scores.encode_seconds, "score": scores.score_seconds}
-    return [_answer(row, engine.bundle, settings, seconds) for row in scores.probabilities]
-
-
-def _answer(row: np.ndarray, bundle: Bundle, settings: Settings, seconds: dict[str, float]) -> Prediction:
-    model = Model(name=bundle.manifest.name, version=bundle.manifest.version)
-    return prediction(bundle, model, ranked(row[None])[0], settings.top_k, seconds, settings.abstain_below)
+    manifest, rules = engine.bundle.manifest, Rules.of(settings)
+    model = Model(name=manifest.name, version=manifest.version)
+    found = ranked(scores.probabilities, scores.familiarity)
+    return [prediction(engine.bundle, model, one, rules, seconds) for one in found]
 
 
 def _scores(pixels: Sequence[Pixels], engine: Engine) -> Scores:

@@ -30,7 +30,7 @@ from app.bulk.listing import Listing, piece_digest
 from app.bulk.places import LOCK, join, locate, names_in, read_at_most, reason, write_whole
 from contract.errors import ContractError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the columns `familiarity` and `unfamiliar`, the reasons of those that were abstained on
 MANIFEST, LISTING, SUMMARY = "manifest.json", "listing.parquet", "summary.json"
 LABELS, ERRORS = "labels", "errors"
 KEY = b"food_vision"  # of the counts in a labels file's own metadata
@@ -51,17 +51,19 @@ class Parameters:
     column: str | None
     top_k: int
     abstain_below: float
+    unfamiliar: str
+    unfamiliar_below: float
     max_body_bytes: int
     max_pixels: int
 
 
 @dataclass
 class Counts:
-    """Photos: the labelled by label, those that the model abstained on, and the bad ones by slug."""
+    """Photos: the labelled by label, those that the model abstained on by reason, and the bad ones by slug."""
 
     labels: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    abstained: int = 0
+    abstained: Counter[str] = field(default_factory=Counter)
 
     @property
     def photos(self) -> int:
@@ -71,13 +73,13 @@ class Counts:
     @property
     def answered(self) -> int:
         """Rows of `labels`."""
-        return self.labels.total() + self.abstained
+        return self.labels.total() + self.abstained.total()
 
     def add(self, other: Counts) -> None:
         """Count the other's too."""
         self.labels.update(other.labels)
         self.errors.update(other.errors)
-        self.abstained += other.abstained
+        self.abstained.update(other.abstained)
 
 
 class Output:
@@ -143,12 +145,20 @@ class Output:
         )
 
     def _manifest(self) -> dict[str, Any]:
+        text = self._read(MANIFEST)
         try:
-            found = json.loads(self._read(MANIFEST))
-            if found["format_version"] == FORMAT_VERSION and {"photos", "digest"} <= set(found["listing"]):
-                return {**found, "parameters": dict(found["parameters"])}
+            found = json.loads(text)
+            whole = {"photos", "digest"} <= set(found["listing"])
+            version, found = found["format_version"], {**found, "parameters": dict(found["parameters"])}
         except (ValueError, KeyError, TypeError):
-            pass
+            version, whole, found = None, False, {}
+        if version == FORMAT_VERSION and whole:
+            return found
+        if version in range(1, FORMAT_VERSION):
+            raise ContractError(
+                f"{self.place} was begun by an earlier version of this command, whose tables have other columns. Choose "
+                "another --out, or finish it with that version."
+            )
         raise ContractError(f"{self.place}/{MANIFEST} is damaged or of another version. Choose another --out.")
 
     def _read(self, name: str) -> bytes:
@@ -182,7 +192,7 @@ class Output:
         try:
             footer = pq.read_metadata(path, filesystem=system)
             stored = json.loads((footer.metadata or {})[KEY])
-            counts = Counts(Counter(stored["labels"]), Counter(stored["errors"]), stored["abstained"])
+            counts = Counts(*(Counter(stored[name]) for name in ("labels", "errors", "abstained")))
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
             return None
         whole = counts.photos == pc.sum(pieces["photos"]).as_py() and footer.num_rows == counts.answered
@@ -192,8 +202,12 @@ class Output:
         """Write a shard's rows (`labeller.ANSWERED`, one for each photo, in order) and count them."""
         bad = pc.is_valid(rows["error_type"])
         labels, errors = rows.filter(pc.invert(bad)), rows.filter(bad)
-        named = labels["label"].drop_null().to_pylist()
-        counts = Counts(Counter(named), Counter(errors["error_type"].to_pylist()), len(labels) - len(named))
+        counts = Counts(
+            *(
+                Counter(one.drop_null().to_pylist())
+                for one in (labels["label"], errors["error_type"], labels["abstained"])
+            )
+        )
         name = self.name(pieces)
         if len(errors):
             write_whole(join(self.place, ERRORS, name), self._parquet(errors, ERRORS_SCHEMA, {}))

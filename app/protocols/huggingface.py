@@ -27,12 +27,13 @@ from app.protocols.json_photos import (
     parsed,
     photo_of,
     top_k_of,
+    unfamiliar_of,
 )
 from app.serving.schemas import Abstention, Prediction
 from app.web.body import read_body
 from app.web.errors import responses
 from app.web.leaving import unless_gone
-from app.web.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, service_of
+from app.web.routes import ONE_PHOTO, PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, UnfamiliarMode, service_of
 from app.web.upload import is_json, is_multipart, not_empty, read_photo
 
 router = APIRouter(tags=["Hugging Face InferenceClient"])
@@ -44,7 +45,16 @@ class HFCandidate(BaseModel):
     label: str | None = Field(default=None, description="the data set's name", examples=["beignets"])
     score: float | None = Field(default=None, description="probability among the labels, 0 to 1", examples=[0.94])
     generated_text: str = Field(description="what `image_to_text` gives", examples=["a photo of delicious 6"])
-    abstained: Abstention | None = Field(default=None, description="left out where the best label is sure enough")
+    abstained: Abstention | None = Field(default=None, description="left out where there is an answer")
+    familiarity: float | None = Field(
+        default=None,
+        description="of the photo: the share of the training photos that look less like the rest; left out where it is "
+        "not told",
+        examples=[0.62],
+    )
+    unfamiliar: bool | None = Field(
+        default=None, description="of the photo: whether that is below the setting unfamiliar_below", examples=[False]
+    )
 
 
 JSON_BODY: dict[str, Any] = {
@@ -70,24 +80,30 @@ BODY = {"requestBody": {"required": True, "content": PHOTO_KINDS | {"application
     openapi_extra=BODY,
 )
 async def infer(
-    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+    request: Request,
+    top_k: TopK = None,
+    min_confidence: MinConfidence = None,
+    unfamiliar: UnfamiliarMode = None,
+    timeout_ms: TimeoutMs = None,
 ) -> list[HFCandidate]:
     """The best labels of one photo, best first: its bytes as the body, or JSON `inputs` (base64) and `parameters`."""
     service = service_of(request)
     photo, parameters = await _read(request)
-    top_k = top_k_of(parameters, top_k or service.settings.top_k)
+    top_k = top_k_of(parameters, top_k)
     min_confidence = min_confidence_of(parameters, min_confidence)
+    unfamiliar = unfamiliar_of(parameters, unfamiliar)
     _check_function(parameters)
     if service.bundle.labels is None:
         return [HFCandidate(generated_text=(await unless_gone(request, service.caption(photo, timeout_ms))).caption)]
-    return _candidates(await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence)))
+    found = await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence, unfamiliar))
+    return _candidates(found)
 
 
 def _candidates(found: Prediction) -> list[HFCandidate]:
     """A ranking, not a decision: it stays whole where the service abstains, and says so in each
     entry.
     """
-    same: dict[str, Any] = {"generated_text": found.raw_output, "abstained": found.abstained}
+    same = found.model_dump(include={"abstained", "familiarity", "unfamiliar"}) | {"generated_text": found.raw_output}
     return [HFCandidate(label=one.label, score=one.confidence, **same) for one in found.top]
 
 

@@ -7,9 +7,10 @@ import binascii
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from app.faults import ServiceError, shown
+from app.settings import Unfamiliar
 from app.web.body import Joined
 
 R = TypeVar("R")
@@ -19,17 +20,19 @@ STEP = 1 << 20  # bytes that are looked at in one go, with the interpreter's loc
 # request some hundred. Each costs as much as some hundred bytes, and base64 text has none.
 MARKS, MARKS_OF_A_PHOTO = 1000, 16
 BLANKS = b" \t\n\r\f\v"
+UNFAMILIAR: tuple[Unfamiliar, ...] = get_args(Unfamiliar)
 LARGEST_TOP_K = 100  # as `?top_k=` of /predict
 # For the API description: a PNG of 8 by 8 pixels, so that its requests can be sent as they stand.
 EXAMPLE_PHOTO = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mO8Ns2DARtgYsABBqcEAFjdAcQyQ2pSAAAAAElFTkSuQmCC"
 )
-# For the API description: the object `parameters` of the protocols that know these two.
+# For the API description: the object `parameters` of the protocols that know these three.
 PARAMETERS: dict[str, Any] = {
     "type": ["object", "null"],
     "properties": {
         "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": LARGEST_TOP_K},
         "min_confidence": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "unfamiliar": {"enum": [*UNFAMILIAR, None]},
     },
 }
 
@@ -121,7 +124,7 @@ def _from_base64(text: str, begin: int) -> bytes:
     return found.whole
 
 
-def top_k_of(parameters: dict[str, Any], default: int) -> int:
+def top_k_of(parameters: dict[str, Any], default: int | None) -> int | None:
     """`top_k` of the parameters, 1 to 100. Raises `ServiceError` with slug `invalid_parameter`."""
     found = parameters.get("top_k")
     if found is None:
@@ -147,6 +150,20 @@ def min_confidence_of(parameters: dict[str, Any], default: float | None) -> floa
             "invalid_parameter", f"The parameter min_confidence must be a number from 0 to 1, not {shown(found)}."
         )
     return float(found)
+
+
+def unfamiliar_of(parameters: dict[str, Any], default: Unfamiliar | None) -> Unfamiliar | None:
+    """`unfamiliar` of the parameters. Raises `ServiceError` with slug `invalid_parameter`."""
+    found = parameters.get("unfamiliar")
+    if found is None:
+        return default
+    for one in UNFAMILIAR:
+        if found == one:
+            return one
+    raise ServiceError(
+        "invalid_parameter",
+        f"The parameter unfamiliar must be {', '.join(UNFAMILIAR[:-1])} or {UNFAMILIAR[-1]}, not {shown(found)}.",
+    )
 
 
 def whole_number(value: object) -> int | None:

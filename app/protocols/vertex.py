@@ -33,12 +33,13 @@ from app.protocols.json_photos import (
     parsed,
     photo_of,
     top_k_of,
+    unfamiliar_of,
 )
 from app.serving.schemas import Health, Prediction
 from app.web.body import read_body
 from app.web.errors import responses
 from app.web.leaving import unless_gone
-from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, answers, ready, service_of
+from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, TopK, UnfamiliarMode, answers, ready, service_of
 from app.web.upload import is_json
 from contract.errors import ContractError
 
@@ -123,16 +124,21 @@ def _path(environ: Mapping[str, str], name: str) -> str | None:
 
 
 async def predict(
-    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+    request: Request,
+    top_k: TopK = None,
+    min_confidence: MinConfidence = None,
+    unfamiliar: UnfamiliarMode = None,
+    timeout_ms: TimeoutMs = None,
 ) -> VertexAnswer:
     """Name the food on the photos of JSON `instances`: an answer or an error for each, in order."""
     service = service_of(request)
     read = partial(_from_json, max_images=service.settings.max_images)
     photos, parameters = await parsed(await read_body(request), read, request.app.state.json_reader)
-    top_k = top_k_of(parameters, top_k or service.settings.top_k)
+    top_k = top_k_of(parameters, top_k)
     min_confidence = min_confidence_of(parameters, min_confidence)
+    unfamiliar = unfamiliar_of(parameters, unfamiliar)
     service.check_serving()  # what concerns every photo is no matter of one entry
-    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence))
+    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence, unfamiliar))
     return VertexAnswer(predictions=answers(found))
 
 

@@ -23,8 +23,9 @@ from app.engine.load import EngineLoad
 from app.engine.pool import EnginePool
 from app.faults import ServiceError, overloaded
 from app.heap import trim
-from app.serving.answers import Ranked, caption, prediction, ranked
+from app.serving.answers import Ranked, Rules, caption, prediction, ranked
 from app.serving.batcher import Batcher, Done, Expired, Failed, Place, QueueFull, Refused
+from app.serving.info import DEMONSTRATION, bundle_info
 from app.serving.schemas import Caption, Model, Prediction
 from app.serving.several import Several
 from app.serving.slots import Slots
@@ -101,6 +102,8 @@ class ServedModel:
             log.info(
                 "no engine cache: one batch at a time, since every engine is built now, and a second would double it"
             )
+        if self.bundle.manifest.demonstration:
+            log.warning("model %s is %s", self._name.version, DEMONSTRATION)
         slots = Slots()
         batch, queue = self._settings.max_batch, self._settings.max_queue
         same: Any = {"max_batch": batch, "max_queue": queue, "slots": slots, "on_failure": _failed}
@@ -175,23 +178,14 @@ class ServedModel:
 
     def info(self) -> dict[str, Any]:
         """The model and what runs it."""
-        manifest, engines = self.bundle.manifest, self._pool.engines
+        engines = self._pool.engines
         return {
-            "model": self._name.model_dump(),
+            **bundle_info(self.bundle, self._settings),
             "provider": engines[0].provider if engines else None,
             "engines": len(engines),
             "max_batch": self._pool.max_batch if engines else None,
             "buckets": list(self._pool.sizes) if engines else [],
-            "labels": len(self.bundle.labels) if self.bundle.labels is not None else 0,
-            "image_size": manifest.image_size,
-            "precision": manifest.precision,
-            "opset": manifest.opset,
-            "caption": manifest.caption.template if manifest.caption is not None else None,
-            "parity": manifest.parity,
             "self_check": asdict(self.self_check) if self.self_check is not None else None,
-            "metrics": manifest.metrics,
-            "source": manifest.source,
-            "tower": manifest.tower.model_dump() if manifest.tower is not None else None,
             "queued": {"predict": self._scores.depth, "caption": self._captions.depth},
             "oldest_seconds": round(max(self._scores.oldest_seconds, self._captions.oldest_seconds), 3),
         }
@@ -223,16 +217,14 @@ class ServedModel:
             raise self._overloaded(refused) from None
         self._decoder.check_room()
 
-    async def predict(self, photo: bytes, top_k: int, min_confidence: float, deadline: float) -> Prediction:
+    async def predict(self, photo: bytes, rules: Rules, deadline: float) -> Prediction:
         """The best labels of one photo. Raises `PhotoError` or `ServiceError`."""
         self._check_classifies()
         started = time.perf_counter()
         with self.held():
-            return await self._predicted(photo, top_k, min_confidence, deadline, started, owner=object())
+            return await self._predicted(photo, rules, deadline, started, owner=object())
 
-    async def predict_all(
-        self, photos: list[bytes], top_k: int, min_confidence: float, deadline: float
-    ) -> list[Prediction | BaseException]:
+    async def predict_all(self, photos: list[bytes], rules: Rules, deadline: float) -> list[Prediction | BaseException]:
         """An answer or an exception for each photo of a request, in order.
 
         Raises `ServiceError` for the request as a whole, before work starts: `overloaded` where not all of them would
@@ -240,7 +232,7 @@ class ServedModel:
         """
         if len(photos) == 1:
             try:
-                return [await self.predict(photos[0], top_k, min_confidence, deadline)]
+                return [await self.predict(photos[0], rules, deadline)]
             except Exception as error:
                 if isinstance(error, ServiceError) and error.slug in OF_ALL:
                     raise
@@ -256,7 +248,7 @@ class ServedModel:
                     try:
                         async with turns.turn(quick, _left(deadline)):
                             return await self._predicted(
-                                photo, top_k, min_confidence, deadline, started, owner=self._several, let_in=True
+                                photo, rules, deadline, started, owner=self._several, let_in=True
                             )
                     except TimeoutError:
                         raise _too_late() from None
@@ -285,15 +277,7 @@ class ServedModel:
             raise self._overloaded(refused) from None
 
     async def _predicted(
-        self,
-        photo: bytes,
-        top_k: int,
-        min_confidence: float,
-        deadline: float,
-        started: float,
-        *,
-        owner: object,
-        let_in: bool = False,
+        self, photo: bytes, rules: Rules, deadline: float, started: float, *, owner: object, let_in: bool = False
     ) -> Prediction:
         place, pixels, decode_seconds = await self._decode(self._scores, photo, deadline, owner, let_in=let_in)
         done = await self._answered(place, pixels)
@@ -305,7 +289,7 @@ class ServedModel:
             "score": scored.score_seconds,
             "total": time.perf_counter() - started,
         }
-        return prediction(self.bundle, self._name, scored.ranked, top_k, timings, min_confidence)
+        return prediction(self.bundle, self._name, scored.ranked, rules, timings)
 
     async def caption(self, photo: bytes, deadline: float) -> Caption:
         """A free caption of one photo. Raises `PhotoError` or `ServiceError`."""
@@ -371,7 +355,8 @@ class ServedModel:
     def _score(self, batch: list[Pixels]) -> Awaitable[list[_Scored]]:
         def work(engine: Engine) -> list[_Scored]:
             scores = engine.score(batch)
-            return [_Scored(one, scores.encode_seconds, scores.score_seconds) for one in ranked(scores.probabilities)]
+            found = ranked(scores.probabilities, scores.familiarity)
+            return [_Scored(one, scores.encode_seconds, scores.score_seconds) for one in found]
 
         self._on_batch("predict", len(batch))
         return self._pool.run(work, len(batch))

@@ -31,17 +31,22 @@ class Model(BaseModel):
 class Abstention(BaseModel):
     """Why a photo was left without an answer."""
 
-    reason: Literal["low_confidence"] = Field(description="a slug for programs")
+    reason: Literal["unfamiliar", "low_confidence"] = Field(
+        description="a slug for programs; a photo that is `unfamiliar` is not asked how sure its label is"
+    )
     message: str = Field(
         description="a sentence for people", examples=["The best label has a probability of 0.41, below 0.6."]
     )
-    min_confidence: float = Field(
-        description="what was asked for by the request, else by the setting abstain_below", examples=[0.6]
+    min_confidence: float | None = Field(
+        description="for low_confidence: what was asked for by the request, else by the setting abstain_below",
+        examples=[0.6],
     )
+    min_familiarity: float | None = Field(description="for unfamiliar: the setting unfamiliar_below", examples=[0.01])
 
 
 class Prediction(BaseModel):
-    """The best label of one photo, or none where the model is not sure enough (`abstained`).
+    """The best label of one photo, or none (`abstained`) where it does not look like what the model was trained on, or
+    the model is not sure enough.
 
     `prediction` and `raw_output` are the original contract.
     """
@@ -58,6 +63,14 @@ class Prediction(BaseModel):
         examples=[0.94],
     )
     abstained: Abstention | None = Field(description="null where there is an answer")
+    familiarity: float | None = Field(
+        description="share of the training photos that look less like the rest than this photo does, 0 to 1; null: not "
+        "asked for, or the bundle cannot tell",
+        examples=[0.62],
+    )
+    unfamiliar: bool | None = Field(
+        description="whether familiarity is below the setting unfamiliar_below; null as familiarity", examples=[False]
+    )
     top: list[Candidate] = Field(description="the best labels, best first, however sure")
     model: Model
     timings_ms: dict[str, float] = Field(

@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 from app.engine.load import EngineLoad
 from app.faults import ServiceError, body_of, forget_frames
+from app.serving.answers import Rules
 from app.serving.model import ServedModel
 from app.serving.schemas import Caption, Prediction
-from app.settings import Settings
-from app.telemetry.record import note_abstained, note_refused, note_timings
+from app.settings import Settings, Unfamiliar
+from app.telemetry.record import note_abstained, note_familiarity, note_refused, note_timings
 from contract.bundle import Bundle, read_bundle
 from contract.errors import ContractError, PhotoError
 
@@ -246,24 +247,31 @@ class Service:
     # -- requests -------------------------------------------------------------------------------------------------------
 
     async def predict(
-        self, photo: bytes, top_k: int, timeout_ms: int | None = None, min_confidence: float | None = None
+        self,
+        photo: bytes,
+        top_k: int | None = None,
+        timeout_ms: int | None = None,
+        min_confidence: float | None = None,
+        unfamiliar: Unfamiliar | None = None,
     ) -> Prediction:
         """The best labels of one photo, within `timeout_ms` or the setting's, whichever is less.
 
-        It abstains below `min_confidence`, 0 to 1 (None: the setting's). Raises `PhotoError` or `ServiceError`.
+        `top_k` labels are told. It abstains below `min_confidence`, 0 to 1, and does with what is `unfamiliar` what that
+        says; for each None is the setting's. Raises `PhotoError` or `ServiceError`.
         """
         self.check_serving()
-        least, deadline = self._least(min_confidence), self._deadline(timeout_ms)
-        found = await self._model.predict(photo, top_k, least, deadline)
+        rules = Rules.of(self.settings, top_k, min_confidence, unfamiliar)
+        found = await self._model.predict(photo, rules, self._deadline(timeout_ms))
         _note(found)
         return found
 
     async def predict_all(
         self,
         photos: list[bytes],
-        top_k: int,
+        top_k: int | None = None,
         timeout_ms: int | None = None,
         min_confidence: float | None = None,
+        unfamiliar: Unfamiliar | None = None,
         *,
         model: ServedModel | None = None,
     ) -> list[Prediction | BaseException]:
@@ -273,8 +281,8 @@ class Service:
         `ServiceError` for the request as a whole, as `ServedModel.predict_all` does.
         """
         self.check_serving()
-        least, deadline = self._least(min_confidence), self._deadline(timeout_ms)
-        found = await (model or self._model).predict_all(photos, top_k, least, deadline)
+        rules = Rules.of(self.settings, top_k, min_confidence, unfamiliar)
+        found = await (model or self._model).predict_all(photos, rules, self._deadline(timeout_ms))
         for one in found:
             if isinstance(one, ServiceError | PhotoError):  # of any other the log will want to know where it was
                 forget_frames(one)
@@ -291,9 +299,6 @@ class Service:
         note_timings(found.timings_ms)
         return found
 
-    def _least(self, min_confidence: float | None) -> float:
-        return self.settings.abstain_below if min_confidence is None else min_confidence
-
     def _deadline(self, timeout_ms: int | None) -> float:
         """When a request that begins now is too late, by the clock of `time.perf_counter`; a client may only shorten it."""
         most = self.settings.request_timeout_ms
@@ -301,10 +306,12 @@ class Service:
 
 
 def _note(found: Prediction) -> None:
-    """Leave the timings of an answer in the record of the request, if there is one."""
+    """Leave what is counted of an answer in the record of the request, if there is one."""
     note_timings(found.timings_ms)
     if found.abstained is not None:
-        note_abstained()
+        note_abstained(found.abstained.reason)
+    if found.familiarity is not None:
+        note_familiarity(found.familiarity, unfamiliar=bool(found.unfamiliar))
 
 
 async def _read(path: Path) -> Bundle:

@@ -36,6 +36,8 @@ REASONS = (
 )  # fmt: skip
 REQUEST_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+ABSTENTIONS = ("unfamiliar", "low_confidence")
+FAMILIARITY_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -65,7 +67,19 @@ METRICS: dict[str, MetricKind] = {
         "Requests, and photos of a batch, that were refused by a limit or for want of room or time.",
     ),
     "abstained_total": MetricKind(
-        "counter", (), "Photos answered with `prediction` null, because the best label was not sure enough."
+        "counter",
+        ("reason",),
+        "Photos answered with `prediction` null: `unfamiliar` (not like what the model was trained on), or "
+        "`low_confidence` (the best label is not sure enough).",
+    ),
+    "unfamiliar_total": MetricKind(
+        "counter", (), "Photos below `unfamiliar_below`, whether they were answered (`mark`) or not (`abstain`)."
+    ),
+    "familiarity": MetricKind(
+        "histogram",
+        (),
+        "Of each photo answered, the share of the training photos that look less like the rest: of bundles that can tell, "
+        "and not where `unfamiliar` is `off`.",
     ),
     "stage_seconds": MetricKind(
         "histogram",
@@ -171,11 +185,14 @@ class Metrics:
         self._seconds = Histogram(*_named("request_seconds"), registry=self.registry, buckets=REQUEST_BUCKETS)
         self.in_flight = Gauge(*_named("requests_in_flight"), registry=self.registry)
         rejected = Counter(*_named("rejected_total"), registry=self.registry)
-        self._abstained = Counter(*_named("abstained_total"), registry=self.registry)
+        abstained = Counter(*_named("abstained_total"), registry=self.registry)
+        self._unfamiliar = Counter(*_named("unfamiliar_total"), registry=self.registry)
+        self._familiarity = Histogram(*_named("familiarity"), registry=self.registry, buckets=FAMILIARITY_BUCKETS)
         self.decoders_lost = Counter(*_named("decoders_lost_total"), registry=self.registry)
         stages = Histogram(*_named("stage_seconds"), registry=self.registry, buckets=STAGE_BUCKETS)
         self._batch = Histogram(*_named("batch_size"), registry=self.registry, buckets=BATCH_BUCKETS)
         # Made now, so that each stands at 0 before the first event: a rate needs a value to begin with.
+        self._abstained = {reason: abstained.labels(reason) for reason in ABSTENTIONS}
         self._rejected = {reason: rejected.labels(reason) for reason in REASONS}
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self.registry.register(_Now(state, load or Load(available())))
@@ -189,7 +206,11 @@ class Metrics:
         self._requests.labels(record.route, outcome).inc()
         self._seconds.labels(record.route).observe(time.perf_counter() - record.started)
         if outcome == "ok":
-            self._abstained.inc(record.abstained)
+            for reason in record.abstained:
+                self._abstained[reason].inc()
+            for familiarity in record.familiarity:
+                self._familiarity.observe(familiarity)
+            self._unfamiliar.inc(record.unfamiliar)
         for slug in record.refused if outcome == "ok" else [outcome]:
             if slug in self._rejected:
                 self._rejected[slug].inc()

@@ -35,7 +35,9 @@ class Record:
     error: str | None = None
     bytes_in: int = 0
     timings_ms: list[Mapping[str, float]] = field(default_factory=list)  # one entry for each photo answered
-    abstained: int = 0  # photos whose best label was not sure enough
+    abstained: list[str] = field(default_factory=list)  # the reason for each photo left without an answer
+    familiarity: list[float] = field(default_factory=list)  # of each photo answered, where it is told: 0 to 1
+    unfamiliar: int = 0  # photos of those, which do not look like what the model was trained on
     refused: list[str] = field(default_factory=list)  # a slug for each photo refused in an answer that is 200
 
     @property
@@ -85,10 +87,17 @@ def note_timings(timings_ms: Mapping[str, float]) -> None:
         record.timings_ms.append(timings_ms)
 
 
-def note_abstained() -> None:
-    """A photo of the request was looked at, but its best label was not sure enough."""
+def note_abstained(reason: str) -> None:
+    """A photo of the request was looked at, and left without an answer for this reason."""
     if (record := current.get()) is not None:
-        record.abstained += 1
+        record.abstained.append(reason)
+
+
+def note_familiarity(familiarity: float, *, unfamiliar: bool) -> None:
+    """How familiar a photo of the request is, 0 to 1, and whether that is too little."""
+    if (record := current.get()) is not None:
+        record.familiarity.append(familiarity)
+        record.unfamiliar += unfamiliar
 
 
 def note_refused(slug: str) -> None:

@@ -109,7 +109,8 @@ def check_bundle(service: Client, path: Path) -> int:
             continue
         row = bundle.check.label_logprobs[number]
         right = {bundle.labels[int(i)].name for i in np.flatnonzero(row >= row.max() - tolerance)}
-        _check(name, service.ask("/predict", photo), right)
+        # made up, and so like no photo of food: what the model computes is asked for, not whether it would answer
+        _check(name, service.ask("/predict?unfamiliar=off&min_confidence=0", photo), right)
     return 0
 
 

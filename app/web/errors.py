@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.faults import ERRORS, ErrorBody, ServiceError, body_of, forget_frames
+from app.faults import ERRORS, ErrorBody, ServiceError, body_of, forget_frames, shown
 from app.telemetry.record import note_error
 from app.web.paths import allowed_methods
 from app.web.prefix import prefix_of
@@ -45,7 +45,8 @@ def install_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][1:])
-        return error_response("invalid_parameter", f"The parameter {name} is wrong: {first['msg']}.")
+        what = f"The parameter {name} is wrong: {first['msg']}, not {shown(first['input'])}."
+        return error_response("invalid_parameter", what)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

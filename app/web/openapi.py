@@ -108,6 +108,8 @@ PREDICTION = Prediction(
     label="beignets",
     confidence=0.941,
     abstained=None,
+    familiarity=0.6187,
+    unfamiliar=False,
     top=[
         Candidate(class_id=6, label="beignets", prediction="Beignets", confidence=0.941),
         Candidate(class_id=31, label="donuts", prediction="Donuts", confidence=0.032),
@@ -125,11 +127,29 @@ UNSURE = PREDICTION.model_copy(
             reason="low_confidence",
             message="The best label has a probability of 0.412, below 0.6.",
             min_confidence=0.6,
+            min_familiarity=None,
         ),
         "top": [
             Candidate(class_id=6, label="beignets", prediction="Beignets", confidence=0.412),
             Candidate(class_id=31, label="donuts", prediction="Donuts", confidence=0.388),
         ],
+    }
+)
+UNFAMILIAR = PREDICTION.model_copy(
+    update={
+        "prediction": None,
+        "class_id": None,
+        "label": None,
+        "confidence": 0.497,
+        "abstained": Abstention(
+            reason="unfamiliar",
+            message="It does not look like what the model was trained on: only 0.02 % of the training photos look less "
+            "like the rest, below 1 %.",
+            min_confidence=None,
+            min_familiarity=0.01,
+        ),
+        "familiarity": 0.0002,
+        "unfamiliar": True,
     }
 )
 CAPTION = Caption(
@@ -155,6 +175,15 @@ INFO = {
         "licence": None,
         "needs_cudnn": False,
     },
+    "familiarity": {
+        "photos": 4096,
+        "directions": 128,
+        "neighbours": 10,
+        "unfamiliar": "abstain",
+        "below": 0.01,
+        "check": None,
+    },
+    "demonstration": False,
     "abstain_below": 0.0,
     "limits": {"max_batch": 16, "max_queue": 256, "max_body_bytes": 33554432, "max_pixels": 67108864},
     "queued": {"predict": 0, "caption": 0},
@@ -165,7 +194,7 @@ ANSWERS: dict[str, Any] = {
     "root": Links().model_dump(),
     "post_root": [{"label": "beignets", "score": 0.941, "generated_text": "a photo of delicious 6"}],
     "predict": PREDICTION.model_dump(),
-    "predict_batch": BatchAnswer(results=[PREDICTION, UNSURE, BROKEN]).model_dump(),
+    "predict_batch": BatchAnswer(results=[PREDICTION, UNSURE, UNFAMILIAR, BROKEN]).model_dump(),
     "caption": CAPTION.model_dump(),
     "labels": Labels(labels=[{"id": 6, "name": "beignets", "display": "Beignets"}]).model_dump(),
     "info": INFO,

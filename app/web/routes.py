@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from app.faults import ErrorBody, ServiceError, body_of
 from app.serving.schemas import BatchAnswer, Caption, Health, Labels, Prediction
 from app.serving.service import Service
+from app.settings import Unfamiliar
 from app.telemetry.metrics import Metrics
 from app.web.errors import log, responses
 from app.web.leaving import unless_gone
@@ -56,6 +57,13 @@ TopK = Annotated[int | None, Query(ge=1, le=100, description="how many labels `t
 MinConfidence = Annotated[
     float | None,
     Query(ge=0, le=1, description="least probability of an answer, else `prediction` is null; setting abstain_below"),
+]
+UnfamiliarMode = Annotated[
+    Unfamiliar | None,
+    Query(
+        description="what becomes of a photo that does not look like the training photos: `prediction` is null (abstain), "
+        "it is told (mark), or nothing is (off); setting unfamiliar. A bundle that cannot tell answers all photos"
+    ),
 ]
 TimeoutMs = Annotated[
     int | None,
@@ -112,27 +120,33 @@ def service_of(request: Request) -> Service:
 
 @photo_router.post("/predict", response_model=Prediction, responses=responses(*PHOTO_ERRORS), openapi_extra=ONE_PHOTO)
 async def predict(
-    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+    request: Request,
+    top_k: TopK = None,
+    min_confidence: MinConfidence = None,
+    unfamiliar: UnfamiliarMode = None,
+    timeout_ms: TimeoutMs = None,
 ) -> Prediction:
     """Name the food on one photo: multipart field `image`, or the photo's bytes as the body."""
     service = service_of(request)
     photo = await read_photo(request)
-    top_k = top_k or service.settings.top_k
-    return await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence))
+    return await unless_gone(request, service.predict(photo, top_k, timeout_ms, min_confidence, unfamiliar))
 
 
 @photo_router.post(
     "/predict/batch", response_model=BatchAnswer, responses=responses(*PHOTO_ERRORS), openapi_extra=SEVERAL_PHOTOS
 )
 async def predict_batch(
-    request: Request, top_k: TopK = None, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+    request: Request,
+    top_k: TopK = None,
+    min_confidence: MinConfidence = None,
+    unfamiliar: UnfamiliarMode = None,
+    timeout_ms: TimeoutMs = None,
 ) -> BatchAnswer:
     """Name the food on several photos: an answer or an error for each, in order. One bad photo fails alone."""
     service = service_of(request)
     photos = await read_photos(request, service.settings.max_images)
     service.check_serving()  # what concerns every photo is no matter of one entry
-    top_k = top_k or service.settings.top_k
-    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence))
+    found = await unless_gone(request, service.predict_all(photos, top_k, timeout_ms, min_confidence, unfamiliar))
     return BatchAnswer(results=answers(found))
 
 

@@ -80,6 +80,7 @@ def test_a_gpu_needs_no_cudnn_for_them(names_bundle: Path) -> None:
 
 def test_graphs_take_any_batch_and_uint8_pixels(bundle: Path) -> None:
     manifest = read_bundle(bundle).manifest
+    assert manifest.demonstration, "this model learnt from drawings"
     size = manifest.image_size
     for batch in (1, 3, 16):
         embeds = run_graph(bundle / "encoder.onnx", pixels=probe_pixels(batch, size))
@@ -149,6 +150,7 @@ def test_a_stock_model_becomes_a_captioner(
     found = read_bundle(tmp_path / "out")
     assert found.labels is None
     assert "scorer.onnx" not in found.manifest.files
+    assert not found.manifest.demonstration
     assert found.check is not None
     assert found.check.label_logprobs is None
 

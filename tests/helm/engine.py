@@ -105,15 +105,19 @@ def _lay(over: Object, part: Object) -> None:
             over[key] = value
 
 
-def texts(values: Object, *, kube: str = KUBE, name: str = "demo", apis: list[str] = GKE) -> dict[str, str]:
+def texts(
+    values: Object, *, kube: str = KUBE, name: str = "demo", apis: list[str] = GKE, chart: Path = CHART
+) -> dict[str, str]:
     """Each template's text by file name, without the empty ones: `helm template --api-versions`. Raises `HelmError`."""
-    found = engine().ask("render", chart=str(CHART), values=values, kube=kube, apis=apis, name=name, namespace="food")
+    found = engine().ask("render", chart=str(chart), values=values, kube=kube, apis=apis, name=name, namespace="food")
     return {path.partition("/templates/")[2]: text for path, text in found.items() if text.strip()}
 
 
-def objects(values: Object, *, kube: str = KUBE, name: str = "demo", apis: list[str] = GKE) -> list[Object]:
+def objects(
+    values: Object, *, kube: str = KUBE, name: str = "demo", apis: list[str] = GKE, chart: Path = CHART
+) -> list[Object]:
     """Every object of the release, hooks too. Raises `HelmError`."""
-    rendered = texts(values, kube=kube, name=name, apis=apis)
+    rendered = texts(values, kube=kube, name=name, apis=apis, chart=chart)
     documents = (yaml.safe_load_all(text) for path, text in sorted(rendered.items()) if path != "NOTES.txt")
     return [document for several in documents for document in several if document]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +21,10 @@ PATIENCE = 120  # seconds, lest a command hangs: no result depends on it
 
 
 class Release:
-    """The release `demo` on a fake cluster."""
+    """The release `demo` on a fake cluster, of the chart in a folder or in a package."""
 
-    def __init__(self, cluster: FakeCluster) -> None:
-        self.cluster, self._config = cluster, cluster.kubeconfig
+    def __init__(self, cluster: FakeCluster, chart: Path = CHART) -> None:
+        self.cluster, self._config, self._chart = cluster, cluster.kubeconfig, str(chart)
         engine().ask("cluster", config=self._config, kubeconfig=cluster.kubeconfig)
 
     def act(self, action: str, *arguments: Any, **options: Any) -> Any:
@@ -33,11 +34,11 @@ class Release:
     def install(self, values: Object, **options: Any) -> Any:
         """`helm install demo`"""
         known = {"namespace": "food", "timeout": PATIENCE, "wait": "hookOnly"}
-        return self.act("install", str(CHART), "demo", values, **known | options)
+        return self.act("install", self._chart, "demo", values, **known | options)
 
     def upgrade(self, values: Object) -> Any:
         """`helm upgrade demo`"""
-        return self.act("upgrade", str(CHART), "demo", values, namespace="food", timeout=PATIENCE, wait="hookOnly")
+        return self.act("upgrade", self._chart, "demo", values, namespace="food", timeout=PATIENCE, wait="hookOnly")
 
 
 @pytest.fixture

@@ -182,6 +182,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"maxBatch": True}}, "settings.maxBatch is true, but must be a whole number"),
     ({"settings": {"threads": -1}}, "settings.threads is -1, but must be a whole number from 0 to 1024"),
     ({"settings": {"maxBodyBytes": 1}}, "settings.maxBodyBytes is 1, but must be a whole number of at least 1024"),
+    (
+        {"settings": {"unfamiliar": False}},
+        "settings.unfamiliar is false, but must be one of off, mark, abstain, in quotes: YAML takes off for false.",
+    ),
     ({"settings": {"abstainBelow": 1.5}}, "settings.abstainBelow is 1.5, but must be a number from 0 to 1"),
     (
         {"settings": {"abstainBelow": "0.5"}},

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import httpx
 import pytest
@@ -50,7 +51,7 @@ def test_it_says_what_it_is(under_test: tuple[Tools, str]) -> None:
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
     assert labels["version"] == version("food-vision")
     assert labels["title"] == "food-vision"
-    assert labels["licenses"] == expression("cpu")
+    assert labels["licenses"] == expression("cpu"), "the weights of the demonstration are under one of these"
     assert labels["base.name"]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert labels["revision"].removesuffix("-dirty") == commit.strip(), "not what a cache had"
@@ -145,8 +146,8 @@ def test_sigterm_drains_and_ends_it_with_0(under_test: tuple[Tools, str]) -> Non
         assert "Traceback" not in container.logs()
 
 
-def test_without_a_bundle_it_says_so_and_ends(under_test: tuple[Tools, str]) -> None:
-    with started(*under_test) as container:
+def test_without_a_bundle_it_says_so_and_ends(under_test: tuple[Tools, str], tmp_path: Path) -> None:
+    with started(*under_test, bundle=tmp_path) as container:
         assert container.wait() == 1
         assert "/bundle" in container.logs()
         assert "Traceback" not in container.logs()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.image.test_pipeline import image_command
+from tests.image.test_image_command import image_command
 
 DIGEST = "sha256:" + "5" * 64
 BASE = f"python:3.11-slim-bookworm@sha256:{'b' * 64}"
@@ -55,7 +55,7 @@ class Docker:
 
     def push(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run the command with this Docker alone on PATH."""
-        return image_command("--target", "cpu", "--tag", TAG, "--push", *words, PATH=str(self._folder))
+        return image_command("--bundle", "none", "--tag", TAG, "--push", *words, PATH=str(self._folder))
 
     def calls(self, *first: str) -> list[list[str]]:
         """What was called with these words first."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +23,7 @@ from packaging.version import Version
 
 from app.providers.tensorrt import CUDA_LIBRARIES
 from scripts import sbom
-from scripts.model_regression import BUNDLE
+from scripts.image import DEMONSTRATION
 from tests.conftest import ROOT
 
 LOCKS = ROOT / "locks"
@@ -295,9 +298,34 @@ def test_a_release_pushes_and_names_the_images() -> None:
     text = release.read_text(encoding="utf-8")
     assert targets == named == ["cpu", "gpu", "gpu-slim"]
     assert set(targets) <= set(sbom.TARGETS), "each has its SBOM attested"
-    assert jobs(release)["image"]["needs"] == "base", "one digest of the base for all"
+    assert jobs(release)["image"]["needs"] == ["base", "demonstration"], "one digest of the base for all, one bundle"
     assert 'BASE_IMAGE="$BASE"' in text
     assert "BASE: ${{ needs.base.outputs.image }}" in text
+
+
+def test_a_release_bakes_in_one_demonstration_and_packages_the_chart_with_the_images(tmp_path: Path) -> None:
+    """What one job hands over the next takes, by name and place; a release's files are of images and chart alone."""
+    found = jobs(ROOT / ".github" / "workflows" / "release.yml")
+    steps = {name: found[name]["steps"] for name in ("demonstration", "image", "release")}
+    made, taken, of_images = (
+        next(one["with"] for one in steps[job] if f"actions/{kind}-artifact@" in one.get("uses", ""))
+        for job, kind in (("demonstration", "upload"), ("image", "download"), ("release", "download"))
+    )
+    place = DEMONSTRATION.relative_to(ROOT).as_posix()
+    assert made["path"] == taken["path"] == place
+    assert made["name"] == taken["name"]
+    assert not fnmatch.fnmatch(made["name"], of_images["pattern"])
+    packaged = next(one["run"] for one in steps["release"] if "package_chart" in one.get("run", ""))
+    (command,) = [line.strip() for line in packaged.splitlines() if "package_chart" in line]
+    records = tmp_path / of_images["path"] / "image"
+    records.mkdir(parents=True)
+    for target in ("cpu", "gpu"):
+        (records / f"{target}.json").write_text(json.dumps({"repository": "r", "digest": f"sha256:{'1' * 64}"}))
+    words = shlex.split(command.replace("$version", "1.2.3").replace("build/release", f"{tmp_path}/build/release"))
+    assert subprocess.run([sys.executable, *words[1:]], cwd=ROOT, check=False).returncode == 0
+    pushed = re.search(r"helm push \"(.+?)\"", packaged)
+    assert pushed
+    assert (tmp_path / pushed[1].replace("$version", "1.2.3")).is_file()
 
 
 def test_a_release_that_is_run_again_names_the_newer_images(tmp_path: Path) -> None:
@@ -324,39 +352,3 @@ def test_a_release_that_is_run_again_names_the_newer_images(tmp_path: Path) -> N
     calls = (tmp_path / "calls").read_text()
     assert calls.count("release create v1.2.3 --verify-tag") == 2
     assert "--cleanup-tag" not in calls
-
-
-def image_command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scripts.image", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | env, check=False)
-
-
-def test_wrong_usage_of_the_image_command_gets_2() -> None:
-    done = image_command("--target", "tpu")
-    assert done.returncode == 2
-    assert "tpu" in done.stderr
-
-
-@pytest.mark.parametrize("words", [("--torch", "torch==2"), ("--target", "training", "--bundle", "b")])
-def test_what_does_not_go_together_is_wrong_usage(words: tuple[str, ...]) -> None:
-    done = image_command(*words)
-    assert done.returncode == 2
-    assert words[-2] in done.stderr
-
-
-def test_without_a_tool_it_says_which_to_install(tmp_path: Path) -> None:
-    done = image_command(PATH=str(tmp_path))
-    assert done.returncode == 1
-    assert "Neither Docker nor buildah with podman is here" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_what_is_no_bundle_or_cannot_be_read_is_not_baked_in(tmp_path: Path) -> None:
-    done = image_command("--bundle", str(tmp_path))
-    assert done.returncode == 1
-    assert f"{tmp_path} is not a bundle" in done.stderr
-    shutil.copytree(BUNDLE, tmp_path / "mine")
-    (tmp_path / "mine" / "labels.json").chmod(0o600)
-    done = image_command("--bundle", str(tmp_path / "mine"))
-    assert done.returncode == 1
-    assert "labels.json cannot be read by the service's user in the image: chmod" in done.stderr

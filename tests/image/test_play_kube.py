@@ -6,21 +6,26 @@ manifest that FOOD_VISION_MANIFEST names.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from scripts import image as images
+from scripts import package_chart
 from scripts.containers import Tools
 from scripts.model_regression import BUNDLE, PICTURES, main
 from tests.image.container import Container, image_under_test
 from tests.image.kube import for_podman, host_config, played
 
 MANIFEST = "FOOD_VISION_MANIFEST"
+CHART = package_chart.CHART
 PLAIN = """
 apiVersion: v1
 kind: Service
@@ -95,6 +100,16 @@ def drains(container: Container) -> None:
     assert "Traceback" not in container.logs()
 
 
+def rendered(chart: Path, values: dict[str, Any]) -> str:
+    """The manifest of a chart, a folder or a package, without its tests, or skip the test with the reason."""
+    helm = pytest.importorskip("tests.helm.engine", reason="needs the chart")
+    if not helm.PYTHON.exists():
+        pytest.skip("needs Helm's engine: make chart-venv")
+    place = {"name": "played", "namespace": "default"}
+    texts = helm.engine().ask("render", chart=str(chart), values=values, kube=helm.KUBE, apis=[], **place)
+    return "\n---\n".join(text for file, text in texts.items() if file.endswith(".yaml") and "/tests/" not in file)
+
+
 def test_a_deployment_answers_and_keeps_to_its_rights(baked: tuple[Tools, str], tmp_path: Path) -> None:
     tools, name = baked
     with played(tools, PLAIN, name, tmp_path) as (url, container):
@@ -105,15 +120,28 @@ def test_a_deployment_answers_and_keeps_to_its_rights(baked: tuple[Tools, str], 
 
 
 def test_the_charts_deployment_answers_and_drains(baked: tuple[Tools, str], tmp_path: Path) -> None:
-    helm = pytest.importorskip("tests.helm.engine", reason="needs the chart")
-    if not helm.PYTHON.exists():
-        pytest.skip("needs Helm's engine: make chart-venv")
-    values, place = helm.values_of("cpu"), {"name": "played", "namespace": "default"}
-    texts = helm.engine().ask("render", chart=str(helm.CHART), values=values, kube=helm.KUBE, apis=[], **place)
-    manifest = "\n---\n".join(text for file, text in texts.items() if file.endswith(".yaml") and "/tests/" not in file)
+    manifest = rendered(CHART, yaml.safe_load((CHART / "ci" / "cpu-values.yaml").read_text(encoding="utf-8")))
     with played(baked[0], manifest, baked[1], tmp_path) as (url, container):
         check(baked[0], url, container)
         drains(Container(baked[0], container, url))
+
+
+def test_the_packaged_chart_answers_with_nothing_named_but_the_node_mode(tmp_path: Path) -> None:
+    """Packaged with the digest of the image under test, which has the demonstration in it."""
+    tools, name = image_under_test()
+    if tools.name != "podman":
+        pytest.skip("needs podman: Docker runs no Kubernetes manifests")
+    repository, digest = name.rpartition(":")[0], tools.call("image", "inspect", name, "--format", "{{.Digest}}")
+    for target in package_chart.TARGETS:
+        (tmp_path / f"{target}.json").write_text(json.dumps({"repository": repository, "digest": digest}))
+    manifest = rendered(package_chart.package(tmp_path, "1.2.3", tmp_path), {"node": {"mode": "cpu"}})
+    image = f"{repository}@{digest}"
+    assert manifest.count(f"image: {image}\n") == 1
+    with played(tools, manifest, image, tmp_path) as (url, container):
+        example = httpx.get(f"{url}/static/example.png").content
+        assert httpx.post(f"{url}/predict", files={"image": example}).json()["label"] == "donut"
+        assert httpx.get(f"{url}/info").json()["demonstration"] is True
+        assert host_config(tools, container)["HostConfig"]["ReadonlyRootfs"] is True
 
 
 @pytest.mark.skipif(MANIFEST not in os.environ, reason=f"needs {MANIFEST}, a rendered manifest")

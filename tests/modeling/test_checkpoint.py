@@ -110,10 +110,20 @@ def test_what_it_started_from_is_told_without_its_place(
     assert started_from(copy, {"model": {"base": "."}}).source == tmp_path.name
 
 
-@pytest.mark.parametrize("recipe", [{}, {"model": None}, {"model": "blip"}, {"model": {"base": 5}}, {"model": []}])
+@pytest.mark.parametrize(
+    "recipe", [{}, {"model": None, "data": None}, {"model": "blip"}, {"model": {"base": 5}}, {"model": [], "data": []}]
+)
 def test_a_record_of_any_recipe_is_read(recipe: dict[str, object], checkpoint: Path, tmp_path: Path) -> None:
     found = started_from(copy_of(checkpoint, tmp_path), recipe)
-    assert (found.base, found.source) == (None, None)
+    assert (found.base, found.source, found.drawn) == (None, None, False)
+
+
+def test_what_was_trained_on_drawings_is_known_by_its_record(checkpoint: Path, tmp_path: Path) -> None:
+    assert load_checkpoint(checkpoint).drawn
+    copy = copy_of(checkpoint, tmp_path)
+    assert not started_from(copy, {"data": {"source": "folder", "train": "drawn"}}).drawn
+    (copy / TRAINING_FILE).unlink()
+    assert not load_checkpoint(copy).drawn, "a stock model"
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
@@ -132,8 +142,9 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     bank = make_bank(torch.eye(16)[:12], tower="0" * 64, image_size=16)
     save_checkpoint(tmp_path / "out", small_blip(seed=1), LABELS, None, bank, replace=True)
     read = read_bank(tmp_path / "out", tower="0" * 64, width=16)
+    assert bank is not None
     assert read is not None
-    assert torch.equal(read.features, torch.eye(16)[:12].half())
+    assert torch.equal(read.features, bank.features)
     assert checkpoint_digest(tmp_path / "out") != before
 
 

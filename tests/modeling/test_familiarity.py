@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from contract.errors import CheckpointError
-from contract.familiarity import MOST_PHOTOS, MOST_ROWS, NEIGHBOURS
+from contract.familiarity import MOST_PHOTOS, NEIGHBOURS
 from modeling.checkpoint import load_checkpoint
 from modeling.familiarity import (
     ABOUT,
@@ -94,26 +94,6 @@ def test_new_photos_of_the_same_kind_are_as_familiar_as_members() -> None:
     assert float(bank.familiarity(bank.similarity(-rows[:1]))) == 0
 
 
-def test_many_photos_are_reference_and_a_sample_of_them_rows() -> None:
-    rows = features(MOST_ROWS + 300)
-    bank, again = (make_bank(rows, tower="t", image_size=32) for _ in range(2))
-    assert bank is not None
-    assert again is not None
-    assert torch.equal(bank.features, again.features)
-    assert (len(bank.features), len(bank.reference)) == (MOST_ROWS, len(rows))
-    chosen = (rows.half()[:, None] == bank.features[None, ::64]).all(dim=2).nonzero()
-    assert chosen[:, 1].tolist() == list(range(MOST_ROWS // 64)), "each is one of them, in their order"
-    assert 0.4 < float(chosen[:, 0].float().mean()) / len(rows) < 0.6, "from all parts"
-    left_out = int((~(rows.half()[:, None, 0] == bank.features[None, :, 0]).any(dim=1)).nonzero()[0])
-    own = bank.similarity(rows[left_out : left_out + 1])
-    assert (bank.reference - own).abs().min() < 1e-6, "held against all rows"
-    member = int(chosen[0, 0])
-    with_itself = bank.similarity(rows[member : member + 1])
-    assert not (bank.reference - with_itself).abs().min() < 1e-6
-    new = features(500, seed=1)
-    assert abs(float(bank.familiarity(bank.similarity(new)).mean()) - 0.5) < 0.05
-
-
 def test_a_reference_of_validation_photos() -> None:
     rows, photos = features(30), features(12, seed=1)
     bank = make_bank(rows, tower="t", image_size=32, validation=photos)
@@ -169,7 +149,7 @@ ROWS, BASIS = made().features, made().basis
         (broken(basis=BASIS[:, :0]), r"its basis is torch.float16 \[8, 0\]"),
         (broken(features=ROWS[:, :5]), r"its features are torch.float16 \[30, 5\], not float16 \[photos, 8\]"),
         (broken(features=ROWS.float()), r"its features are torch.float32"),
-        (broken(features=ROWS[:NEIGHBOURS]), f"it holds {NEIGHBOURS} photos, not {NEIGHBOURS + 1} to {MOST_ROWS}"),
+        (broken(features=ROWS[:NEIGHBOURS]), f"it holds {NEIGHBOURS} photos, not {NEIGHBOURS + 1} to {MOST_PHOTOS}"),
         (broken(reference=made().reference.flip(0)), "its reference values are not finite and sorted"),
         (broken(reference=made().reference * torch.nan), "its reference values are not finite and sorted"),
         (broken(reference=torch.zeros(0)), r"its reference is torch.float32 \[0\]"),

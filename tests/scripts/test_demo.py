@@ -10,7 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from scripts import demo
 from training.data.sources import open_source
@@ -31,7 +33,7 @@ def folder(root: Path, **classes: int) -> Path:
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    """What the demo would have run, in a checkout of its own; its service answers 'Pie' to everything."""
+    """What the demo would have run, in a checkout of its own; its service answers 'Pie' to all but noise."""
     found: Commands = []
     root = tmp_path / "checkout"
     root.mkdir()
@@ -41,10 +43,15 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
         found.append(["app", str(bundle)])
         yield "http://127.0.0.1:1"
 
-    def post(url: str, **_: object) -> httpx.Response:
+    def post(url: str, *, files: dict[str, bytes], **_: object) -> httpx.Response:
         if not url.endswith("/predict"):
             raise AssertionError(url)
-        answer = {"prediction": "Pie", "raw_output": "a pie", "timings_ms": {"total": 1.0}}
+        answer: dict[str, object] = {"raw_output": "a pie", "timings_ms": {"total": 1.0}}
+        if files["image"].startswith(b"\x89PNG"):  # what the demo draws itself
+            abstained = {"reason": "unfamiliar", "message": "No food."}
+            answer |= {"prediction": None, "abstained": abstained, "familiarity": 0.0}
+        else:
+            answer |= {"prediction": "Pie", "abstained": None, "familiarity": None}
         return httpx.Response(200, json={**answer, "top": [{"prediction": "Pie", "confidence": 0.9}]})
 
     def runs(command: list[str], **_: object) -> None:
@@ -68,9 +75,29 @@ def test_the_steps_on_drawings(commands: Commands, capsys: pytest.CaptureFixture
     assert names == ["training", "training.evaluate", "export", "training.drawn", "app"]
     assert commands[0][:3] == ["training", "--recipe", "drawn"]
     assert commands[2][1:3] == ["build/demo/checkpoint", "build/demo/bundle"], "what other targets take"
+    assert commands[2][3:5] == ["--name", "demonstration"], "as answers and /info call it"
     said = capsys.readouterr().out
     assert all(f"$ python -m {shlex.join(command)}\n" in said for command in commands[:4]), "each can be typed again"
     assert "It knows drawings, no photos." in said
+    assert "photo    build/demo/noise.png\ntruth    nothing: noise\nlabel    none, unfamiliar: No food.\n" in said
+    assert "familiar 0.00: the share of the training pictures that look less like the rest\n" in said
+
+
+def test_the_bundle_of_the_image_is_two_of_these_steps(commands: Commands, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main([]) == 0
+    whole = commands.copy()
+    commands.clear()
+    assert demo.main(["--bundle-only"]) == 0
+    assert commands == [whole[0], whole[2]]
+    assert capsys.readouterr().out.endswith("The bundle is build/demo/bundle.\n")
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--bundle-only", "--photos", "photos"])
+
+
+def test_the_noise_is_the_same_each_time(tmp_path: Path) -> None:
+    pictures = [np.asarray(Image.open(demo.noise(tmp_path / name))) for name in ("a.png", "b.png")]
+    assert pictures[0].shape == (224, 224, 3)
+    assert (pictures[0] == pictures[1]).all()
 
 
 def test_the_steps_on_photos(commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,12 +115,12 @@ def test_the_steps_on_photos(commands: Commands, tmp_path: Path, capsys: pytest.
     parts = (source.train, source.validation)
     learnt = {part.where(row) for part in parts for row in range(len(part))}  # type: ignore[union-attr,arg-type]
     said = capsys.readouterr().out
-    shown = [line.removeprefix("photo    ") for line in said.splitlines() if line.startswith("photo ")]
+    shown = [line.removeprefix("photo    ") for line in said.splitlines() if line.startswith("photo ")][:-1]
     assert len({Path(path).parent for path in shown}) == len(shown) == 3
     assert not learnt & set(shown)
     assert len(learnt) == 72
     assert said.startswith("80 photos of 4 classes in ")
-    assert said.count("truth    ") == 3
+    assert said.count("truth    ") == 4
     assert said.count("label    Pie  ('a pie'), right\n") == said.count("truth    Pie\n")
 
 
@@ -171,5 +198,5 @@ def test_a_photo_that_the_service_refuses_is_told(
 ) -> None:
     monkeypatch.setattr(httpx, "post", lambda *_, **__: httpx.Response(413, json={"detail": "It is too large."}))
     assert demo.main(["--photos", str(folder(tmp_path / "photos", pie=9, pho=9))]) == 0
-    assert capsys.readouterr().out.count("label    none, status 413: It is too large.\n") == 2
+    assert capsys.readouterr().out.count("label    none, status 413: It is too large.\n") == 3
     assert commands

@@ -105,7 +105,7 @@ INFER_SCHEMA: dict[str, Any] = {
                 "type": "object",
                 "required": ["name"],
                 "properties": {
-                    "name": {"enum": ["LABEL", "SCORE"]},
+                    "name": {"enum": ["LABEL", "SCORE", "FAMILIARITY"]},
                     "parameters": {
                         "type": ["object", "null"],
                         "properties": {"classification": {"type": "integer", "minimum": 0}, "binary_data": _FLAG},
@@ -118,6 +118,7 @@ INFER_SCHEMA: dict[str, Any] = {
             "properties": {
                 "binary_data_output": _FLAG,
                 "min_confidence": PARAMETERS["properties"]["min_confidence"],
+                "unfamiliar": PARAMETERS["properties"]["unfamiliar"],
                 "timeout": {
                     "type": "integer",
                     "minimum": 0,

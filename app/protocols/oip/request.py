@@ -8,16 +8,26 @@ the other, each as its length in bytes (4 bytes, little-endian) and its bytes. S
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.faults import ServiceError, shown
-from app.protocols.json_photos import json_object, min_confidence_of, parameters_of, photo_of, whole_number
+from app.protocols.json_photos import (
+    json_object,
+    min_confidence_of,
+    parameters_of,
+    photo_of,
+    unfamiliar_of,
+    whole_number,
+)
+from app.settings import Unfamiliar
+from contract.bundle import Manifest
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
 IMAGE = "IMAGE"
-OUTPUTS = {"LABEL": "BYTES", "SCORE": "FP32"}  # name → datatype
+FAMILIARITY = "FAMILIARITY"
+OUTPUTS = {"LABEL": "BYTES", "SCORE": "FP32", FAMILIARITY: "FP32"}  # name → datatype
 LONGEST_TIMEOUT_US = 1 << 53
 LONGEST_ID = 1000  # characters
 
@@ -36,7 +46,7 @@ class Wanted:
 @dataclass(frozen=True)
 class InferRequest:
     """Photos [n], the outputs in the order asked for, the caller's id, its deadline in
-    milliseconds, its threshold.
+    milliseconds, its threshold, what is to become of unfamiliar photos.
     """
 
     photos: list[bytes]
@@ -44,30 +54,42 @@ class InferRequest:
     id: str | None = None
     timeout_ms: int | None = None
     min_confidence: float | None = None
+    unfamiliar: Unfamiliar | None = None
+
+
+def outputs_of(manifest: Manifest) -> tuple[str, ...]:
+    """The outputs of a model, of `OUTPUTS`: one that knows no training photos cannot tell how familiar a photo is."""
+    return tuple(name for name in OUTPUTS if name != FAMILIARITY or manifest.familiarity is not None)
 
 
 def parse_request(
-    body: bytes, head_length: str | None, max_images: int, *, raw_answer_binary: bool = True
+    body: bytes,
+    head_length: str | None,
+    max_images: int,
+    outputs: Sequence[str] = tuple(OUTPUTS),
+    *,
+    raw_answer_binary: bool = True,
 ) -> InferRequest:
     """The request in a decompressed body, by the header `Inference-Header-Content-Length`.
 
-    A raw binary request cannot say how it wants its outputs: binary, as Triton gives them, or by
-    `raw_answer_binary`. Raises `ServiceError` with slug `bad_request`, `invalid_parameter`,
-    `missing_image` or `too_many_images`.
+    `outputs` are those that the model has. A raw binary request cannot say how it wants its
+    outputs: binary, as Triton gives them, or by `raw_answer_binary`. Raises `ServiceError` with
+    slug `bad_request`, `invalid_parameter`, `missing_image` or `too_many_images`.
     """
     head, rest = split_body(body, head_length)
     if head_length is not None and not head:  # a raw binary request: one photo without its length before it
         if not body:
             raise ServiceError("missing_image", "The request body is empty. Send the bytes of a photo.")
-        return InferRequest([body], [Wanted(name, 0, raw_answer_binary) for name in OUTPUTS])
+        return InferRequest([body], [Wanted(name, 0, raw_answer_binary) for name in outputs])
     found = json_object(head, "The inference request", max_images)
     parameters = parameters_of(found)
     return InferRequest(
         _photos(found, rest, max_images),
-        _wanted(found, parameters),
+        _wanted(found, parameters, outputs),
         _id(found),
         _timeout_ms(parameters),
         min_confidence_of(parameters, None),
+        unfamiliar_of(parameters, None),
     )
 
 
@@ -127,31 +149,32 @@ def _from_text(data: object, count: int) -> list[bytes]:
     return [photo_of(text, f"Element {index} of {IMAGE}") for index, text in enumerate(texts)]
 
 
-def _wanted(found: dict[str, Any], parameters: dict[str, Any]) -> list[Wanted]:
+def _wanted(found: dict[str, Any], parameters: dict[str, Any], outputs: Sequence[str]) -> list[Wanted]:
     """Whether an output is binary is said by its `binary_data`, else by the request's
     `binary_data_output`.
     """
     usual = _flag(parameters, "binary_data_output", False)
     given = [] if found.get("outputs") is None else _objects(found, "outputs")
-    asked = given or [{"name": name} for name in OUTPUTS]
-    wanted = [_one_wanted(one, usual) for one in asked]
+    asked = given or [{"name": name} for name in outputs]
+    wanted = [_one_wanted(one, usual, outputs) for one in asked]
     names = [one.name for one in wanted]
     if len(set(names)) < len(names):
         raise ServiceError("bad_request", f"An output is asked for twice: {', '.join(names[:4])}.")
     return wanted
 
 
-def _one_wanted(output: dict[str, Any], usual: bool) -> Wanted:
+def _one_wanted(output: dict[str, Any], usual: bool, outputs: Sequence[str]) -> Wanted:
     name = output.get("name")
-    if not isinstance(name, str) or name not in OUTPUTS:
-        raise ServiceError("bad_request", f"There is no output {shown(name)}. Ask for {' or '.join(OUTPUTS)}.")
+    if not isinstance(name, str) or name not in outputs:
+        raise ServiceError("bad_request", f"There is no output {shown(name)}. Ask for {' or '.join(outputs)}.")
     parameters = parameters_of(output, f"parameters of {name}")
     given = parameters.get("classification", 0)
     classes = whole_number(given)
-    if classes is None or classes < 0:
+    if classes is None or classes < 0 or (classes and name == FAMILIARITY):
         raise ServiceError(
             "invalid_parameter",
-            f"The parameter classification of {name} must be a number of labels, not {shown(given)}.",
+            f"The parameter classification of {name} must be {'left out' if name == FAMILIARITY else 'a number of labels'}, "
+            f"not {shown(given)}.",
         )
     return Wanted(name, classes, _flag(parameters, "binary_data", usual))
 

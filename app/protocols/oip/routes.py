@@ -26,11 +26,13 @@ from app.faults import ServiceError
 from app.protocols.json_photos import parsed
 from app.protocols.oip.examples import CONFIG, INFER_BODY, METADATA, SERVER, STATS, example, infer_example
 from app.protocols.oip.request import (
+    FAMILIARITY,
     HEAD_LENGTH,
     IMAGE,
     OUTPUTS,
     InferRequest,
     Wanted,
+    outputs_of,
     pack_bytes,
     pack_floats,
     parse_request,
@@ -38,16 +40,18 @@ from app.protocols.oip.request import (
 from app.protocols.oip.stats import ModelStats, Statistics
 from app.serving.model import ServedModel
 from app.serving.schemas import Prediction
+from app.settings import Unfamiliar
 from app.telemetry.record import forget_refused
 from app.web.body import read_body
 from app.web.errors import responses
 from app.web.leaving import unless_gone
-from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, service_of
+from app.web.routes import PHOTO_ERRORS, MinConfidence, TimeoutMs, UnfamiliarMode, service_of
 from contract.bundle import Manifest
 from contract.errors import PhotoError
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+UNTOLD = -1.0  # familiarity where a request said `off`: an FP32 tensor has no null
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 UNREADY = ("not_ready", "engine_stuck")
 UNKNOWN = responses("unauthorized", "unknown_model")
@@ -132,7 +136,7 @@ async def model_metadata(manifest: Known) -> dict[str, Any]:
         "versions": [manifest.version],
         "platform": "onnxruntime_onnx",
         "inputs": [{"name": IMAGE, "datatype": "BYTES", "shape": [-1, 1]}],
-        "outputs": [{"name": output, "datatype": kind, "shape": [-1, 1]} for output, kind in OUTPUTS.items()],
+        "outputs": [{"name": output, "datatype": OUTPUTS[output], "shape": [-1, 1]} for output in outputs_of(manifest)],
     }
 
 
@@ -155,7 +159,9 @@ async def model_config(request: Request, manifest: Known) -> dict[str, Any]:
         "backend": "onnxruntime",
         "max_batch_size": service_of(request).settings.max_images,
         "input": [{"name": IMAGE, "data_type": "TYPE_STRING", "dims": [1]}],
-        "output": [{"name": output, "data_type": types[kind], "dims": [1]} for output, kind in OUTPUTS.items()],
+        "output": [
+            {"name": output, "data_type": types[OUTPUTS[output]], "dims": [1]} for output in outputs_of(manifest)
+        ],
         # a batch is formed as soon as an engine is free; nobody waits for it to fill
         "dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": 0},
     }
@@ -183,14 +189,18 @@ def _answered(request: Request, manifest: Manifest) -> dict[str, object]:
     VERSION + "/infer", response_class=Response, responses=OF_INFER, openapi_extra=INFER_BODY, dependencies=OF_VERSION
 )
 async def model_infer(
-    request: Request, model: Met, min_confidence: MinConfidence = None, timeout_ms: TimeoutMs = None
+    request: Request,
+    model: Met,
+    min_confidence: MinConfidence = None,
+    unfamiliar: UnfamiliarMode = None,
+    timeout_ms: TimeoutMs = None,
 ) -> Response:
     """Name the food on one or several photos: JSON with base64 text, or JSON followed by binary tensors."""
     began = time.perf_counter_ns()
     manifest = model.bundle.manifest
     stats = _statistics(request).of(manifest.name, manifest.version)
     try:
-        return await _infer(request, model, stats, began, timeout_ms, min_confidence)
+        return await _infer(request, model, stats, began, timeout_ms, min_confidence, unfamiliar)
     except Exception:
         forget_refused()
         stats.inference_stats.fail.add(time.perf_counter_ns() - began)
@@ -204,13 +214,15 @@ async def _infer(
     began: int,
     timeout_ms: int | None,
     min_confidence: float | None,
+    unfamiliar: Unfamiliar | None,
 ) -> Response:
     service = service_of(request)
-    asked = await _read(request)
+    asked = await _read(request, model.bundle.manifest)
     top_k = max(1, *(one.classes for one in asked.wanted))
     limits = [one for one in (asked.timeout_ms, timeout_ms) if one is not None]
     least = min_confidence if asked.min_confidence is None else asked.min_confidence
-    work = service.predict_all(asked.photos, top_k, min(limits, default=None), least, model=model)
+    mode = asked.unfamiliar or unfamiliar
+    work = service.predict_all(asked.photos, top_k, min(limits, default=None), least, mode, model=model)
     predictions = _good(await unless_gone(request, work))
     begin_output = time.perf_counter_ns()
     answer = _answer(asked, predictions)
@@ -219,12 +231,13 @@ async def _infer(
     return answer
 
 
-async def _read(request: Request) -> InferRequest:
+async def _read(request: Request, manifest: Manifest) -> InferRequest:
     binary = "application/json" not in request.headers.get("accept", "")  # for people with curl; no client sends it
     read = partial(
         parse_request,
         head_length=request.headers.get(HEAD_LENGTH),
         max_images=service_of(request).settings.max_images,
+        outputs=outputs_of(manifest),
         raw_answer_binary=binary,
     )
     return await parsed(await read_body(request), read, request.app.state.json_reader)
@@ -269,7 +282,9 @@ def _tensor(wanted: Wanted, found: Sequence[Prediction]) -> tuple[dict[str, Any]
             f"{top.confidence:f}:{top.class_id}:{top.label}" for one in found for top in one.top[: wanted.classes]
         ]
     elif wanted.name == "LABEL":
-        values = [one.label or "" for one in found]  # a BYTES tensor has no null: an empty text is "not sure enough"
+        values = [one.label or "" for one in found]  # a BYTES tensor has no null: an empty text is "no answer"
+    elif wanted.name == FAMILIARITY:
+        values = [UNTOLD if one.familiarity is None else one.familiarity for one in found]
     else:
         values = [one.confidence for one in found]
     kind = "BYTES" if wanted.classes else OUTPUTS[wanted.name]

@@ -4,6 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const KEY = "food-vision-api-key"; // in sessionStorage: gone when the tab is closed
+const STRANGE = "This does not look like what the model was trained on";
 const WORDS = { cpu: "CPU", cuda: "CUDA", tensorrt: "TensorRT" };
 
 let running = null; // AbortController of the request on its way; a newer photo cancels it
@@ -100,17 +101,26 @@ function begin() {
 }
 
 function showAnswer(answer, roundTrip) {
-  const unsure = answer.abstained ?? null; // the service was told to be surer than this
-  const named = unsure ? "Not sure" : (answer.prediction ?? "No label of this model");
+  const unsure = answer.abstained ?? null; // then nothing may look as if it were the answer
+  const strange = unsure?.reason === "unfamiliar";
+  const named = strange ? STRANGE : unsure ? "Not sure" : (answer.prediction ?? "No label of this model");
+  const familiar = familiarity(answer);
+  // A photo may be strange and named all the same, where the service only marks it.
+  const why = strange ? "" : (unsure?.message ?? (answer.unfamiliar ? `${STRANGE}.` : ""));
+  const said = unsure ? `${named}. ${strange ? familiar : why}` : `${named}, ${percent(answer.confidence)}${why && `. ${why}`}`;
   $("status").className = "hidden"; // read aloud only: the eye has the big line
-  const said = unsure ? `${named}. ${unsure.message}` : `${named}, ${percent(answer.confidence)}`;
   $("status").textContent = answer.top ? said : answer.caption;
   $("result").hidden = false;
   $("result").removeAttribute("aria-busy");
   $("label").textContent = named;
-  $("unsure").hidden = !unsure;
-  $("unsure").textContent = unsure?.message ?? "";
-  $("caption-part").hidden = unsure !== null; // it names the best label as if it were the answer
+  $("label").classList.toggle("sentence", strange);
+  $("unsure").hidden = !why;
+  $("unsure").textContent = why;
+  $("familiarity").hidden = !familiar;
+  $("familiarity").textContent = familiar;
+  $("top-heading").textContent = strange ? "Nearest guesses" : "Best labels";
+  $("top").classList.toggle("guesses", strange);
+  $("caption-part").hidden = unsure !== null; // it names the best label
   $("caption").textContent = answer.raw_output ?? answer.caption;
   $("top-part").hidden = !answer.top;
   $("top").replaceChildren(...(answer.top ?? []).map(bar));
@@ -145,6 +155,14 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
+/** How familiar the photo is, in words; empty where the service does not tell. */
+function familiarity({ familiarity: share, unfamiliar }) {
+  if (share == null) return "";
+  if (share === 0) return "Less familiar than every training photo.";
+  const digits = (100 * share).toPrecision(share > 0.99 ? 4 : 2); // 0.23, 62, 99.98
+  return `More familiar than ${unfamiliar ? "only " : ""}${Number(digits)} % of the training photos.`;
+}
+
 function bar(candidate) {
   const row = element("li");
   const track = element("div", "track");
@@ -175,6 +193,7 @@ async function showInfo() {
       Precision: info.precision,
       Labels: captionsOnly ? "none: captions only" : info.labels,
       "Abstains below": info.abstain_below ? percent(info.abstain_below) : null,
+      "Unfamiliar below": info.familiarity && info.familiarity.unfamiliar !== "off" ? percent(info.familiarity.below) : null,
       State: info.state,
     };
     $("info").replaceChildren(...Object.entries(rows).filter(([, value]) => value != null).map(([name, value]) => {
@@ -185,6 +204,7 @@ async function showInfo() {
     $("info").hidden = false;
     $("info-error").hidden = true;
     $("labels-part").hidden = captionsOnly;
+    $("demonstration").hidden = $("example").hidden = !info.demonstration;
     if (info.state === "starting") setTimeout(showInfo, 1000);
   } catch (error) {
     $("info").hidden = $("labels-part").hidden = true;
@@ -220,6 +240,17 @@ for (const id of ["pick", "camera"]) {
     $(id).value = ""; // so that the same file can be picked again
   });
 }
+
+$("example").addEventListener("click", async () => {
+  try {
+    const answer = await fetch("static/example.png");
+    if (!answer.ok) throw new Error();
+    send(new File([await answer.blob()], "example.png", { type: "image/png" }));
+  } catch {
+    begin();
+    showError(new ServiceError("The drawn picture cannot be fetched. Is the service running?", 0));
+  }
+});
 
 document.addEventListener("paste", (event) => {
   const file = event.clipboardData?.files[0];

@@ -75,11 +75,20 @@ the release is {{ .Release.Name }}, so its objects would be {{ $name }}, which n
 {{- end -}}
 
 {{- define "food-vision.check.image" -}}
-{{- with .Values.image }}
-{{- if not .repository }}
-image.repository is missing: set it to where the image is, as --set image.repository=europe-docker.pkg.dev/PROJECT/food-vision/food-vision.
+{{- $own := or .Values.image.repository .Values.image.tag .Values.image.digest }}
+{{- $released := or .Values.image.release.cpu .Values.image.release.gpu }}
+{{- $back := ternary ", or leave image.tag and image.digest empty for the image of this release" "" (ne $released "") }}
+{{- if and $released (not $own) }}
+{{- if not (include "food-vision.releaseImage" .) }}
+image.release.{{ ternary "gpu" "cpu" (eq (include "food-vision.gpu" .) "true") }} is empty, which node.mode {{ .Values.node.mode }} takes: set image.repository and image.digest, or another node.mode.
+{{- else if eq (include "food-vision.provider" .) "tensorrt" }}
+settings.provider is tensorrt, but this release has no image with TensorRT: set image.repository and image.digest to one of the target gpu-tensorrt (docs/image.md), or leave settings.provider empty.
 {{- end }}
-{{- if not (or .digest .tag) }}
+{{- else }}
+{{- if not .Values.image.repository }}
+image.repository is missing: set it to where the image is, as --set image.repository=europe-docker.pkg.dev/PROJECT/food-vision/food-vision{{ $back }}.
+{{- end }}
+{{- if not (or .Values.image.digest .Values.image.tag) }}
 image.digest and image.tag are both missing: set image.digest=sha256:… (crane digest IMAGE, or gcloud artifacts docker images describe IMAGE), or at least image.tag.
 {{- end }}
 {{- end }}

@@ -71,3 +71,17 @@ app.kubernetes.io/component: {{ .component }}
 {{- define "food-vision.image" -}}
 {{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag }}{{- end -}}
 {{- end -}}
+
+{{- /* The image that the release of this chart pushed for these nodes, where no other is named; else nothing. One of the
+       user's own takes nothing from here: a repository with a digest of another would be no image. */ -}}
+{{- define "food-vision.releaseImage" -}}
+{{- with .Values.image -}}
+{{- if not (or .repository .tag .digest) -}}
+{{- ternary .release.gpu .release.cpu (eq (include "food-vision.gpu" $) "true") -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "food-vision.serverImage" -}}
+{{- default (include "food-vision.image" .Values.image) (include "food-vision.releaseImage" .) -}}
+{{- end -}}

@@ -190,7 +190,7 @@ initContainers:
 {{- define "food-vision.fetch" -}}
 {{- if eq .Values.model.source "download" }}
 - name: fetch
-  image: {{ include "food-vision.image" .Values.image }}
+  image: {{ include "food-vision.serverImage" . }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   command: [python, -m, app.tools.fetch]
   args:

@@ -2,7 +2,7 @@
 
 {{- /* What a setting may be, in words, from its rule in chart.json. */ -}}
 {{- define "food-vision.allowed" -}}
-{{- if .enum -}}one of {{ join ", " .enum }}
+{{- if .enum -}}one of {{ join ", " .enum }}{{ if has "off" .enum }}, in quotes: YAML takes off for false{{ end }}
 {{- else if eq .type "boolean" -}}true or false, without quotes
 {{- else if eq .type "string" -}}a text, in quotes or by --set-string
 {{- else -}}

@@ -79,6 +79,7 @@ def test_the_answers_and_errors_are_those_of_the_service(bundle: Path, server: s
                 key: answer[key] for key in ("prediction", "raw_output", "class_id", "label")
             }, photo
             assert row["abstained"] == (answer["abstained"] or {"reason": None})["reason"]
+            assert (row["familiarity"], row["unfamiliar"]) == (answer["familiarity"], answer["unfamiliar"])
             assert row["confidence"] == pytest.approx(answer["confidence"], abs=1e-5)
             assert [one["class_id"] for one in row["top"]] == [one["class_id"] for one in answer["top"]]
             assert (row["model"], row["model_digest"][:12]) == (model["name"], model["version"])

@@ -19,6 +19,7 @@ from app.settings import Settings, load_settings
 from contract.bundle import read_bundle
 from contract.errors import ContractError
 from contract.pixels import photo_to_pixels
+from tests.app.chosen_familiarity import KNOWN, STRANGE, by_red, photo
 from tests.conftest import drawn_png
 
 
@@ -76,6 +77,20 @@ def test_it_abstains_as_the_service_does(settings: Settings) -> None:
             assert row["abstained"] == "low_confidence"
             assert row["label"] is row["class_id"] is row["prediction"] is None
         assert [one["label"] for one in row["top"]] == [one["label"] for one in before["top"]]
+
+
+def test_what_is_strange_is_told_and_left_without_a_label(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = labeller(settings)(decoded(1)).to_pylist()
+    assert rows[0]["familiarity"] is rows[0]["unfamiliar"] is None, "this bundle cannot tell"
+    by_red(monkeypatch)
+    pixels = [photo_to_pixels(photo(share), 32).tobytes() for share in (KNOWN, STRANGE)]
+    table = decoded(2).drop_columns("pixels").append_column("pixels", pa.array(pixels, DECODED.field("pixels").type))
+    known, strange = labeller(settings)(table).to_pylist()
+    assert (known["familiarity"], known["unfamiliar"], known["abstained"]) == (KNOWN, False, None)
+    assert (strange["familiarity"], strange["unfamiliar"], strange["abstained"]) == (STRANGE, True, "unfamiliar")
+    assert strange["label"] is strange["class_id"] is strange["prediction"] is None
+    marked = labeller(settings.model_copy(update={"unfamiliar": "mark"}))(table).to_pylist()[1]
+    assert (marked["unfamiliar"], marked["abstained"], marked["label"] is None) == (True, None, False)
 
 
 def test_a_photo_without_finite_numbers_fails_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

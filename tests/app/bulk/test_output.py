@@ -15,6 +15,7 @@ pytest.importorskip("ray", reason="needs the extra bulk")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from app.bulk.job import ProgressLine
 from app.bulk.labeller import ANSWERED
 from app.bulk.listing import Listing, list_inputs
 from app.bulk.output import ERRORS_SCHEMA, LABELS_SCHEMA, Counts, Output, Parameters
@@ -29,6 +30,8 @@ PARAMETERS = Parameters(
     column=None,
     top_k=5,
     abstain_below=0.0,
+    unfamiliar="abstain",
+    unfamiliar_below=0.01,
     max_body_bytes=100,
     max_pixels=100,
 )
@@ -84,6 +87,20 @@ def test_shards_are_written_counted_and_found_again(tmp_path: Path, listing: Lis
     assert {row["model_digest"] for row in (*good, *bad)} == {"d" * 64}
 
 
+def test_what_has_no_label_is_counted_by_its_reason(tmp_path: Path, listing: Listing) -> None:
+    output = Output(f"{tmp_path}/out", PARAMETERS)
+    shard = next(listing.shards())
+    made = answered(shard).to_pylist()
+    for row, reason in zip(made, ("unfamiliar", "low_confidence", "unfamiliar"), strict=True):
+        row |= {"label": None, "class_id": None, "prediction": None, "abstained": reason}
+    counts = Counts(abstained=Counter(unfamiliar=2, low_confidence=1))
+    assert output.write(shard, pa.Table.from_pylist(made, schema=ANSWERED)) == counts
+    assert output.finished([shard]) == {0: counts}
+    line = ProgressLine(3, 1, {0: counts})
+    assert line.summary()["abstained"] == {"unfamiliar": 2, "low_confidence": 1}
+    assert "photos   3, labelled 0, abstained on 3 (unfamiliar 2, low_confidence 1)\n" in line.text("out")
+
+
 @pytest.mark.parametrize("harm", ["cut", "empty", "other", "fewer", "foreign"])
 def test_a_file_that_is_not_whole_is_not_finished(tmp_path: Path, listing: Listing, harm: str) -> None:
     output = Output(f"{tmp_path}/out", PARAMETERS)
@@ -110,7 +127,7 @@ def test_a_file_that_is_not_whole_is_not_finished(tmp_path: Path, listing: Listi
 @pytest.mark.parametrize(
     ("name", "value"),
     [("model_digest", "e" * 64), ("inputs", ["/photos", "/more"]), ("shard", 4), ("column", "image"), ("top_k", 3),
-     ("abstain_below", 0.5),
+     ("abstain_below", 0.5), ("unfamiliar", "mark"), ("unfamiliar_below", 0.5),
      ("max_body_bytes", 99), ("max_pixels", 101)],
 )  # fmt: skip
 def test_two_runs_that_differ_do_not_share_a_folder(tmp_path: Path, listing: Listing, name: str, value: Any) -> None:
@@ -154,10 +171,13 @@ def test_a_damaged_manifest_or_listing_is_one_sentence(tmp_path: Path, listing: 
     output.begin(listing)
     manifest = tmp_path / "out" / "manifest.json"
     good = manifest.read_text()
-    for text in ("", "[]", "{}", json.dumps({**json.loads(good), "format_version": 2})):
+    for text in ("", "[]", "{}", json.dumps({**json.loads(good), "format_version": 99})):
         manifest.write_text(text)
         with pytest.raises(ContractError, match="is damaged or of another version"):
             output.begun()
+    manifest.write_text(json.dumps({**json.loads(good), "format_version": 1}))
+    with pytest.raises(ContractError, match="was begun by an earlier version of this command"):
+        output.begun()
     manifest.write_text(good)
     (tmp_path / "out" / "listing.parquet").write_bytes(Listing(listing.pieces.slice(1)).to_bytes())
     with pytest.raises(ContractError, match="is not the one of its manifest"):

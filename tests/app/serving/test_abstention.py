@@ -59,6 +59,7 @@ def test_the_request_sets_the_line(server: str) -> None:
         "reason": "low_confidence",
         "message": f"The best label has a probability of {line:g}, below {above:g}.",
         "min_confidence": above,
+        "min_familiarity": None,
     }
 
 
@@ -150,11 +151,14 @@ def test_vertex_answers_as_predict(bundle: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_abstentions_are_counted(bundle: Path, model: str) -> None:
     with running(bundle, abstain_below=1) as (url, _):
-        assert value(scrape(url), "abstained_total") == 0
+        assert value(scrape(url), "abstained_total", reason="low_confidence") == 0
         predict(url, GOOD)
         predict(url, GOOD, min_confidence=0)
         httpx.post(f"{url}/predict/batch", files=[upload(one, "images") for one in (GOOD, b"no photo", GOOD)])
         tensor = {"name": "IMAGE", "datatype": "BYTES", "shape": [2, 1], "data": [TEXT, TEXT[:400]]}
         failed = httpx.post(f"{url}/v2/models/{model}/infer", json={"inputs": [tensor]})
         assert_error(failed, "bad_image")
-        assert value(scrape(url), "abstained_total") == 3, "a request that fails as a whole has no photo answered"
+        found = scrape(url)
+        counted = [value(found, "abstained_total", reason=reason) for reason in ("low_confidence", "unfamiliar")]
+        assert counted == [3, 0], "a request that fails as a whole has no photo answered"
+        assert value(found, "familiarity_count") == 0, "this bundle cannot tell"

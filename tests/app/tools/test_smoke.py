@@ -32,10 +32,13 @@ def test_a_picture_of_ones_own(server: str, tmp_path: Path, capsys: pytest.Captu
     assert f"the label is {label!r}, not " in capsys.readouterr().err
 
 
-def test_with_api_keys(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_keys_and_where_no_photo_gets_an_answer(
+    familiar_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = familiar_bundle  # its pictures are made up: like no photo of food
     keys = tmp_path / "keys"
     keys.write_text("# ours\nfirst-key\nsecond-key\n")
-    with running(bundle, api_keys_file=keys) as (url, _):
+    with running(bundle, api_keys_file=keys, abstain_below=1, unfamiliar_below=1) as (url, _):
         assert main([url, "--bundle", str(bundle)]) == 1
         assert "answered 401" in capsys.readouterr().err
         assert main([url, "--bundle", str(bundle), "--api-keys-file", str(keys)]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
@@ -14,10 +15,12 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from app.web.page import STATIC, wants_json
-from tests.conftest import ROOT
+from tests.conftest import ROOT, drawn_png
 
 PAGES = ("/", "/docs")
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"}
@@ -74,12 +77,22 @@ def test_everything_comes_from_this_server(client: httpx.Client, path: str) -> N
         assert part.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted(STATIC.iterdir())])
+@pytest.mark.parametrize("name", [path.name for path in sorted(STATIC.iterdir()) if path.suffix != ".png"])
 def test_our_files_name_no_other_host(name: str) -> None:
     text = (STATIC / name).read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
     assert not re.findall(r"(?:https?:)?//[\w.-]+\.\w", text)
     assert "@import" not in text
     assert len(text.splitlines()) <= 300
+
+
+def test_there_is_a_picture_to_try(client: httpx.Client) -> None:
+    picture = client.get("/static/example.png")
+    assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
+    assert len(picture.content) < 40_000
+    drawn = Image.open(io.BytesIO(drawn_png(1))).convert("RGB")  # `python -m training.drawn --index 1000001`
+    shown = Image.open(io.BytesIO(picture.content)).convert("RGB")
+    assert shown.size == drawn.size
+    assert np.abs(np.asarray(shown, int) - np.asarray(drawn, int)).mean() < 1, "a drawn one, never trained on"
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -32,7 +33,10 @@ DARK_AND_LIGHT = [{"color_scheme": "dark"}, {"color_scheme": "light"}]
 
 @pytest.mark.parametrize("page", DARK_AND_LIGHT, indirect=True, ids=["dark", "light"])
 def test_text_is_readable(page: Page, server: str, request: pytest.FixtureRequest) -> None:
+    info = httpx.get(f"{server}/info").json() | {"demonstration": True}
+    page.route("**/info", lambda route: route.fulfill(json=info))
     page.goto("/")
+    expect(page.locator("#demonstration")).to_be_visible()
     for summary in ("#key-part", "#labels-part"):
         page.locator(f"{summary} summary").click()
     expect(page.locator("#labels li")).to_have_count(16)

@@ -36,7 +36,8 @@ def test_predict(client: httpx.Client, served: Bundle) -> None:
     assert answer.status_code == 200
     body = answer.json()
     assert set(body) == {
-        "prediction", "raw_output", "class_id", "label", "confidence", "abstained", "top", "model", "timings_ms",
+        "prediction", "raw_output", "class_id", "label", "confidence", "abstained", "familiarity", "unfamiliar",
+        "top", "model", "timings_ms",
     }  # fmt: skip
     assert served.labels is not None
     assert served.manifest.caption is not None
