@@ -44,7 +44,7 @@ from benchmarks.accuracy.familiarity.report import histogram, markdown
 from benchmarks.hardware import provenance
 from contract.cli import run
 from contract.errors import ContractError
-from contract.familiarity import BELOW, MOST_ROWS
+from contract.familiarity import BELOW, MOST_PHOTOS
 from contract.files import write_bytes_atomic, write_text_atomic
 from contract.pixels import Pixels
 from modeling.checkpoint import Checkpoint, read_training_record
@@ -83,7 +83,12 @@ def measure(args: argparse.Namespace, words: str) -> int:
     """All parts that were asked for; writes the results and returns the exit code."""
     args.work.mkdir(parents=True, exist_ok=True)
     checkpoint, bank = load(args.checkpoint)
-    about = {"photos": len(bank.features), "reference": bank.origin, "tower": checkpoint.tower.name}
+    about = {
+        "photos": len(bank.features),
+        "directions": bank.basis.shape[1],
+        "reference": bank.origin,
+        "tower": checkpoint.tower.name,
+    }
     train, validation, food = parts(args.checkpoint, checkpoint, args.train, args.food)
     photos = {"food": in_folder(args.food), "others": in_folder(args.other)}
     engines = {
@@ -100,7 +105,7 @@ def measure(args: argparse.Namespace, words: str) -> int:
     def timed() -> dict[str, Any]:
         bare = bundle_of(without_bank(checkpoint), args.work, "bare", compare=False)
         rows = bundle_of(with_rows(checkpoint, bank), args.work, "rows", compare=False)
-        own = {f"{len(bank.features)} rows": fp32, f"{MOST_ROWS} rows": open_engine(rows)}
+        own = {f"{len(bank.features)} rows": fp32, f"{MOST_PHOTOS} rows": open_engine(rows)}
         return cost({"no bank": open_engine(bare)} | own, "no bank", args.rounds)
 
     steps: dict[str, Callable[[], dict[str, Any]]] = {

@@ -119,14 +119,14 @@ def pooled(embeds: npt.NDArray[Any]) -> Floats:
 def similarity(photos: Floats, bank: Floats, *, members: bool = False) -> Floats:
     """The plain score: mean cosine of features [N, W] to the nearest rows of a bank [M, W], float32 [N].
 
-    `members`: the first M photos are the bank's own rows, and each of them is held against the others.
+    `members`: the photos are the bank's own rows, and each is held against the others.
     """
     found = np.empty(len(photos), np.float32)
     for first in range(0, len(photos), ROWS):
         cosines = photos[first : first + ROWS] @ bank.T
         if members:
-            rows = np.arange(first, min(first + len(cosines), len(bank)))
-            cosines[rows - first, rows] = -2.0
+            rows = np.arange(len(cosines))
+            cosines[rows, first + rows] = -2.0
         nearest = np.partition(cosines, len(bank) - NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
         found[first : first + ROWS] = nearest.mean(axis=1)
     return found

@@ -12,12 +12,12 @@ import torch
 from app.engine.engine import Engine
 from contract.bundle import MANIFEST_FILE, Bundle, read_bundle
 from contract.errors import CheckpointError
-from contract.familiarity import MOST_ROWS
+from contract.familiarity import MOST_PHOTOS
 from contract.pixels import Pixels
 from contract.precision import Precision
 from export.bundle import export_bundle
 from modeling.checkpoint import Checkpoint, checkpoint_digest, load_checkpoint
-from modeling.familiarity import Bank, make_bank
+from modeling.familiarity import Bank
 
 OPSET = 23
 
@@ -53,10 +53,8 @@ def without_bank(checkpoint: Checkpoint) -> Checkpoint:
     return replace(checkpoint, bank=None)
 
 
-def with_rows(checkpoint: Checkpoint, bank: Bank, rows: int = MOST_ROWS) -> Checkpoint:
-    """The same model with a bank of so many made-up rows, for time alone: the bank's own with noise."""
+def with_rows(checkpoint: Checkpoint, bank: Bank, rows: int = MOST_PHOTOS) -> Checkpoint:
+    """The same model with a bank of so many rows, for time alone: its own ones again and again."""
     rng = np.random.default_rng(0)
-    own = bank.features.float().numpy()
-    made = own[rng.integers(0, len(own), rows)] + rng.normal(0, 0.01, (rows, own.shape[1])).astype(np.float32)
-    features = torch.from_numpy(made / np.linalg.norm(made, axis=1, keepdims=True))
-    return replace(checkpoint, bank=make_bank(features, tower=bank.tower, image_size=bank.image_size))
+    own = bank.features[torch.from_numpy(rng.integers(0, len(bank.features), rows))]
+    return replace(checkpoint, bank=replace(bank, features=own, reference=torch.linspace(0, 1, rows)))

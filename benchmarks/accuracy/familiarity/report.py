@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from contract.familiarity import BELOW, MOST_PHOTOS, NEIGHBOURS
+from contract.familiarity import BELOW, NEIGHBOURS
 
 BLUE, ORANGE = "#3d5a98", "#c8553d"
 KINDS = {"fp32": "bundle, fp32", "int8": "bundle, int8", "plain": "plain score, whole bank, no rounding"}
@@ -51,8 +51,9 @@ def _head(result: dict[str, Any]) -> list[str]:
         "",
         "![Similarity of food and other photos](familiarity.png)",
         "",
-        f"- **Bank:** {bank['photos']} training photos of 13 classes of Food-101, image tower `{bank['tower']}`, frozen,",
-        f"  reference values {bank['reference']}. In brackets: 95 % intervals over the photos.",
+        f"- **Bank:** {bank['photos']} training photos of 13 classes of Food-101 in {bank['directions']} directions;",
+        f"  image tower `{bank['tower']}`, frozen; reference values: {bank['reference']}.",
+        "- **In brackets:** 95 % intervals over the photos.",
         "- **Photos without food:** 150, one of each of 150 ImageNet classes. The tower was trained on ImageNet",
         "  and may have seen them; real strangers may look less strange to it.",
         "",
@@ -132,9 +133,9 @@ def _sizes(sizes: dict[str, Any]) -> list[str]:
     lines = [
         "## A sample of the training photos against all of them",
         "",
-        f"All 101 classes at 64 px, a harder task. Samples of {MOST_PHOTOS:,} photos give the reference values, so many",
-        "of them are rows of the bank; means over five samples, in brackets the lowest and the highest. Half of",
-        "the test photos choose the threshold, the other half are the food.",
+        "All 101 classes at 64 px, a harder task. The first row is the plain score over all photos; below it banks",
+        "as training makes them, in means over five random samples, in brackets the lowest and the highest. Half",
+        "of the test photos choose the threshold, the other half are the food.",
         "",
         "| rows of the bank | AUROC | refused, 99 % kept | food kept then | refused, default | food kept then |",
         "|---|---|---|---|---|---|",
