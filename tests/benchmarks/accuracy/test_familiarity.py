@@ -85,7 +85,8 @@ def test_sizes_of_the_bank_and_classes_never_seen(monkeypatch: pytest.MonkeyPatc
     train, test, others = directions(200, 0), directions(100, 1), directions(50, 2, -1)
     found = bank_size.sizes(train, test, others)
     assert {rows: len(runs) for rows, runs in found.items()} == {"200": 1, "64": 2}
-    assert found["64"][0] != found["64"][1], "two samples"
+    hard = bank_size.sizes(train, test, directions(50, 2, 0.3))["64"]
+    assert hard[0]["auroc"] != hard[1]["auroc"], "two samples"
     assert found["200"][0]["at_default"]["others_refused"]["count"] == 50
     classes = np.arange(100) < 30
     known = bank_size.unseen_classes(train, test, others, np.arange(200) < 120, classes)
@@ -191,7 +192,7 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
     row = {"ms_a_photo": 2.0, "ratio": 1.02, "ratio_interval_95": [1.01, 1.03], "rounds": 3}
     result = {
         "command": "python -m benchmarks.accuracy.familiarity …",
-        "bank": {"photos": 100, "reference": "leave-one-out", "tower": "tiny"},
+        "bank": {"photos": 100, "directions": 8, "reference": "left-out", "tower": "tiny"},
         "date": "2026-11-28", "commit": None, "hardware": {"cpu": "a processor", "cores": 2},
         "separation": {"fp32": one, "int8": one, "plain": one},
         "beside_other_scores": {
