@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import subprocess
 import sys
@@ -88,6 +89,7 @@ def measure(args: argparse.Namespace, words: str) -> int:
         "directions": bank.basis.shape[1],
         "reference": bank.origin,
         "tower": checkpoint.tower.name,
+        "limit": float(bank.reference[max(0, math.ceil(BELOW * len(bank.reference)) - 1)]),
     }
     train, validation, food = parts(args.checkpoint, checkpoint, args.train, args.food)
     photos = {"food": in_folder(args.food), "others": in_folder(args.other)}
@@ -125,7 +127,7 @@ def measure(args: argparse.Namespace, words: str) -> int:
     for name, step in steps.items():
         result[name] = kept(args.work / f"{name}.json", step)
     write_text_atomic(args.out.with_suffix(".json"), json.dumps(result, indent=1, allow_nan=False) + "\n")
-    write_bytes_atomic(args.out.with_suffix(".png"), histogram(result["separation"]["fp32"]))
+    write_bytes_atomic(args.out.with_suffix(".png"), histogram(result["separation"]["fp32"], result["bank"]["limit"]))
     write_text_atomic(args.out.with_suffix(".md"), markdown(result))
     print(f"written: {args.out}.json, .md, .png")
     return 0
@@ -155,7 +157,6 @@ def separated(
     return {
         name: refusals(**found)
         | {"similarities": {part: [round(float(v), 4) for v in one.similarity] for part, one in found.items()}}
-        | {"limit": float(min(one.similarity[one.familiarity >= BELOW].min() for one in found.values()))}
         for name, found in seen.items()
     }
 

@@ -244,8 +244,8 @@ def _tail(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def histogram(found: dict[str, Any]) -> bytes:
-    """PNG: similarities of test food and of photos without food, and where the default threshold lies."""
+def histogram(found: dict[str, Any], limit: float) -> bytes:
+    """PNG: similarities of test food and of photos without food, and the `limit` below which one is unfamiliar."""
     groups = {part: np.array(found["similarities"][part]) for part in ("food", "others")}
     edges = np.linspace(min(v.min() for v in groups.values()) - 1e-6, max(v.max() for v in groups.values()) + 1e-6, 51)
     figure = Figure(figsize=(8.0, 4.2), dpi=110, layout="constrained", facecolor="white")
@@ -259,7 +259,7 @@ def histogram(found: dict[str, Any]) -> bytes:
             values, edges.tolist(), weights=np.full(len(values), 1 / len(values)), histtype="stepfilled", alpha=0.45,
             facecolor=colour, edgecolor=colour, linewidth=1.4, hatch=hatch, label=f"{title} ({len(values)})",
         )  # fmt: skip
-    axes.axvline(found["limit"], color="#222222", linestyle="--", linewidth=1.4, label=f"familiarity {BELOW}")
+    axes.axvline(limit, color="#222222", linestyle="--", linewidth=1.4, label=f"familiarity {BELOW}")
     axes.set(xlabel="similarity: mean cosine to the nearest training photos", ylabel="share of the photos")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.spines[["top", "right"]].set_visible(False)

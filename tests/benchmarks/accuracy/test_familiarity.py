@@ -183,7 +183,7 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
     seen: dict[str, Seen] = plain(
         bank, validation=directions(60, 1), food=directions(50, 2), others=directions(40, 3, -1)
     )
-    one = refusals(**seen) | {"similarities": {k: v.similarity.tolist() for k, v in seen.items()}, "limit": 0.5}
+    one = refusals(**seen) | {"similarities": {k: v.similarity.tolist() for k, v in seen.items()}}
     share, score = one["at_default"]["food_kept"], {"auroc": 0.5, "auroc_interval_95": [0.4, 0.6]}
     run = {
         "auroc": 0.9,
@@ -219,5 +219,5 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
     assert "right on 50.0 % of its own test photos" in page
     prose = (line for line in page.splitlines() if not line.startswith(("|", "python")))
     assert max(map(len, prose)) <= 110
-    assert histogram(json.loads(json.dumps(one))).startswith(b"\x89PNG")
+    assert histogram(json.loads(json.dumps(one)), 0.5).startswith(b"\x89PNG")
     assert "demonstration" not in markdown({k: v for k, v in result.items() if k not in ("demonstration", "vit")})
