@@ -138,7 +138,7 @@ def _push_with_podman(tools: Tools, target: str, tag: str) -> str:
 
 def _write_digest(target: str, tag: str, base: str, digest: str) -> int:
     """Print the name by digest, which no later push can change, and write it to build/image. Returns the exit code."""
-    repository = tag.rpartition(":")[0]
+    repository = re.sub(r":[^:/]*$", "", tag)  # a registry's port is no tag
     record = {"repository": repository, "digest": digest, "tag": tag, "base": base}
     write_text_atomic(_record(target, "json"), json.dumps(record) + "\n")
     print(f"{repository}@{digest}")
