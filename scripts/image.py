@@ -254,8 +254,11 @@ def demonstration(target: str) -> Path | None:
 
 
 def _is_demonstration(bundle: Path) -> bool:
-    """Whether it is there and marked as one; that of an older version is not."""
-    return (bundle / "manifest.json").is_file() and _manifest(bundle).get("demonstration") is True
+    """Whether it is there, whole and marked as one; that of an older version is not."""
+    try:
+        return _manifest(bundle).get("demonstration") is True
+    except ContractError:
+        return False
 
 
 def main(argv: list[str] | None = None) -> int:
