@@ -87,7 +87,10 @@ def checked(found: Remembered, validation: torch.Tensor | None, *, tower_trained
         found = replace(found, metrics={"validation_unfamiliar": round(share.value, 4)})
     learnt = "note: the image tower was trained on these photos, so new ones"
     if tower_trained and validation is not None and count >= ENOUGH:
-        bank = make_bank(features, tower=bank.tower, image_size=bank.image_size, validation=validation)
+        try:
+            bank = make_bank(features, tower=bank.tower, image_size=bank.image_size, validation=validation)
+        except CheckpointError as error:
+            return replace(found, bank=None, lines=(*lines, f"no training photos are remembered after all. {error}"))
         lines.append(f"{learnt} are held against the validation photos instead")
     elif tower_trained:
         wanted = f"{ENOUGH} validation photos (now {count}, data.validation) would take their place"
