@@ -91,6 +91,7 @@ def checked(found: Remembered, validation: torch.Tensor | None, *, tower_trained
             bank = make_bank(features, tower=bank.tower, image_size=bank.image_size, validation=validation)
         except CheckpointError as error:
             return replace(found, bank=None, lines=(*lines, f"no training photos are remembered after all. {error}"))
+        assert bank is not None  # of as many photos as before
         lines.append(f"{learnt} are held against the validation photos instead")
     elif tower_trained:
         wanted = f"{ENOUGH} validation photos (now {count}, data.validation) would take their place"
