@@ -96,7 +96,9 @@ def checked(found: Remembered, validation: torch.Tensor | None, *, tower_trained
     elif tower_trained:
         wanted = f"{ENOUGH} validation photos (now {count}, data.validation) would take their place"
         lines.append(f"{learnt} look less familiar than they should; {wanted}")
-    if len(bank.reference) * BELOW < 1:  # a photo is below the threshold where it is below them all
+    if (
+        bank is not None and len(bank.reference) * BELOW < 1
+    ):  # a photo is below the threshold where it is below them all
         chance = (
             f"note: with so few, one in {len(bank.reference) + 1} new photos of their kind looks unfamiliar by chance"
         )
