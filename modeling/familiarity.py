@@ -30,6 +30,7 @@ SHORTEST, LONGEST = 0.99, 1.01  # of what was brought to length 1 and rounded to
 RANK = 128  # directions: with all 1,280 a processor would wait for the bank's megabytes (docs/results/familiarity.md)
 ITERATIONS = 4
 FOLDS = 20
+LEAST_SPREAD = 1e-3  # of the reference, from its lowest hundredth to its middle: within less, rounding decides
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def make_bank(
 
     Reference values are the similarities of the photos themselves, each left out with a twentieth of them, or those of
     `validation`, pooled features float32 [M, W]. None for too few photos to have neighbours. Raises `CheckpointError` for
-    features that are not finite or zero.
+    features that are not finite, zero, or so alike that only rounding tells one photo from another.
     """
     if len(features) <= NEIGHBOURS + 1:
         return None
@@ -98,7 +99,15 @@ def make_bank(
         reference, origin = _left_out(rows), LEFT_OUT
     else:
         reference, origin = _similarity(validation.detach().float().cpu(), basis, kept), VALIDATION
-    return Bank(basis, kept, reference.sort().values, tower, image_size, origin)
+    reference = reference.sort().values
+    if not reference[len(reference) // 2] - reference[len(reference) // 100] >= LEAST_SPREAD:
+        raise CheckpointError("To the image tower the training photos look all the same.")
+    bank = Bank(basis, kept, reference, tower, image_size, origin)
+    try:
+        _check_bank(bank, rows.shape[1])
+    except ValueError as error:  # no checkpoint is written that cannot be read
+        raise CheckpointError(f"The training photos make no bank: {error}.") from None
+    return bank
 
 
 def _reduced(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -138,7 +138,7 @@ def _push_with_podman(tools: Tools, target: str, tag: str) -> str:
 
 def _write_digest(target: str, tag: str, base: str, digest: str) -> int:
     """Print the name by digest, which no later push can change, and write it to build/image. Returns the exit code."""
-    repository = tag.rpartition(":")[0]
+    repository = re.sub(r":[^:/]*$", "", tag)  # a registry's port is no tag
     record = {"repository": repository, "digest": digest, "tag": tag, "base": base}
     write_text_atomic(_record(target, "json"), json.dumps(record) + "\n")
     print(f"{repository}@{digest}")
@@ -254,8 +254,11 @@ def demonstration(target: str) -> Path | None:
 
 
 def _is_demonstration(bundle: Path) -> bool:
-    """Whether it is there and marked as one; that of an older version is not."""
-    return (bundle / "manifest.json").is_file() and _manifest(bundle).get("demonstration") is True
+    """Whether it is there, whole and marked as one; that of an older version is not."""
+    try:
+        return _manifest(bundle).get("demonstration") is True
+    except ContractError:
+        return False
 
 
 def main(argv: list[str] | None = None) -> int:

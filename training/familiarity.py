@@ -87,11 +87,22 @@ def checked(found: Remembered, validation: torch.Tensor | None, *, tower_trained
         found = replace(found, metrics={"validation_unfamiliar": round(share.value, 4)})
     learnt = "note: the image tower was trained on these photos, so new ones"
     if tower_trained and validation is not None and count >= ENOUGH:
-        bank = make_bank(features, tower=bank.tower, image_size=bank.image_size, validation=validation)
+        try:
+            bank = make_bank(features, tower=bank.tower, image_size=bank.image_size, validation=validation)
+        except CheckpointError as error:
+            return replace(found, bank=None, lines=(*lines, f"no training photos are remembered after all. {error}"))
+        assert bank is not None  # of as many photos as before
         lines.append(f"{learnt} are held against the validation photos instead")
     elif tower_trained:
         wanted = f"{ENOUGH} validation photos (now {count}, data.validation) would take their place"
         lines.append(f"{learnt} look less familiar than they should; {wanted}")
+    if (
+        bank is not None and len(bank.reference) * BELOW < 1
+    ):  # a photo is below the threshold where it is below them all
+        chance = (
+            f"note: with so few, one in {len(bank.reference) + 1} new photos of their kind looks unfamiliar by chance"
+        )
+        lines.insert(len(found.lines), f"{chance}; with 100 it is one in a hundred")
     return replace(found, bank=bank, lines=tuple(lines))
 
 

@@ -108,6 +108,14 @@ def test_what_is_pushed_is_attested_by_a_builder_that_can(
     } <= set(built)
 
 
+@pytest.mark.parametrize("tag", ["", ":1.0"])
+def test_the_record_names_the_repository_whether_or_not_there_is_a_tag(tmp_path: Path, record: Path, tag: str) -> None:
+    repository = "registry.example:5000/food-vision"
+    done = Docker(tmp_path, current="Driver: docker-container").push("--base", BASE, "--tag", repository + tag)
+    assert done.stdout.splitlines()[-1] == f"{repository}@{DIGEST}"
+    assert json.loads(record.read_text())["repository"] == repository
+
+
 def test_without_a_builder_that_attests_the_sentence_has_the_command(tmp_path: Path, record: Path) -> None:
     docker = Docker(tmp_path, current="Driver: docker\n")
     done = docker.push()

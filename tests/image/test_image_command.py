@@ -98,6 +98,9 @@ def test_the_demonstration_is_made_where_it_is_not_and_printed_before(
     bundle_of(make.bundle, format_version=4)  # of a version that marked none
     image.demonstration("cpu")
     assert len(make.calls) == 2
+    (make.bundle / "manifest.json").write_text('{"format_ver')  # half copied
+    image.demonstration("cpu")
+    assert len(make.calls) == 3
 
 
 def test_a_demonstration_that_cannot_be_made_is_one_sentence_with_the_ways_out(

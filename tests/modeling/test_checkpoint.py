@@ -139,7 +139,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="--force"):
         save_checkpoint(tmp_path / "out", blip, LABELS, None, replace=False)
     assert not (tmp_path / "out" / FAMILIARITY_FILE).exists()
-    bank = make_bank(torch.eye(16)[:12], tower="0" * 64, image_size=16)
+    rows = torch.nn.functional.normalize(torch.eye(16)[:12] + torch.arange(12)[:, None] / 12)
+    bank = make_bank(rows, tower="0" * 64, image_size=16)
     save_checkpoint(tmp_path / "out", small_blip(seed=1), LABELS, None, bank, replace=True)
     read = read_bank(tmp_path / "out", tower="0" * 64, width=16)
     assert bank is not None

@@ -116,6 +116,24 @@ def test_features_that_are_no_direction_are_refused(value: float) -> None:
         make_bank(rows, tower="t", image_size=32)
 
 
+def test_photos_that_are_all_the_same_make_no_bank() -> None:
+    """Copies of a photo or two: whether another copy is below all of them would be up to rounding."""
+    for kinds in (1, 2):
+        copies = features(kinds).repeat_interleave(30 // kinds, dim=0)
+        with pytest.raises(CheckpointError, match="look all the same"):
+            make_bank(copies, tower="t", image_size=32)
+    one_other = torch.cat([features(1).repeat(299, 1), features(1, seed=1)])
+    with pytest.raises(CheckpointError, match="look all the same"):
+        make_bank(one_other, tower="t", image_size=32)
+    assert make_bank(torch.cat([features(30)] * 2), tower="t", image_size=32) is not None
+
+
+def test_a_bank_that_could_not_be_read_is_not_made() -> None:
+    """Of 160 directions, 128 are kept: nothing is left of some photos."""
+    with pytest.raises(CheckpointError, match="make no bank: its features are zero"):
+        make_bank(torch.eye(160).repeat_interleave(torch.arange(160) % 12 + 1, dim=0), tower="t", image_size=32)
+
+
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     bank = made()
     for folder in ("a", "b"):

@@ -223,3 +223,18 @@ def test_the_last_weights_have_the_bank_of_a_frozen_tower(tmp_path: Path, monkey
         last, best = (path / "familiarity.safetensors" for path in (tmp_path / f"{freeze}.run/last", tmp_path / freeze))
         assert last.exists() == kept
         assert not kept or last.read_bytes() == best.read_bytes()
+
+
+def test_the_least_of_few_photos_is_the_threshold() -> None:
+    for count, said in ((24, True), (99, True), (100, False)):
+        about = pooled(torch.randn(count, 5, 8, generator=torch.Generator().manual_seed(0)) + 1)
+        found = Remembered(make_bank(about, tower="t", image_size=16), about, lines=("remembered",))
+        lines = checked(found, None, tower_trained=False).lines
+        assert (f"one in {count + 1} new photos of their kind looks unfamiliar by chance" in lines[-1]) is said
+
+
+def test_validation_photos_that_are_all_the_same_lose_no_run() -> None:
+    found, validation = made_up(0, 1)
+    after = checked(found, validation.repeat(ENOUGH, 1), tower_trained=True)
+    assert after.bank is None
+    assert "no training photos are remembered after all. To the image tower" in after.lines[-1]

@@ -106,7 +106,7 @@ function showAnswer(answer, roundTrip) {
   const named = strange ? STRANGE : unsure ? "Not sure" : (answer.prediction ?? "No label of this model");
   const familiar = familiarity(answer);
   // A photo may be strange and named all the same, where the service only marks it.
-  const why = strange ? "" : (unsure?.message ?? (answer.unfamiliar ? `${STRANGE}.` : ""));
+  const why = strange ? "" : [unsure?.message, answer.unfamiliar && `${STRANGE}.`].filter(Boolean).join(" ");
   const said = unsure ? `${named}. ${strange ? familiar : why}` : `${named}, ${percent(answer.confidence)}${why && `. ${why}`}`;
   $("status").className = "hidden"; // read aloud only: the eye has the big line
   $("status").textContent = answer.top ? said : answer.caption;
@@ -155,6 +155,11 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
+/** A setting, which must not be rounded to another: 0.0005 is 0.05 %, not 0.1 %. */
+function line(share) {
+  return `${Number((100 * share).toPrecision(6))} %`;
+}
+
 /** How familiar the photo is, in words; empty where the service does not tell. */
 function familiarity({ familiarity: share, unfamiliar }) {
   if (share == null) return "";
@@ -192,8 +197,8 @@ async function showInfo() {
       "Image tower": info.tower?.name,
       Precision: info.precision,
       Labels: captionsOnly ? "none: captions only" : info.labels,
-      "Abstains below": info.abstain_below ? percent(info.abstain_below) : null,
-      "Unfamiliar below": info.familiarity && info.familiarity.unfamiliar !== "off" ? percent(info.familiarity.below) : null,
+      "Abstains below": info.abstain_below ? line(info.abstain_below) : null,
+      "Unfamiliar below": info.familiarity && info.familiarity.unfamiliar !== "off" ? line(info.familiarity.below) : null,
       State: info.state,
     };
     $("info").replaceChildren(...Object.entries(rows).filter(([, value]) => value != null).map(([name, value]) => {
@@ -242,11 +247,15 @@ for (const id of ["pick", "camera"]) {
 }
 
 $("example").addEventListener("click", async () => {
+  running?.abort();
+  const mine = (running = new AbortController()); // a photo that is picked meanwhile is the newer wish
   try {
-    const answer = await fetch("static/example.png");
+    const answer = await fetch("static/example.png", { signal: mine.signal });
     if (!answer.ok) throw new Error();
     send(new File([await answer.blob()], "example.png", { type: "image/png" }));
   } catch {
+    if (running !== mine) return;
+    running = null;
     begin();
     showError(new ServiceError("The drawn picture cannot be fetched. Is the service running?", 0));
   }

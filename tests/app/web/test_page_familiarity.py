@@ -28,7 +28,7 @@ def server(familiar_bundle: Path) -> Iterator[str]:
 
 def test_what_is_strange_is_said_in_words(page: Page) -> None:
     page.goto("/")
-    expect(page.locator("#info div", has_text="Unfamiliar below").locator("dd")).to_have_text("1.0 %")
+    expect(page.locator("#info div", has_text="Unfamiliar below").locator("dd")).to_have_text("1 %")
     for share, told in (
         (STRANGE, "More familiar than only 0.78 % of the training photos."),
         (STRANGER, "Less familiar than every training photo."),
@@ -68,6 +68,21 @@ def test_what_is_only_marked_has_its_label(page: Page, server: str) -> None:
     expect(page.locator("#example")).to_be_hidden()
 
 
+def test_what_is_marked_and_not_sure_either_is_told_both(page: Page, server: str) -> None:
+    info = httpx.get(f"{server}/info").json()
+    info["abstain_below"], info["familiarity"]["below"] = 1, 0.0005
+    page.route("**/info", lambda route: route.fulfill(json=info))
+    asked = "unfamiliar=mark&min_confidence=1"
+    page.route("**/predict?*", lambda route: route.continue_(url=f"{route.request.url}&{asked}"))
+    page.goto("/")
+    for name, told in (("Abstains below", "100 %"), ("Unfamiliar below", "0.05 %")):
+        expect(page.locator("#info div", has_text=name).locator("dd")).to_have_text(told)
+    choose(page, "dog.png", photo(STRANGE))
+    expect(page.locator("#label")).to_have_text("Not sure")
+    expect(page.locator("#unsure")).to_contain_text(f", below 1. {SENTENCE}.")
+    expect(page.locator("[role=status]")).to_contain_text(f", below 1. {SENTENCE}.")
+
+
 def test_a_demonstration_says_so_and_brings_a_picture(page: Page, server: str) -> None:
     info = httpx.get(f"{server}/info").json() | {"demonstration": True}
     page.route("**/info", lambda route: route.fulfill(json=info))
@@ -82,6 +97,19 @@ def test_a_demonstration_says_so_and_brings_a_picture(page: Page, server: str) -
     page.route("**/static/example.png", lambda route: route.abort())
     page.get_by_role("button", name="Try a drawn picture").click()
     expect(page.get_by_role("alert")).to_have_text("The drawn picture cannot be fetched. Is the service running?")
+
+
+def test_a_photo_of_ones_own_is_not_replaced_by_a_picture_that_is_still_on_its_way(page: Page, server: str) -> None:
+    info = httpx.get(f"{server}/info").json() | {"demonstration": True}
+    page.route("**/info", lambda route: route.fulfill(json=info))
+    page.route("**/static/example.png", lambda route: None)  # never answered
+    page.goto("/")
+    page.get_by_role("button", name="Try a drawn picture").click()
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/static/example.png")):
+        choose(page, "dinner.png", photo(KNOWN))
+    expect(page.locator("#familiarity")).to_have_text("More familiar than 62 % of the training photos.")
+    expect(page.locator("#file")).to_contain_text("dinner.png")
+    expect(page.locator("#error")).to_be_hidden()
 
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}

@@ -120,12 +120,25 @@ def test_the_three_scores_are_those_of_the_photos(checkpoint: Path) -> None:
     assert few.names == tuple(f"drawn picture {HELD_OUT_START + i}" for i in (0, 4, 8)), "as `ask` chooses them"
 
 
+def test_a_photo_on_the_threshold_is_not_below_it(checkpoint: Path) -> None:
+    """As in the service: 2 of 200 are 0.01, which in float32 is a little less."""
+    blip, recipe = load_blip(checkpoint), load_recipe("drawn-scratch", [])
+    tree = label_tree(blip.tokenizer, recipe.caption, LABELS)
+    items = open_source(DataRecipe(source="drawn", train_count=16, test_count=2, validation=0), 32).test
+    rows = torch.nn.functional.normalize(torch.randn(40, blip.model.config.vision_config.hidden_size,
+                                                     generator=torch.Generator().manual_seed(0)))  # fmt: skip
+    bank = bank_of_rows(rows, torch.tensor([-2.0] * 2 + [2.0] * 198))
+    found = look(blip, items, tree, bank, 1.0, bad=BadPhotos("stop"), workers=0, title="")
+    assert found.familiarity.tolist() == [0.01, 0.01]
+    assert found.unfamiliar.count == 0
+
+
 def test_what_is_told_of_a_folder() -> None:
     def looks(similar: list[float], names: str) -> Looks:
         values = np.array(similar)
         return Looks(values, values / 2, -values, values, np.arange(len(values)) % 2, tuple(names))
 
-    bank = bank_of_rows(torch.eye(40), torch.zeros(50))
+    bank = bank_of_rows(pooled(torch.randn(40, 1, 40, generator=torch.Generator().manual_seed(0))), torch.zeros(50))
     food, other = looks([0.9, 0.8, 0.005, 0.7], "abcd"), looks([0.001, 0.002, 0.6, 0.01, 0.0, 0.003, 0.004], "efghijk")
     found = as_json(bank, food, {"some/folder": other}, LABELS)
     assert (found["kept"]["count"], found["kept"]["photos"], found["threshold"]) == (3, 4, 0.01)
