@@ -195,7 +195,8 @@ def evaluated(args: argparse.Namespace) -> dict[str, Any]:
     note(f"$ python {shlex.join(line[1:])}")
     if subprocess.run(line, stdout=subprocess.DEVNULL, check=False).returncode:
         raise ContractError("training.evaluate failed; see above.")
-    found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))["familiarity"]["folders"][0]["scores"]
+    folder = json.loads(report.read_text(encoding="utf-8"))["familiarity"]["folders"][0]
+    found: dict[str, Any] = folder["scores"] | {"most_familiar": folder["most_familiar"]}
     return found
 
 

@@ -164,6 +164,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert found["bank"]["ratio"] == pytest.approx(1.1)
     assert found["bank"]["ratio_interval_95"] == pytest.approx([1.1, 1.1])
     assert found["bank"]["ms_a_photo"] == pytest.approx(1100)
+    assert found["bank"]["added_ms"] == pytest.approx(100)
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
@@ -190,6 +191,8 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
         **{at: {"food_kept": share, "others_refused": share} for at in ("at_validation", "at_default")},
     }
     row = {"ms_a_photo": 2.0, "ratio": 1.02, "ratio_interval_95": [1.01, 1.03], "rounds": 3}
+    row |= {"added_ms": 0.04, "added_ms_interval_95": [0.03, 0.05]}
+    calls = {f"{call}, 1 at a time": {"no bank": row, "rows": row} for call in ("engine", "scorer.onnx")}
     result = {
         "command": "python -m benchmarks.accuracy.familiarity …",
         "bank": {"photos": 100, "directions": 8, "reference": "left-out", "tower": "tiny"},
@@ -197,9 +200,10 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
         "separation": {"fp32": one, "int8": one, "plain": one},
         "beside_other_scores": {
             name: score | {"refused_at": [share, share]} for name in ("similarity", "probability", "energy")
-        },
+        }
+        | {"most_familiar": [{"photo": "n1_Petri_dish.jpg", "familiarity": 0.0184}]},
         "bad_input": {"kept": {"grey": share}, "refused": {"noise": share}, "screenshots": {"page.png": 0.25}},
-        "cost": {"base": "no bank", "calls": {"engine": {"no bank": row, "rows": row}}, "bundle_bytes": {"rows": 1e6}},
+        "cost": {"base": "no bank", "calls": calls, "bundle_bytes": {"rows": 1e6}},
         "tables": {
             "bundle_keeps": {"never seen": {"fp32": share, "int8": share}},
             "bank_at_64_px": {
@@ -215,7 +219,9 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
     }  # fmt: skip
     page = markdown(json.loads(json.dumps(result)))
     assert "| 1,000 (all) | 0.9000 |" in page
-    assert "| engine | rows | 2.00 | × 1.020 (1.010-1.030) |" in page
+    assert "| engine, 1 at a time | rows | 2.00 | 1.020 (1.010-1.030) | 0.04 (0.03-0.05) |" in page
+    assert "1 at a time 2.0 % with rows" in page
+    assert "most familiar: `Petri_dish` 0.018." in page
     assert "right on 50.0 % of its own test photos" in page
     prose = (line for line in page.splitlines() if not line.startswith(("|", "python")))
     assert max(map(len, prose)) <= 110
