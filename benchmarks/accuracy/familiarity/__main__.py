@@ -134,12 +134,13 @@ def measure(args: argparse.Namespace, words: str) -> int:
 
 
 def kept(path: Path, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A part's result, from its file if that is there: delete it to measure anew."""
+    """A part's result with the commit that it was measured at, from its file if that is there."""
     if not path.is_file():
         note(f"-- {path.stem}")
-        write_text_atomic(path, json.dumps(step(), indent=1, allow_nan=False) + "\n")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+        found = step() | {"commit": provenance()["commit"]}
+        write_text_atomic(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    kept_before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return kept_before
 
 
 def separated(

@@ -174,9 +174,11 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
         asked.append(1)
         return {"value": len(asked)}
 
-    assert kept(tmp_path / "part.json", step) == kept(tmp_path / "part.json", step) == {"value": 1}
+    first = kept(tmp_path / "part.json", step)
+    assert first == kept(tmp_path / "part.json", step)
+    assert (first["value"], set(first)) == (1, {"value", "commit"})
     (tmp_path / "part.json").unlink()
-    assert kept(tmp_path / "part.json", step) == {"value": 2}
+    assert kept(tmp_path / "part.json", step)["value"] == 2
 
 
 def test_the_page_and_the_picture_are_made_from_the_json() -> None:
@@ -203,7 +205,7 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
         }
         | {"most_familiar": [{"photo": "n1_Petri_dish.jpg", "familiarity": 0.0184}]},
         "bad_input": {"kept": {"grey": share}, "refused": {"noise": share}, "screenshots": {"page.png": 0.25}},
-        "cost": {"base": "no bank", "calls": calls, "bundle_bytes": {"rows": 1e6}},
+        "cost": {"commit": "0123456789", "base": "no bank", "calls": calls, "bundle_bytes": {"rows": 1e6}},
         "tables": {
             "bundle_keeps": {"never seen": {"fp32": share, "int8": share}},
             "bank_at_64_px": {
@@ -221,6 +223,7 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
     assert "| 1,000 (all) | 0.9000 |" in page
     assert "| engine, 1 at a time | rows | 2.00 | 1.020 (1.010-1.030) | 0.04 (0.03-0.05) |" in page
     assert "1 at a time 2.0 % with rows" in page
+    assert "2026-11-28, commits 0123456; a processor" in page
     assert "most familiar: `Petri_dish` 0.018." in page
     assert "right on 50.0 % of its own test photos" in page
     prose = (line for line in page.splitlines() if not line.startswith(("|", "python")))
