@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from contract.bundle import SCORER_FILE
 from contract.familiarity import BELOW, NEIGHBOURS
 from modeling.familiarity import LEFT_OUT, VALIDATION
 
+WIDTH = 100  # characters of a line of prose
 BLUE, ORANGE = "#3d5a98", "#c8553d"
 ORIGINS = {LEFT_OUT: "its own photos, each left out", VALIDATION: "validation photos"}
 KINDS = {"fp32": "bundle, fp32", "int8": "bundle, int8", "plain": "plain score, whole bank, no rounding"}
@@ -40,7 +42,35 @@ def markdown(result: dict[str, Any]) -> str:
         lines += _demonstration(result["demonstration"])
     if "vit" in result:
         lines += _vit(result["vit"])
-    return "\n".join([*lines, *_limits(), *_tail(result)]) + "\n"
+    return "\n".join(filled([*lines, *_limits(), *_tail(result)])) + "\n"
+
+
+def filled(lines: list[str]) -> list[str]:
+    """Prose in lines of at most `WIDTH` characters; tables, headings, pictures and code as they are."""
+    found: list[str] = []
+    paragraph: list[str] = []
+    code = False
+
+    def end() -> None:
+        if paragraph:
+            indent = "  " if paragraph[0].startswith("- ") else ""
+            text = " ".join(line.strip() for line in paragraph)
+            found.extend(
+                textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+            )
+            paragraph.clear()
+
+    for line in lines:
+        code ^= line.startswith("```")
+        as_it_is = code or not line or line.startswith(("|", "#", "!", "```"))
+        if as_it_is or line.startswith("- "):
+            end()
+        if as_it_is:
+            found.append(line)
+        else:
+            paragraph.append(line)
+    end()
+    return found
 
 
 def _head(result: dict[str, Any]) -> list[str]:
@@ -153,7 +183,24 @@ def _sizes(sizes: dict[str, Any]) -> list[str]:
             for key in ("others_refused", "food_kept"):
                 cells.append(_spread([run[at][key]["value"] for run in runs], 100, 1) + " %")
         lines.append(f"| {int(rows):,}{' (all)' if len(runs) == 1 else ''} | {' | '.join(cells)} |")
-    return [*lines, ""]
+    return [*lines, "", *_lost(sizes), ""]
+
+
+def _lost(sizes: dict[str, Any]) -> list[str]:
+    """What the largest sample loses against all photos."""
+    (_, whole), (rows, sample) = list(sizes.items())[:2]
+
+    def mean(runs: list[dict[str, Any]], at: str) -> float:
+        return 100 * float(np.mean([run[at]["others_refused"]["value"] for run in runs]))
+
+    ranked = 100 * (whole[0]["auroc"] - float(np.mean([run["auroc"] for run in sample])))
+    equal, default = (mean(whole, at) - mean(sample, at) for at in ("at_validation", "at_default"))
+    return [
+        f"A sample of {int(rows):,} ranks photos nearly as all of them do ({ranked:.2f} points of AUROC less). At a threshold it",
+        f"refuses less: {equal:.1f} points with as much food kept, {default:.1f} at the default, where chance moves the",
+        "threshold most: one hundredth of the sample decides, and it keeps more food than 99 %. On the 13 classes above",
+        "nothing is lost: their bank is all of their photos.",
+    ]
 
 
 def _spread(values: list[float], scale: float, digits: int) -> str:
@@ -263,7 +310,7 @@ def _limits() -> list[str]:
         "- **Pictures made to deceive it.** Nothing here was tried against an adversary, and an image tower can be led",
         "  to any features by small changes of pixels.",
         "- **A tower that was trained too** finds its own training photos more alike than new ones. Then the reference",
-        "  values come from validation photos, where there are 200 or more (docs/training.md).",
+        "  values come from validation photos, where there are 200 or more ([training](../training.md)).",
         f"- **One photo of food in a hundred** is called unfamiliar at {BELOW}, by construction.",
         "",
     ]
@@ -281,7 +328,7 @@ def _tail(result: dict[str, Any]) -> list[str]:
         "`food101-64px` (with `data.classes` of the 13, `train.epochs=5`).",
         "",
         "```sh",
-        result["command"],
+        result["command"].replace(" --", " \\\n    --"),
         "```",
         "",
         f"{result['date']}, commits {', '.join(commits)}; {hardware['cpu']}, one thread of {hardware['cores']} shared "
@@ -309,7 +356,7 @@ def histogram(found: dict[str, Any], limit: float) -> bytes:
     axes.set(xlabel="similarity: mean cosine to the nearest training photos", ylabel="share of the photos")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper center")
+    axes.legend(edgecolor="none", framealpha=1, loc="upper center", bbox_to_anchor=(0.5, 1))
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()

@@ -28,7 +28,7 @@ from benchmarks.accuracy.familiarity.ask import (
     told_apart,
 )
 from benchmarks.accuracy.familiarity.cost import compared
-from benchmarks.accuracy.familiarity.report import histogram, markdown
+from benchmarks.accuracy.familiarity.report import filled, histogram, markdown
 from contract.bundle import read_bundle
 from contract.errors import ContractError
 from training.drawn.pictures import draw
@@ -167,6 +167,18 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert found["bank"]["added_ms"] == pytest.approx(100)
 
 
+def test_prose_is_filled_and_the_rest_stays() -> None:
+    long, row = "word " * 30, "| " + "cell | " * 30
+    lines = filled(["# title", "", long, "more", "- " + long, "- item", row, "```sh", long, "```", "end"])
+    assert lines[:2] == ["# title", ""]
+    assert all(len(line) <= 100 or line in (row, long) for line in lines)
+    assert (lines.count(row), lines.count(long)) == (1, 1)
+    assert " ".join(lines[2:4]) == long + "more"
+    assert lines[4].startswith("- word")
+    assert lines[5].startswith("  word")
+    assert lines[-5:] == [row, "```sh", long, "```", "end"]
+
+
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     asked: list[int] = []
 
@@ -226,7 +238,8 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
     assert "2026-11-28, commits 0123456; a processor" in page
     assert "most familiar: `Petri_dish` 0.018." in page
     assert "right on 50.0 % of its own test photos" in page
-    prose = (line for line in page.splitlines() if not line.startswith(("|", "python")))
-    assert max(map(len, prose)) <= 110
+    prose = page.partition("```sh")[0].splitlines()
+    assert max(len(line) for line in prose if not line.startswith("|")) <= 100
+    assert "(0.00 points of AUROC less)" in page
     assert histogram(json.loads(json.dumps(one)), 0.5).startswith(b"\x89PNG")
     assert "demonstration" not in markdown({k: v for k, v in result.items() if k not in ("demonstration", "vit")})
