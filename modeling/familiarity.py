@@ -29,6 +29,7 @@ MOST_BYTES = 64 << 20
 SHORTEST, LONGEST = 0.99, 1.01  # of what was brought to length 1 and rounded to fp16
 RANK = 128  # directions: with all 1,280 a processor would wait for the bank's megabytes (docs/results/familiarity.md)
 ITERATIONS = 4
+PART = 4096  # photos that are compared at once
 FOLDS = 20
 LEAST_SPREAD = 1e-3  # of the reference, from its lowest hundredth to its middle: within less, rounding decides
 
@@ -58,7 +59,8 @@ class Bank:
 
     def familiarity(self, similarity: torch.Tensor) -> torch.Tensor:
         """Similarities float32 [B] → share of the reference that is smaller, float32 [B], 0 to 1."""
-        return (self.reference.to(similarity.device) < similarity[:, None]).float().mean(dim=1)
+        smaller = torch.searchsorted(self.reference.to(similarity.device), similarity.contiguous())
+        return smaller.float() / len(self.reference)
 
 
 class _About(BaseModel):
@@ -137,8 +139,9 @@ def _left_out(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _similarity(features: torch.Tensor, basis: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    cosines = features @ basis.to(features) @ rows.to(features).T
-    return cosines.topk(NEIGHBOURS, dim=1).values.mean(dim=1)
+    basis, rows = basis.to(features), rows.to(features)
+    parts = features.split(PART)  # many photos' cosines at once would be gigabytes
+    return torch.cat([(part @ basis @ rows.T).topk(NEIGHBOURS, dim=1).values.mean(dim=1) for part in parts])
 
 
 def save_bank(bank: Bank, folder: Path) -> None:
@@ -190,6 +193,8 @@ def _check_bank(bank: Bank, width: int) -> None:
         raise ValueError(f"its reference is {reference.dtype} {list(reference.shape)}")
     if not bool(torch.isfinite(reference).all()) or bool((reference.diff() < 0).any()):
         raise ValueError("its reference values are not finite and sorted")
+    if not bool((reference.abs() < LONGEST).all()):
+        raise ValueError("its reference values are no cosines")
     directions, lengths = basis.float().norm(dim=0), rows.float().norm(dim=1)
     if not bool(((directions > SHORTEST) & (directions < LONGEST)).all()):
         raise ValueError("its basis has directions that are not of length 1: some are zero, or not finite")

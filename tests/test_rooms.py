@@ -27,6 +27,7 @@ ENGINE_BENCHMARKS = {
     "benchmarks/decode.py", "benchmarks/engine/ours.py", "benchmarks/gpu/child.py", "benchmarks/gpu/placed.py",
     "benchmarks/gpu/speed.py",
     "benchmarks/serving/baselines/shared_engine.py",
+    *(f"benchmarks/accuracy/familiarity/{name}.py" for name in ("__main__", "ask", "bad_input", "bundles", "cost")),
 }  # fmt: skip
 SIMULATION = "benchmarks/capacity/simulation.py"  # runs the service's own batcher on a simulated clock
 SIMULATED_DECODING = "benchmarks/capacity/decoding.py"  # and the door and the decode pool before it

@@ -34,3 +34,8 @@ def logged(bundle: Path, file: Path, *flags: object) -> Iterator[tuple[str, subp
     finally:
         process.kill()  # nothing, if it has ended
         process.wait()
+
+
+def warnings(lines: Lines) -> list[dict[str, Any]]:
+    """The lines that are worth a look, but what a model of drawn pictures, such as the tests' own, is announced with."""
+    return [line for line in lines() if line["level"] != "info" and "a demonstration" not in line["message"]]

@@ -171,6 +171,7 @@ ROWS, BASIS = made().features, made().basis
         (broken(reference=made().reference.flip(0)), "its reference values are not finite and sorted"),
         (broken(reference=made().reference * torch.nan), "its reference values are not finite and sorted"),
         (broken(reference=torch.zeros(0)), r"its reference is torch.float32 \[0\]"),
+        (broken(reference=made().reference + 1), "its reference values are no cosines"),
         (replace(made(), tower="u" * 64), "it was made by another image tower than the checkpoint's"),
     ],
 )
