@@ -240,6 +240,6 @@ def test_the_page_and_the_picture_are_made_from_the_json() -> None:
     assert "right on 50.0 % of its own test photos" in page
     prose = page.partition("```sh")[0].splitlines()
     assert max(len(line) for line in prose if not line.startswith("|")) <= 100
-    assert "(0.00 points of AUROC less)" in page
+    assert "(AUROC 0.9000 against 0.9000)" in " ".join(page.split())
     assert histogram(json.loads(json.dumps(one)), 0.5).startswith(b"\x89PNG")
     assert "demonstration" not in markdown({k: v for k, v in result.items() if k not in ("demonstration", "vit")})
