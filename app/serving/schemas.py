@@ -38,10 +38,13 @@ class Abstention(BaseModel):
         description="a sentence for people", examples=["The best label has a probability of 0.41, below 0.6."]
     )
     min_confidence: float | None = Field(
+        default=None,
         description="for low_confidence: what was asked for by the request, else by the setting abstain_below",
         examples=[0.6],
     )
-    min_familiarity: float | None = Field(description="for unfamiliar: the setting unfamiliar_below", examples=[0.01])
+    min_familiarity: float | None = Field(
+        default=None, description="for unfamiliar: the setting unfamiliar_below", examples=[0.01]
+    )
 
 
 class Prediction(BaseModel):

@@ -170,6 +170,16 @@ def test_hugging_face_gets_the_ranking_and_is_told(url: str, monkeypatch: pytest
     assert (told["unfamiliar"], "abstained" in told) == (True, False), "the body's word comes before the URL's"
 
 
+def test_what_an_abstention_must_hold_is_there_in_every_face(url: str) -> None:
+    """Hugging Face's entries leave out what is null."""
+    described = httpx.get(f"{url}/openapi.json").json()["components"]["schemas"]["Abstention"]
+    cases: list[dict[str, Any]] = [{}, {"min_confidence": 1.0, "unfamiliar": "off"}]
+    for asked in cases:
+        entry: Any = httpx.post(f"{url}/", content=photo(STRANGE), params={"top_k": 1, **asked}).json()[0]
+        for found in (entry["abstained"], predict(url, photo(STRANGE), **asked)["abstained"]):
+            assert set(described["required"]) <= set(found) <= set(described["properties"])
+
+
 def test_triton_gets_an_empty_label_and_may_ask_how_familiar(url: str, infer: str) -> None:
     client = triton.InferenceServerClient(url.removeprefix("http://"))
     model = infer.split("/")[3]
