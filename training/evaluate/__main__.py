@@ -131,7 +131,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     if args.report is not None:
         check_can_write(args.report, marker=MARKER, replace=args.force)
-    kept = read_kept(args.checkpoint, same_model=True) if args.card else None
+    if args.card:
+        read_kept(args.checkpoint, same_model=True)  # a card that cannot be kept is refused before the work
     recipe = _recipe(record, args.overrides)
     origin = args.base or starting_point(recipe.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -207,7 +208,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.report is not None:
         write_report(args.report, report, before, after, figures, replace=args.force)
         print(f"report: {args.report / 'report.html'}")
-    if kept is not None:
+    if args.card:
+        kept = read_kept(args.checkpoint, same_model=True)  # somebody may have written since
         tuned = Tuned(args.checkpoint.resolve().name, models["after"].tower, size, record, labels, bank)
         write_text_atomic(args.checkpoint / CARD_FILE, model_card(tuned, report, kept))
         print(f"card: {args.checkpoint / CARD_FILE}")

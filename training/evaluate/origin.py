@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, try_to_load_from_cache
+import yaml
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # its own check, behind no public name
-from yaml import YAMLError
 
 from modeling.checkpoint import CARD_FILE, names_folder
 from modeling.towers import Tower
@@ -50,11 +51,24 @@ def licence_found(tower: Tower, base: str | None) -> str:
     if not names_folder(base):
         return BASE_LICENCES.get(base, UNKNOWN)
     try:
-        text = (Path(base) / CARD_FILE).read_text(encoding="utf-8-sig")
-        named = ModelCard(text, ignore_metadata_errors=True).data.get("license")
-    except (OSError, UnicodeDecodeError, YAMLError, ValueError, TypeError):
+        named = front_matter((Path(base) / CARD_FILE).read_text(encoding="utf-8-sig")).get("license")
+    except (OSError, ValueError):
         return UNKNOWN
     return named if isinstance(named, str) and LICENCE.fullmatch(named) else UNKNOWN
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """The metadata at the beginning of a card's text; empty where it has none. Raises `ValueError`."""
+    block = REGEX_YAML_BLOCK.search(card)
+    try:
+        found = yaml.safe_load(block[2]) if block else None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ValueError("it is not a list of keys with values")
+    return found
 
 
 def _may_be_on_hub(name: str) -> bool:

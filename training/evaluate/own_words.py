@@ -7,20 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
-from yaml import YAMLError
-
 from contract.errors import ContractError
 from modeling.checkpoint import CARD_FILE
-from training.evaluate.origin import UNKNOWN
+from training.evaluate.origin import UNKNOWN, front_matter
 
 LINE = "<!-- Your own words below this line are kept. -->"
 FOUND = re.compile(
     r"<!-- licence found: (\S+) -->"
 )  # what the card itself wrote: another in its metadata is somebody's
+FIGURES = ("model-index", "model_name", "eval_results")  # the last two are huggingface_hub's words for the first
 WRITTEN = (  # keys of the metadata that a card writes, where it knows them
     "license", "library_name", "pipeline_tag", "tags", "base_model", "base_model_relation", "datasets", "metrics",
-    "model-index", "model_name",
 )  # fmt: skip
 
 
@@ -63,15 +60,16 @@ def read_kept(folder: Path, *, same_model: bool) -> Kept:
             "Put that line above the words that are to be kept, or move the file away."
         )
     try:
-        metadata = ModelCard(card).data.to_dict() if card.strip() else {}
-    except (YAMLError, ValueError, TypeError, AttributeError) as error:
+        metadata = front_matter(card)
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise ContractError(f"The metadata of {path}, between its --- lines, cannot be read: {reason}.") from None
     found, licence, tags = FOUND.search(card), metadata.get("license"), metadata.get("tags")
     own = found[1] if found else UNKNOWN
+    dropped = FIGURES if same_model else FIGURES + WRITTEN
     return Kept(
         words=words,
-        metadata={key: value for key, value in metadata.items() if same_model or key not in WRITTEN},
+        metadata={key: value for key, value in metadata.items() if key not in dropped},
         licence=None if licence in (None, UNKNOWN, own) else licence,
         found=own if same_model else UNKNOWN,
         tags=tuple(str(tag) for tag in tags) if isinstance(tags, list) else (),

@@ -210,6 +210,8 @@ def test_own_words_stay(tmp_path: Path) -> None:
     assert (data["license"], data["license_name"], data["language"]) == ("other", "ours", ["en"])
     assert data["tags"].count("canteen") == 1
     assert "other, was set by whoever published it" in again
+    (tmp_path / "README.md").write_text(again.replace("model-index:\n", "model-index: broken\nmodel_name:\n"))
+    assert model_card(lite, measured(), read_kept(tmp_path, same_model=True)) == again, "figures are written anew"
     assert "NOTICE" in again, "the tower's licence is what it was"
     assert model_card(lite, measured(), read_kept(tmp_path, same_model=True)) == again
     vit = model_card(tuned(), measured(), read_kept(tmp_path, same_model=False))
@@ -235,7 +237,7 @@ def test_what_is_no_longer_known_stays_for_the_same_model(tmp_path: Path) -> Non
         (b"# My own card\n", "Put that line above the words"),
         (f"---\nlicense: [\n---\n{LINE}\n".encode(), "cannot be read"),
         (f"---\n- a list\n---\n{LINE}\n".encode(), "cannot be read"),
-        (f"---\nmodel-index: [{{name: x}}]\n---\n{LINE}\n".encode(), "cannot be read"),
+        (f"---\n1: x\n---\n{LINE}\n".encode(), "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
         (None, "cannot be read"),
     ],
