@@ -30,6 +30,7 @@ from modeling.towers import token_width, tower_digest
 
 TRAINING_FILE = "training.json"
 LABELS_FILE = "labels.json"
+CARD_FILE = "README.md"  # the model card, for people: it is no part of the model
 FORMAT_VERSION = 1
 
 
@@ -104,14 +105,18 @@ class Checkpoint(Blip):
         """
         if self.tower.source is not None or self.base is None:
             return self.tower.source
-        is_folder = self.base.startswith((".", "/", "~")) or self.base.count("/") > 1 or Path(self.base).is_dir()
-        return Path(self.base).resolve().name if is_folder else self.base
+        return Path(self.base).resolve().name if names_folder(self.base) else self.base
 
     def tree(self) -> LabelTree | None:
         """The label tree, or None without labels."""
         if self.labels is None or self.caption is None:
             return None
         return label_tree(self.tokenizer, self.caption, self.labels)
+
+
+def names_folder(base: str) -> bool:
+    """Whether a `model.base` names a folder of this disk; else it is a hub name."""
+    return base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(base).is_dir()
 
 
 def load_checkpoint(path: Path, labels: LabelSet | None = None, caption: CaptionFormat | None = None) -> Checkpoint:
@@ -164,11 +169,12 @@ def _recipe(record: TrainingRecord, section: str, name: str) -> str | None:
 
 
 def save_checkpoint(
-    path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, bank: Bank | None = None, *, replace: bool
-) -> None:
-    """Write a checkpoint folder atomically: Hugging Face files, labels.json, and the record and the bank if any.
+    path: Path, blip: Blip, labels: LabelSet, record: TrainingRecord | None, bank: Bank | None = None, *,
+    card: str | None = None, replace: bool,
+) -> None:  # fmt: skip
+    """Write a checkpoint folder atomically: Hugging Face files, labels.json, and the record, bank and card if any.
 
-    Raises `ContractError` when it cannot be written.
+    `card` is the text of its README.md. Raises `ContractError` when it cannot be written.
     """
     size = {"height": blip.image_size, "width": blip.image_size}
     mean, std = list(blip.tower.mean), list(blip.tower.std)
@@ -185,6 +191,8 @@ def save_checkpoint(
                 record.save(folder)
             if bank is not None:
                 save_bank(bank, folder)
+            if card is not None:
+                write_text_atomic(folder / CARD_FILE, card)
     except (OSError, SafetensorError) as error:
         raise ContractError(
             f"The checkpoint {path} could not be written: {error}. Make room, then run it again."
@@ -192,8 +200,8 @@ def save_checkpoint(
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """Hex sha256 over the names and contents of a checkpoint's files, sub-folders left out."""
+    """Hex sha256 over the names and contents of a checkpoint's files, sub-folders and its card left out."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != CARD_FILE):
         digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()

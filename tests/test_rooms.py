@@ -52,8 +52,8 @@ OUTSIDE = {
     "contract": {"numpy", "PIL", "pillow_heif", "pydantic"},
     "modeling": {"numpy", "pydantic", "safetensors", "torch", "transformers"},
     "training": {
-        "PIL", "accelerate", "datasets", "jinja2", "kornia", "markupsafe", "matplotlib", "numpy", "pyarrow", "pydantic",
-        "safetensors", "scipy", "sklearn", "torch", "tqdm", "transformers",
+        "PIL", "accelerate", "datasets", "huggingface_hub", "jinja2", "kornia", "markupsafe", "matplotlib", "numpy",
+        "pyarrow", "pydantic", "safetensors", "scipy", "sklearn", "torch", "tqdm", "transformers", "yaml",
     },
     "export": {"google", "numpy", "onnx", "onnxruntime", "onnxscript", "optimum", "pydantic", "torch", "transformers"},
     "app": {

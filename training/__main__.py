@@ -28,6 +28,7 @@ from training.data.cache import Features, cached_features
 from training.data.dataset import Photos
 from training.data.loading import BadPhotos, Preloaded
 from training.data.sources import Item, Source, open_source
+from training.evaluate.own_words import read_kept
 from training.finish import finish, hardware
 from training.journal import Journal
 from training.loop import Task, Trainer
@@ -106,6 +107,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.preview is not None or args.held_out is not None:
         return show(recipe, args.preview, args.held_out, replace=args.force)
     check_can_write(args.out, marker="config.json", replace=args.force)
+    read_kept(args.out, same_model=False)  # a card that cannot be kept ends a run before it has begun
     folder = run_folder(args.out)
     if recipe.train.precision == "fp16" and not torch.cuda.is_available():
         raise ContractError("train.precision = 'fp16' needs a GPU; use 'bf16' or 'fp32' on a CPU.")

@@ -13,8 +13,10 @@ from accelerate import Accelerator
 from modeling.checkpoint import TrainingRecord, save_checkpoint
 from training.data.sources import Source
 from training.evaluate.ask import ask
+from training.evaluate.card import Tuned, model_card
 from training.evaluate.confidence import fit_temperature
 from training.evaluate.metrics import Share
+from training.evaluate.own_words import read_kept
 from training.familiarity import checked, tower_trains, training_bank
 from training.journal import plot
 from training.loop import Trainer
@@ -27,11 +29,12 @@ VERSIONED = ("torch", "transformers", "accelerate", "datasets", "kornia", "numpy
 def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], *, replace: bool) -> None:
     """Take the best weights, calibrate them on the validation photos, measure them once on the test photos, write them.
 
-    With them goes the bank of training photos (`training.familiarity`). `counts` are the model's parameters. The states
-    of the run are discarded; its log and its plot stay.
+    With them go the bank of training photos (`training.familiarity`) and the model card. `counts` are the model's
+    parameters. The states of the run are discarded; its log and its plot stay.
     """
     task, progress, folder = trainer.task, trainer.progress, trainer.folder
     recipe, blip, bad, tree = task.recipe, task.blip, task.bad, task.captions.tree
+    words = read_kept(out, same_model=False)  # of the checkpoint that is replaced, if one is
     share = trainer.waited / max(trainer.worked, 1e-9)
     if bad.skipped:
         print(f"left out {bad.skipped} unreadable photos; the first: {bad.first}")
@@ -47,7 +50,11 @@ def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], 
         trainer.use_last()
         record = _record(source, trainer, counts)
         # A bank is of one tower: where that trains, the last weights would need a bank, and a pass, of their own.
-        save_checkpoint(folder / "last", blip, source.labels, record, kept.bank if kept else None, replace=True)
+        bank = kept.bank if kept else None
+        card = model_card(
+            Tuned(f"{out.name}, last weights", blip.tower, blip.image_size, record, source.labels, bank), None
+        )
+        save_checkpoint(folder / "last", blip, source.labels, record, bank, card=card, replace=True)
     trainer.use_best()
     remembered = kept or training_bank(task)
     temperature, extra, validation = 1.0, {}, None
@@ -73,7 +80,9 @@ def finish(out: Path, source: Source, trainer: Trainer, counts: dict[str, int], 
     print(f"held-out: {answers.photos} photos, {answers.scored} right by label scoring")
     metrics = answers.as_metrics(temperature) | extra | remembered.metrics
     record = _record(source, trainer, counts, metrics=metrics, temperature=round(temperature, 4))
-    save_checkpoint(out, blip, source.labels, record, remembered.bank, replace=replace)
+    tuned = Tuned(out.resolve().name, blip.tower, blip.image_size, record, source.labels, remembered.bank)
+    card = model_card(tuned, {"after": answers.as_json(source.labels, record.temperature)}, words)
+    save_checkpoint(out, blip, source.labels, record, remembered.bank, card=card, replace=replace)
     discard_states(folder)
     plot(folder)
     print(f"checkpoint: {out}\nlogs and plot: {folder}")

@@ -136,6 +136,9 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert found.image_size == 16
     assert not list((tmp_path / "out").glob("*.bin"))
     before = checkpoint_digest(tmp_path / "out")
+    save_checkpoint(tmp_path / "carded", blip, LABELS, None, card="# mine\n", replace=False)
+    assert (tmp_path / "carded" / "README.md").read_text() == "# mine\n"
+    assert checkpoint_digest(tmp_path / "carded") == before, "a card changes no model"
     with pytest.raises(ContractError, match="--force"):
         save_checkpoint(tmp_path / "out", blip, LABELS, None, replace=False)
     assert not (tmp_path / "out" / FAMILIARITY_FILE).exists()

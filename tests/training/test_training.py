@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -17,6 +19,7 @@ from modeling.load import Blip, load_blip
 from tests.conftest import drawn_png, run_module
 from training.__main__ import main
 from training.drawn.pictures import FOODS
+from training.evaluate.own_words import LINE
 from training.journal import read_journal
 from training.validation import Validation
 
@@ -173,12 +176,30 @@ def test_it_stops_early_and_keeps_the_best(
     )
     last, kept = tmp_path / "out.run" / "last", tmp_path / "out"
     assert read_training_record(last) is not None
+    assert "were not measured" in ModelCard.load(last / "README.md").text
+    assert len(ModelCard.load(kept / "README.md").data["eval_results"]) == 4
     for path, wanted in ((kept, seen[2]), (last, seen[4])):
         weights = load_file(path / "model.safetensors")
         assert all(torch.equal(weight, wanted[name]) for name, weight in weights.items())
     assert (last / "model.safetensors").read_bytes() != (kept / "model.safetensors").read_bytes()
     assert (tmp_path / "out.run" / "training.png").stat().st_size > 1000
     assert list((tmp_path / "out.run" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_own_words_in_the_card_outlast_a_checkpoint(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(checkpoint, tmp_path / "out"))
+    command = ["--recipe", "drawn-scratch", "--out", str(out), "--force", *sets("train.epochs=1")]
+    (out / "README.md").write_text("# My own card\n", encoding="utf-8")
+    assert main(command) == 1
+    assert "is no card that can be written anew" in capsys.readouterr().err
+    assert not out.with_name("out.run").exists(), "it said so before it began"
+    (out / "README.md").write_text(f"{LINE}\n# My own card\n", encoding="utf-8")
+    assert main(command) == 0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\n")
+    assert card.endswith(f"{LINE}\n# My own card\n")
 
 
 def test_the_temperature_reaches_record_and_bundle(checkpoint: Path, bundle: Path) -> None:

@@ -5,6 +5,7 @@ python -m training.evaluate checkpoints/drawn --report reports/drawn
 python -m training.evaluate checkpoints/drawn --no-base --max-risk 0.05
 python -m training.evaluate checkpoints/drawn --no-base --unfamiliar photos/not_food
 python -m training.evaluate checkpoints/drawn --photo dinner.jpg
+python -m training.evaluate checkpoints/drawn --card
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from contract.labels import LabelSet
 from contract.pixels import photo_to_pixels
 from modeling.captions import label_tree
 from modeling.checkpoint import (
+    CARD_FILE,
     TrainingRecord,
     bank_of,
     checkpoint_digest,
@@ -44,10 +46,13 @@ from training.data.folder import open_unlabelled
 from training.data.loading import BadPhotos
 from training.data.sources import open_source
 from training.evaluate.ask import ask
+from training.evaluate.card import Tuned, model_card
 from training.evaluate.confidence import threshold_for_risk
 from training.evaluate.metrics import Difference
-from training.evaluate.report import MARKER, familiarity_png, side_by_side, write_report
+from training.evaluate.own_words import read_kept
+from training.evaluate.report import MARKER, familiarity_png, write_report
 from training.evaluate.unfamiliar import as_json, bank_needed, look
+from training.evaluate.words import side_by_side
 from training.model import initial_blip, starting_point
 from training.recipe import Recipe, apply_overrides, parse_recipe
 
@@ -64,8 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--constrained must be 0 or more, not {args.constrained}")
     if args.max_risk is not None and not 0 < args.max_risk < 1:
         parser.error(f"--max-risk must lie between 0 and 1, not {args.max_risk:g}")
-    if args.photo is not None and (args.report or args.json or args.max_risk or args.unfamiliar):
-        parser.error("--photo prints to the terminal only; leave out --report, --json, --max-risk and --unfamiliar")
+    if args.photo is not None and (args.report or args.json or args.max_risk or args.unfamiliar or args.card):
+        parser.error(
+            "--photo prints to the terminal only; leave out --report, --json, --max-risk, --unfamiliar and --card"
+        )
+    if args.card and args.limit is not None:
+        parser.error("--card tells of all held-out photos; leave out --limit")
     return run("evaluate", lambda: _evaluate(args))
 
 
@@ -84,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace an existing report folder (default: refuse)")
     parser.add_argument("--json", type=Path, help="also write everything measured to this file (default: do not)")
+    parser.add_argument(
+        "--card", action="store_true",
+        help="also write what was measured into the checkpoint's README.md, its model card; your own words in it are kept "
+        "(default: leave it as it is)",
+    )  # fmt: skip
     parser.add_argument(
         "--max-risk", type=float, metavar="SHARE",
         help="also find the confidence from which at most this share of the answers is wrong, for the service's "
@@ -117,6 +131,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     if args.report is not None:
         check_can_write(args.report, marker=MARKER, replace=args.force)
+    if args.card:
+        read_kept(args.checkpoint, same_model=True)  # a card that cannot be kept is refused before the work
     recipe = _recipe(record, args.overrides)
     origin = args.base or starting_point(recipe.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -192,6 +208,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.report is not None:
         write_report(args.report, report, before, after, figures, replace=args.force)
         print(f"report: {args.report / 'report.html'}")
+    if args.card:
+        kept = read_kept(args.checkpoint, same_model=True)  # somebody may have written since
+        tuned = Tuned(args.checkpoint.resolve().name, models["after"].tower, size, record, labels, bank)
+        write_text_atomic(args.checkpoint / CARD_FILE, model_card(tuned, report, kept))
+        print(f"card: {args.checkpoint / CARD_FILE}")
     if bad.skipped:
         print(f"left out {bad.skipped} unreadable photos; the first: {bad.first}")
     return 0

@@ -30,7 +30,7 @@ from training.evaluate.confidence import (
     threshold_for_risk,
 )
 from training.evaluate.metrics import Bools, Floats, Share
-from training.evaluate.report import advice
+from training.evaluate.words import advice
 
 
 def scored(count: int, temperature: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from torch.utils.data import Dataset
 
 from contract.labels import LabelSet
 from modeling.captions import label_tree
+from modeling.checkpoint import checkpoint_digest
 from tests.conftest import drawn_png, run_module
 from training.data.loading import BadPhotos
 from training.data.sources import Item
@@ -134,9 +136,15 @@ def test_report_folder_without_the_base(checkpoint: Path, tmp_path: Path) -> Non
     record["recipe"]["train"] = {"a_setting_of_long_ago": 1}
     (old / "training.json").write_text(json.dumps(record))
     command = ["training.evaluate", old, "--no-base", "--report", tmp_path / "report", "--set", "data.test_count=48"]
-    done = run_module(*command, "--constrained", 16)
+    digest = checkpoint_digest(old)
+    done = run_module(*command, "--constrained", 16, "--card")
     assert done.returncode == 0, done.stderr
     assert "before" not in done.stdout
+    assert checkpoint_digest(old) == digest, "a card changes no model"
+    assert f"card: {old / 'README.md'}\n" in done.stdout
+    card = ModelCard.load(old / "README.md")
+    assert "**This is not the data of the training**" in card.text
+    assert "no temperature was fitted" in card.text
     assert "right by constrained decoding, n=16" in done.stdout
     assert "at temperature" not in done.stdout
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
@@ -157,8 +165,23 @@ def test_report_folder_without_the_base(checkpoint: Path, tmp_path: Path) -> Non
     assert "ECE at temperature 2.50" in forced.stdout
     again = json.loads((tmp_path / "report" / "report.json").read_text())["after"]
     assert "constrained" not in again["shares"]
+    shown = card.data["eval_results"][0].metric_value
+    assert (
+        shown == round(report["after"]["shares"]["scored"]["value"], 4) == round(again["shares"]["scored"]["value"], 4)
+    )
     assert again["calibration"]["before"] == report["after"]["calibration"]["before"]
     assert again["calibration"]["after"] != again["calibration"]["before"]
+
+
+def test_a_card_that_cannot_be_kept_is_refused_before_the_work(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copy / "README.md").write_text("# My own card\n", encoding="utf-8")
+    monkeypatch.setattr("training.evaluate.__main__.load_blip", lambda *_: pytest.fail("it began"))
+    assert main([str(copy), "--card"]) == 1
+    assert f"{copy / 'README.md'} is no card that can be written anew" in capsys.readouterr().err
+    assert (copy / "README.md").read_text(encoding="utf-8") == "# My own card\n"
 
 
 def test_one_photo_before_and_after(checkpoint: Path, tmp_path: Path) -> None:
@@ -193,6 +216,8 @@ def test_before_is_what_training_started_from(
         (["--limit", "0"], "--limit must be 1 or more"),
         (["--base", "a", "--no-base"], "not allowed with"),
         (["--photo", "a.jpg", "--report", "b"], "--photo prints to the terminal only"),
+        (["--photo", "a.jpg", "--card"], "--photo prints to the terminal only"),
+        (["--card", "--limit", "9"], "--card tells of all held-out photos; leave out --limit"),
         (["--photo", "a.jpg", "--max-risk", "0.1"], "--photo prints to the terminal only"),
         (["--max-risk", "0"], "--max-risk must lie between 0 and 1, not 0"),
         (["--max-risk", "5"], "--max-risk must lie between 0 and 1, not 5"),
