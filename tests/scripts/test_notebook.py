@@ -12,6 +12,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from contract.errors import ContractError
 from scripts import notebook as command
 from tests.conftest import ROOT
 
@@ -91,7 +92,7 @@ def test_a_setting_is_changed_as_a_reader_would_type_it() -> None:
     changed = nbformat.from_dict(NOTEBOOK)
     command.setting(changed, "PHOTOS", 'my "photos"')
     assert 'PHOTOS = "my \\"photos\\""  # @param' in changed.cells[4].source
-    with pytest.raises(command.ContractError, match="no setting NOTHING"):
+    with pytest.raises(ContractError, match="no setting NOTHING"):
         command.setting(changed, "NOTHING", "x")
 
 
@@ -111,7 +112,10 @@ class Reader:
             "WORK": Path("work"),
             "sh": self.commands.append,
         }
-        exec("import json, os, shlex, shutil, subprocess, sys, zipfile\nfrom pathlib import Path\n" + classes, self.names)
+        exec(
+            "import json, os, shlex, shutil, subprocess, sys, zipfile\nfrom pathlib import Path\n\n\n" + classes,
+            self.names,
+        )
         self.names["subprocess"] = type("subprocess", (), {"run": staticmethod(lambda *a, **k: self)})
         self.stdout = ""  # of the question for a GPU
 
