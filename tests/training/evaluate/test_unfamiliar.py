@@ -227,4 +227,4 @@ def test_mistakes_are_said_before_the_work(
     with pytest.raises(SystemExit) as stopped:
         main([str(familiar), "--photo", "a.jpg", "--unfamiliar", str(noise)])
     assert stopped.value.code == 2
-    assert "leave out --report, --json, --max-risk and --unfamiliar" in capsys.readouterr().err
+    assert "leave out --report, --json, --max-risk, --unfamiliar and --card" in capsys.readouterr().err
