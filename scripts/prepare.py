@@ -3,6 +3,7 @@
     python3.11 -m scripts.prepare                # what every `make` target that runs Python does first
     python3.11 -m scripts.prepare --for test     # and look for what the tests need; run, demo: for room
     python3.11 -m scripts.prepare --torch cuda   # cpu, cuda, or a pin such as torch==2.13.0+cpu
+    python3.12 -m scripts.prepare --for notebook --torch here   # less, and with the torch that this Python has
 
 Where torch comes from: from wherever pip's own configuration says, if it names an index or folder; otherwise, on Linux
 without an NVIDIA driver, from PyTorch's index of CPU builds, since the default index's build brings gigabytes of CUDA.
@@ -32,17 +33,26 @@ from pathlib import Path
 from contract.cli import run
 from contract.errors import ContractError
 from contract.files import write_text_atomic
+from scripts import torch_here
+from scripts.torch_here import Here
 
 ROOT = Path(__file__).parent.parent
 VENV = ROOT / ".venv"
 INSTALLED, CUT_OFF = ".installed", ".installing"  # files in .venv
+PINS = "constraints.txt"  # and in .venv, where the torch is another than theirs
 EXTRAS = "training,tower,export,cpu,bulk,test"
+FEWER = "training,tower,export,cpu"  # all that the notebook's commands need
 DEVELOPERS = "heic"  # its wheel holds a library under the GPL: for the tests, not for whoever tries the project
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 DRIVER = Path("/proc/driver/nvidia/version")
 SOURCES = ("index-url", "extra-index-url", "find-links", "no-index")  # pip settings that say where packages come from
-INSTALL_BYTES = {"cpu": 4 << 30, "cuda": 12 << 30}  # .venv is 2.6 GB with a CPU build; with CUDA it was not measured
-UNPACK_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}  # pip's temporary folder: the largest wheel and what it holds
+# .venv is 2.6 GB with a CPU build; with CUDA it was not measured
+INSTALL_BYTES = {"here": 3 << 30, "cpu": 4 << 30, "cuda": 12 << 30}
+UNPACK_BYTES = {
+    "here": 1 << 30,
+    "cpu": 1 << 30,
+    "cuda": 4 << 30,
+}  # pip's temporary folder: the largest wheel and what it holds
 RUN_BYTES = 1 << 30  # of a demo or a run of the tests
 LARGE_MB = 20  # downloads from here on are named
 
@@ -50,8 +60,12 @@ LARGE_MB = 20  # downloads from here on are named
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="prepare", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--for", dest="purpose", choices=["demo", "run", "test", "tool"], default="tool")
-    parser.add_argument("--torch", help="cpu, cuda or a pin (default: cpu on Linux without an NVIDIA driver)")
+    parser.add_argument("--for", dest="purpose", choices=["demo", "notebook", "run", "test", "tool"], default="tool")
+    parser.add_argument(
+        "--torch",
+        help="cpu, cuda, a pin, or here: the one of the Python that runs this, where it will do (default: cpu on Linux "
+        "without an NVIDIA driver)",
+    )
     parser.add_argument(
         "--torch-index", default=CPU_INDEX, help="index with CPU builds of torch (default: %(default)s)"
     )
@@ -60,6 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(purpose: str, torch: str | None, index: str) -> int:
+    here: Here | str | None = None
+    if torch == "here":
+        torch, here = None, torch_here.find(has_nvidia_driver())
+        if isinstance(here, Here) and here.links["torch"].is_relative_to(VENV.resolve()):
+            here = None  # this Python is that of .venv
     if torch:
         _check_torch(torch)
     if purpose == "test" and not shutil.which("gcc"):
@@ -68,8 +87,11 @@ def _prepare(purpose: str, torch: str | None, index: str) -> int:
             "by `apt-get install gcc`."
         )
     with _alone() as lock:
-        if not _is_installed(torch, purpose):
-            _install(torch, index, lock, _extras(purpose))
+        if not _is_installed(torch, purpose, here):
+            if here is not None:
+                says = f"{here}, so it is installed" if isinstance(here, str) else f"{here.version} of {sys.executable}"
+                print(f"torch: {says}", flush=True)
+            _install(torch, index, lock, _extras(purpose), here if isinstance(here, Here) else None)
     if purpose != "tool":
         for folder in (ROOT, Path(tempfile.gettempdir())):
             _check_free(folder, RUN_BYTES, "a run")
@@ -102,18 +124,21 @@ def _alone() -> Iterator[int]:
 
 
 def _extras(purpose: str) -> str:
-    return EXTRAS if purpose == "demo" else f"{EXTRAS},{DEVELOPERS}"
+    return {"notebook": FEWER, "demo": EXTRAS}.get(purpose, f"{EXTRAS},{DEVELOPERS}")
 
 
-def _wanted(extras: str) -> str:
+def _wanted(extras: str, here: Here | str | None = None) -> str:
     """Digest of all that decides what belongs into .venv: the lists, this Python, and where the checkout lies."""
-    lists = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    lists = [(ROOT / name).read_bytes() for name in ("pyproject.toml", PINS)]
     parts = [*lists, extras.encode(), platform.python_version().encode(), str(ROOT.resolve()).encode()]
+    if isinstance(here, Here):
+        parts.append(f"{here.version} {here.links['torch']}".encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def _is_installed(torch: str | None, purpose: str) -> bool:
-    enough = {_wanted(_extras("test")), _wanted(_extras(purpose))}
+def _is_installed(torch: str | None, purpose: str, here: Here | str | None = None) -> bool:
+    more = {"notebook": ("notebook", "demo", "test")}.get(purpose, (purpose, "test"))
+    enough = {_wanted(_extras(one)) for one in more} | {_wanted(_extras(purpose), here)}
     try:
         same = (VENV / INSTALLED).read_text(encoding="utf-8").strip() in enough
     except OSError:
@@ -135,16 +160,21 @@ def fits(version: str, torch: str | None) -> bool:
     return wanted in ("", version, version.partition("+")[0])
 
 
-def _install(torch: str | None, index: str, lock: int, extras: str) -> None:
+def _install(torch: str | None, index: str, lock: int, extras: str, here: Here | None = None) -> None:
     started = time.monotonic()
-    _make_venv("cuda" if torch == "cuda" or (torch is None and has_nvidia_driver()) else "cpu")
+    build = "cuda" if torch == "cuda" or (torch is None and has_nvidia_driver()) else "cpu"
+    _make_venv(build if here is None else "here")
+    _use(here)
+    size = "about 150 packages, 2.6 GB" if extras != FEWER else "about 90 packages, 1.9 GB"
     print(
-        f"Installing into {VENV.name}, once: about 150 packages, 2.6 GB with a CPU build of torch, 1 to 6 minutes.",
+        f"Installing into {VENV.name}, once: {size} with a CPU build of torch, 1 to 6 minutes."
+        if here is None
+        else f"Installing into {VENV.name}, once: all but torch, 1 GB, 1 to 3 minutes.",
         flush=True,
     )
     other = ["--force-reinstall"] if _torch_version() and not fits(_torch_version(), torch) else []
     bare = wants_cpu_index(_pip_config())
-    if bare and (torch in (None, "cpu") or torch.endswith("+cpu")):
+    if here is None and bare and (torch in (None, "cpu") or torch.endswith("+cpu")):
         _install_cpu_torch(index, other, lock, needed=torch is not None)
     elif torch is not None:
         _pip(lock, "install", *other, torch if torch.startswith("torch==") else _torch_pin())
@@ -155,7 +185,7 @@ def _install(torch: str | None, index: str, lock: int, extras: str) -> None:
             f"pip put torch elsewhere than into {VENV.name}: see what `{VENV.name}/bin/python -m pip config list` says."
         )
     _check_fits(torch)
-    write_text_atomic(VENV / INSTALLED, _wanted(extras) + "\n")
+    write_text_atomic(VENV / INSTALLED, _wanted(extras, here) + "\n")
     (VENV / CUT_OFF).unlink(missing_ok=True)
     print(f"Installed in {time.monotonic() - started:.0f} s.", flush=True)
 
@@ -181,7 +211,8 @@ def _make_venv(build: str) -> None:
                 f"Delete it (rm -r {VENV.name}) or name its Python: make PYTHON=…"
             )
         return
-    if importlib.util.find_spec("ensurepip") is None:
+    own_pip = importlib.util.find_spec("ensurepip") is not None  # Debian and Colab leave it out
+    if not own_pip and importlib.util.find_spec("pip") is None:
         major, minor = sys.version_info[:2]
         raise ContractError(
             f"this Python cannot make virtual environments. On Debian and Ubuntu: apt-get install python{major}.{minor}-venv"
@@ -192,9 +223,33 @@ def _make_venv(build: str) -> None:
     VENV.mkdir(exist_ok=True)
     (VENV / CUT_OFF).touch()  # before anything else: what has this file is begun anew
     base = getattr(sys, "_base_executable", sys.executable)  # this Python may be the one of .venv
-    made = subprocess.run([base, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise ContractError(f"{VENV} could not be made: {_last(made.stdout + made.stderr)}")
+    steps = [[base, "-m", "venv", str(VENV)]]
+    if not own_pip:
+        steps = [
+            [*steps[0], "--without-pip"],
+            [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "pip"],
+        ]
+    for step in steps:
+        made = subprocess.run(step, capture_output=True, text=True, check=False)
+        if made.returncode:
+            raise ContractError(f"{VENV} could not be made: {_last(made.stdout + made.stderr)}")
+
+
+def _use(here: Here | None) -> None:
+    """Link to the torch of another Python, with pins that name it, or take the links of an earlier install away."""
+    links = [path for path in VENV.glob("lib/python*/site-packages/torch") if path.is_symlink()]
+    if here is None and not links:
+        return
+    (VENV / CUT_OFF).touch()
+    (VENV / INSTALLED).unlink(missing_ok=True)
+    if here is None:
+        torch_here.unlink(links[0].parent)
+        (VENV / PINS).unlink()
+        return
+    packages = VENV / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    torch_here.link(here, packages)
+    pins = (ROOT / PINS).read_text(encoding="utf-8").replace(_torch_pin(), f"torch=={here.version}", 1)
+    write_text_atomic(VENV / PINS, pins)
 
 
 def _empty_venv() -> None:
@@ -240,7 +295,7 @@ def _pip_config() -> str:
 
 
 def _torch_pin() -> str:
-    found = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(r"^torch==\S+", (ROOT / PINS).read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None
     return found.group()
 
@@ -265,7 +320,8 @@ def _pip(lock: int, *arguments: str) -> None:
     command = [str(VENV / "bin" / "python"), "-m", "pip", *arguments]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     # the pins' path is relative, since pip would split it at spaces; a user's own setting of `user` cannot hold in .venv
-    environment = os.environ | {"PIP_CONSTRAINT": "constraints.txt", "PIP_USER": "0"}
+    pins = f"{VENV.name}/{PINS}" if (VENV / PINS).exists() else PINS
+    environment = os.environ | {"PIP_CONSTRAINT": pins, "PIP_USER": "0"}
     last: deque[str] = deque(maxlen=30)
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock]

@@ -33,7 +33,7 @@ from training.finish import finish, hardware
 from training.journal import Journal
 from training.loop import Task, Trainer
 from training.model import freeze, frozen_digest, initial_blip, parameter_counts, parameter_report, set_dropout
-from training.preview import preview
+from training.preview import show
 from training.recipe import Recipe, load_recipe, recipe_names, settings_table
 from training.state import Progress, check_same_run, clear_leftovers, discard_states, latest_state, run_folder
 
@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.settings:
         print(settings_table())
         return 0
-    if args.recipe is None or (args.out is None and args.preview is None):
-        parser.error("give --recipe and --out (or --preview)")
+    if args.recipe is None or (args.out is None and args.preview is None and args.held_out is None):
+        parser.error("give --recipe and --out (or --preview, or --held-out)")
     return run("training", lambda: _train(args))
 
 
@@ -84,7 +84,13 @@ def _parser() -> argparse.ArgumentParser:
         "--preview", type=Path, metavar="PNG",
         help="write a contact sheet of augmented photos with their captions, and stop",
     )  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="replace an existing checkpoint (default: refuse)")
+    parser.add_argument(
+        "--held-out", type=Path, metavar="FOLDER",
+        help="write one held-out photo of each class (of 16 at most) with examples.json to a folder, and stop",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force", action="store_true", help="replace an existing checkpoint, or folder of --held-out (default: refuse)"
+    )
     parser.add_argument("--restart", action="store_true", help="discard an unfinished run instead of going on with it")
     parser.add_argument(
         "--allow-changes", action="store_true", help="go on from an unfinished run although the recipe or data changed"
@@ -98,8 +104,8 @@ def _train(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.overrides)
     if args.threads > 0:
         torch.set_num_threads(args.threads)
-    if args.preview is not None:
-        return preview(recipe, args.preview)
+    if args.preview is not None or args.held_out is not None:
+        return show(recipe, args.preview, args.held_out, replace=args.force)
     check_can_write(args.out, marker="config.json", replace=args.force)
     read_kept(args.out, same_model=False)  # a card that cannot be kept ends a run before it has begun
     folder = run_folder(args.out)
