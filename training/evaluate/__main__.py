@@ -95,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="also write everything measured to this file (default: do not)")
     parser.add_argument(
         "--card", action="store_true",
-        help="also write what was measured into the checkpoint's README.md, its model card; your own words in it are kept "
-        "(default: leave it as it is)",
+        help="also write what was measured into the checkpoint's README.md, its model card, where your own words are "
+        "kept (default: leave it as it is)",
     )  # fmt: skip
     parser.add_argument(
         "--max-risk", type=float, metavar="SHARE",

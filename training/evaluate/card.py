@@ -1,7 +1,8 @@
-"""The model card of a checkpoint: its README.md in the Hugging Face hub's format, from its record and what was measured.
+"""The model card of a checkpoint: its README.md in the Hugging Face hub's format.
 
-The metadata at its beginning is made by huggingface_hub, the text by a template, both from the same facts. A card
-holds no path of this disk, and class names in it are text only, whatever they hold.
+It is made from the checkpoint's record and what was measured: the metadata at its beginning by
+huggingface_hub, the text by a template. A card holds no path of this disk, and class names in it
+are text only, whatever they hold.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Tuned:
 def model_card(tuned: Tuned, report: dict[str, Any] | None, kept: Kept | None = None) -> str:
     """The whole text of README.md.
 
-    `report` is what report.json of `training.evaluate` holds: `after` (`Answers.as_json`) alone is enough. None:
-    nothing was measured. `kept` is what an older card had.
+    `report` is what report.json of `training.evaluate` holds: `after` (`Answers.as_json`) alone is
+    enough. None: nothing was measured. `kept` is what an older card had.
     """
     kept = kept or Kept()
     record, base = tuned.record, _setting(tuned.record, "model", "base")
@@ -151,7 +152,7 @@ def _metadata(tuned: Tuned, report: dict[str, Any] | None, kept: Kept, found: st
 
 
 def _results(record: TrainingRecord, report: dict[str, Any]) -> list[EvalResult]:
-    """The figures for the hub's `model-index`; each names its interval, for which that has no field."""
+    """The figures of the hub's `model-index`, each with its interval, which has no field there."""
     after, data = report["after"], report.get("data", record.data)
     shares = after["shares"]
     found = [
@@ -188,7 +189,7 @@ def _setting(record: TrainingRecord, section: str, name: str) -> Any:
 
 
 def _public(origin: str) -> str:
-    """What a comparison was with, by `training.model.starting_point`: a hub name or what is new, but no folder."""
+    """What a comparison was with, from `training.model.starting_point`, without naming a folder."""
     return origin if origin.startswith("a new ") or base_on_hub(origin) else "a local checkpoint"
 
 

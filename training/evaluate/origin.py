@@ -1,4 +1,4 @@
-"""Where weights and photos come from, as a card may tell it: hub names and licences, never a path of this disk."""
+"""Where weights and photos come from, as a card may tell it: never by a path of this disk."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the hub's spelling of one
 def base_on_hub(base: str | None) -> str | None:
     """`base` if it is a hub name, else None.
 
-    A record keeps what was typed, and `models/blip` may be either once the folder is gone. So only a base that is known,
-    or that this machine had from the hub, counts: a card without a base says less, but nothing wrong.
+    A record keeps what was typed, and `models/blip` may be either once the folder is gone. So only a
+    base counts that is known, or that this machine had from the hub: a card without a base says
+    less, but nothing wrong.
     """
     if base is None or not _may_be_on_hub(base):
         return None
@@ -36,15 +37,16 @@ def base_on_hub(base: str | None) -> str | None:
 
 
 def data_on_hub(data: dict[str, Any]) -> str | None:
-    """The hub name of the data whose fingerprint this is, or None for folders, files and drawings."""
+    """The hub name of the data with this fingerprint; None for folders, files and drawings."""
     name = data.get("name")
     return name if data.get("source") == "hub" and isinstance(name, str) and _may_be_on_hub(name) else None
 
 
 def licence_found(tower: Tower, base: str | None) -> str:
-    """The licence that the starting weights are under, in the hub's spelling; `UNKNOWN` where nothing names it.
+    """The licence of the starting weights in the hub's spelling, `UNKNOWN` where nothing names it.
 
-    Of a base it is the base's own, which a folder's card may name; without one, the pretrained tower's.
+    Of a base it is the base's own, which a folder's card may name; without one, the pretrained
+    tower's.
     """
     if base is None:
         return (tower.licence or UNKNOWN).lower()

@@ -42,9 +42,10 @@ class Kept:
 def read_kept(folder: Path, *, same_model: bool) -> Kept:
     """What to keep of the card in a checkpoint's folder; nothing where there is none.
 
-    With `same_model` that includes what the older card knew and the new one cannot find out, such as the base of a
-    checkpoint that was moved to another machine; else all that it said of its model is dropped. Raises `ContractError`
-    for a README.md that is no such card, or whose metadata cannot be read.
+    With `same_model` that includes what the older card knew and the new one cannot find out, such as
+    the base of a checkpoint that was moved to another machine; else all that it said of its model is
+    dropped. Raises `ContractError` for a README.md that is no such card, or whose metadata cannot be
+    read.
     """
     path = folder / CARD_FILE
     try:
