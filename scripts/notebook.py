@@ -118,7 +118,7 @@ def _run(args: argparse.Namespace) -> int:
         if not equals:
             raise ContractError(f"--set takes NAME=VALUE, got {given!r}.")
         setting(notebook, name, value)
-    os.environ["JUPYTER_PATH"] = str(_kernel(out, python))
+    os.environ["JUPYTER_PATH"] = str(_kernel(out, python, encrypts=args.python is None))
     safe = Config(KernelManager={"transport_encryption": "auto"})  # others of this machine cannot listen
     client = NotebookClient(
         notebook,
@@ -171,14 +171,14 @@ def setting(notebook: NotebookNode, name: str, value: str) -> None:
     raise ContractError(f"The notebook has no setting {name}.")
 
 
-def _kernel(out: Path, python: Path) -> Path:
-    """A folder that describes a kernel of `python`, by the name `reader`."""
+def _kernel(out: Path, python: Path, *, encrypts: bool) -> Path:
+    """A folder that describes a kernel of `python`, by the name `reader`; `encrypts`: it is as new as our pins."""
     argv = [str(python.absolute()), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     folder = out / "jupyter" / "kernels" / "reader"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(
-        folder / "kernel.json", json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
-    )
+    can = {"supported_encryption": "curve"} if encrypts else {}
+    spec = {"argv": argv, "display_name": "Python 3", "language": "python", "metadata": can}
+    write_text_atomic(folder / "kernel.json", json.dumps(spec))
     return out / "jupyter"
 
 

@@ -183,7 +183,7 @@ def test_what_is_no_folder_is_a_sentence(reader: Reader, tmp_path: Path) -> None
 
 def test_food101_is_streamed_in_full_with_a_gpu_and_ten_classes_of_it_without(reader: Reader) -> None:
     found = reader.photos("food101")
-    assert (found["RECIPE"], found["LIMIT"]) == ("folder-small", " --limit 1000")
+    assert found["RECIPE"] == "folder-small"
     assert "data.streaming=true" in found["SETTINGS"]
     from training.recipe import load_recipe
 
