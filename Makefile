@@ -18,7 +18,7 @@ TENSORRT_RTX := build/tensorrt-rtx
 GPU_VERSION := $(shell sed -n 's/^onnxruntime-gpu==//p' constraints.txt)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: python installed demo demo-bundle test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof gpu-kit gpu-rehearsal tensorrt-rtx base-image image image-push image-test regression lock licences sbom pipeline containers-clean chart chart-venv bulk-check clean
+.PHONY: python installed demo demo-bundle notebook test browser long proxies nightly bench bench-guard lint format serve chaos gpu-wheel gpu-proof gpu-kit gpu-rehearsal tensorrt-rtx base-image image image-push image-test regression lock licences sbom pipeline containers-clean chart chart-venv bulk-check clean
 
 TOOLS := build/tools
 IMAGE ?= localhost/food-vision
@@ -45,10 +45,13 @@ OTHER_PROCESSOR := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_
 
 test: READY += --for test
 demo demo-bundle serve: READY += --for demo
-browser long proxies: READY += --for run
+browser long proxies notebook: READY += --for run
 
 test: installed  ## the test suite, without the next three: docs/testing.md
 	$(PYTEST) -n 2 --dist worksteal -m 'not browser and not long and not proxies'
+
+notebook: installed  ## notebooks/food_vision.ipynb run whole, into build/notebook; make notebook NOTEBOOK=--fresh: in a new environment
+	$(BIN)/python -m scripts.notebook $(NOTEBOOK)
 
 browser: installed  ## the pages in a real Chromium; skipped where there is none
 	$(PYTEST) -m browser
@@ -59,7 +62,8 @@ long: installed  ## what is long by its nature: runs that are killed and resumed
 proxies: installed  ## real nginx, HAProxy and clients in other languages; make proxies PROXIES='--requests 10000'
 	$(PYTEST) tests/proxies -m proxies $(PROXIES)
 
-nightly: demo  ## what .ci/run has no time for: the demo, the suite as on another processor of one core and beside a busy one, chaos, capacity
+nightly: demo  ## what .ci/run has no time for: the demo, the notebook from nothing, the suite as on another processor of one core and beside a busy one, chaos, capacity
+	$(MAKE) notebook NOTEBOOK=--fresh
 	$(OTHER_PROCESSOR) taskset -c 0 $(MAKE) test
 	sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; trap "exit 130" INT TERM HUP; $(MAKE) test
 	$(MAKE) chaos BUNDLE=build/demo/bundle CHAOS='--requests 5000 --cases 50 --seconds 60'

@@ -141,7 +141,7 @@ def a_zip(path: Path, *names: str) -> None:
 def test_drawings_on_the_cpu_and_blip_on_a_gpu(reader: Reader) -> None:
     found = reader.photos("drawn")
     assert (found["RECIPE"], found["SETS"]) == ("folder-small", "--set data.train=work/drawings")
-    assert reader.commands == ["python -m training.drawn --each 20 --out work/drawings"]
+    assert reader.commands == ["python -m training.drawn --each 16 --out work/drawings"]
     for capability, precision in (("7 5", "fp16"), ("8 0", "bf16"), ("9 0", "bf16")):
         reader.stdout = f"{capability}\n"
         found = reader.photos("drawn")

@@ -2,7 +2,7 @@
 
 python -m training.drawn --index 3 --out picture.png
 python -m training.drawn --sheet --out sheet.png
-python -m training.drawn --each 20 --out drawings
+python -m training.drawn --each 16 --out drawings
 """
 
 from __future__ import annotations
