@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,23 @@ def test_an_uploaded_zip_with_whatever_around_the_photos(
     for _ in range(2):
         assert reader.photos("folder")["SETTINGS"] == settings
     assert reader.commands == []
+
+
+@pytest.mark.parametrize(
+    ("code", "says"), [(0, ""), (1, "exit code 1; .* above"), (-2, "interrupted; run this cell again"), (-9, "memory")]
+)
+def test_a_command_that_fails_ends_the_run_with_a_sentence(code: int, says: str, reader: Reader) -> None:
+    shell = type("Shell", (), {"user_ns": {"_exit_code": code}, "system": lambda self, command: None})
+    reader.names["get_ipython"] = shell
+    exec(CODE["install"].split("\n\n\n")[2].split("\nSTART")[0], reader.names)
+    with pytest.raises(reader.names["Stop"], match=says) if says else nullcontext():
+        reader.names["sh"]("false")
+
+
+def test_without_the_service_the_questions_are_a_sentence(reader: Reader) -> None:
+    reader.names["server"] = type("server", (), {"poll": staticmethod(lambda: 0)})
+    with pytest.raises(reader.names["Stop"], match="has ended; start it again"):
+        exec(CODE["ask"], reader.names)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
