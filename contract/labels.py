@@ -72,11 +72,20 @@ def display_name(name: str) -> str:
     return " ".join(word if i and word in _SMALL_WORDS else word[:1].upper() + word[1:] for i, word in enumerate(words))
 
 
+def _is_text(name: str) -> bool:
+    """Whether `name` can be written: a folder's name, and JSON, may hold half of a character."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class LabelSet:
     """An ordered set of labels; ids are 0..n-1 in the order given.
 
     Raises `ContractError` for an empty set, more than `MAX_LABELS` names, an empty or over-long name, a name without
-    a letter or digit, or two names that read the same (case, accents and punctuation aside).
+    a letter or digit or not in Unicode, or two names that read the same (case, accents and punctuation aside).
     """
 
     def __init__(self, labels: Iterable[Label]) -> None:
@@ -104,6 +113,8 @@ class LabelSet:
                 raise ContractError(
                     f"Label {position} has a name of {len(label.name)} characters; at most 200 are allowed."
                 )
+            if not _is_text(label.name) or not _is_text(label.display):
+                raise ContractError(f"Label {position} ({label.name!r}) is not written in UTF-8; rename it.")
             key = match_key(label.name)
             if not key:
                 raise ContractError(f"Label {position} ({label.name!r}) has no letter or digit; give it a name.")

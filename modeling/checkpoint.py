@@ -200,8 +200,13 @@ def save_checkpoint(
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """Hex sha256 over the names and contents of a checkpoint's files, sub-folders and its card left out."""
+    """Hex sha256 over the names and contents of a checkpoint's files.
+
+    Sub-folders, its card and hidden files are left out: the hub adds a `.gitattributes`, a Mac a
+    `.DS_Store`.
+    """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.name != CARD_FILE):
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != CARD_FILE)
+    for path in sorted(path for path in files if not path.name.startswith(".")):
         digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()

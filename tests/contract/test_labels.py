@@ -56,6 +56,7 @@ def test_loads_plain_lists(tmp_path: Path) -> None:
         (["a", "b", "A"], "'a' and 'A' read the same"),
         (["apple_pie", "apple pie"], "read the same"),
         (["ok", "!!!"], "no letter or digit"),
+        (["ok", "caf\udce9"], r"Label 1 \('caf\\udce9'\) is not written in UTF-8"),
         (["x" * 201], "201 characters"),
         ([f"n{i}" for i in range(10_001)], "10001 names"),
     ],

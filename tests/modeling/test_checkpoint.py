@@ -139,6 +139,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "carded", blip, LABELS, None, card="# mine\n", replace=False)
     assert (tmp_path / "carded" / "README.md").read_text() == "# mine\n"
     assert checkpoint_digest(tmp_path / "carded") == before, "a card changes no model"
+    (tmp_path / "carded" / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    assert checkpoint_digest(tmp_path / "carded") == before, "nor does what the hub adds"
     with pytest.raises(ContractError, match="--force"):
         save_checkpoint(tmp_path / "out", blip, LABELS, None, replace=False)
     assert not (tmp_path / "out" / FAMILIARITY_FILE).exists()

@@ -17,6 +17,7 @@ from typing import NoReturn
 from PIL import Image, ImageDraw, ImageFont
 
 from contract.cli import run
+from contract.errors import ContractError
 from contract.files import new_folder
 from training.drawn.pictures import FOODS, MAX_SIZE, MIN_SIZE, draw
 
@@ -41,6 +42,8 @@ def _folder(path: Path, each: int, seed: int, size: int) -> int:
 
     Raises `ContractError` where there is something already.
     """
+    if path.is_dir() and any(path.iterdir()):
+        raise ContractError(f"{path} exists already and is not empty; choose a new folder.")
     with new_folder(path, marker=FOODS[0]) as folder:
         for index in range(each * len(FOODS)):
             picture, label = draw(index, seed=seed, size=size)

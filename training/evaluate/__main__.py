@@ -49,7 +49,7 @@ from training.evaluate.ask import ask
 from training.evaluate.card import Tuned, model_card
 from training.evaluate.confidence import threshold_for_risk
 from training.evaluate.metrics import Difference
-from training.evaluate.own_words import read_kept
+from training.evaluate.own_words import check_can_write_card, read_kept, write_card
 from training.evaluate.report import MARKER, familiarity_png, write_report
 from training.evaluate.unfamiliar import as_json, bank_needed, look
 from training.evaluate.words import side_by_side
@@ -132,7 +132,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_can_write(args.report, marker=MARKER, replace=args.force)
     if args.card:
-        read_kept(args.checkpoint, same_model=True)  # a card that cannot be kept is refused before the work
+        check_can_write_card(args.checkpoint)
     recipe = _recipe(record, args.overrides)
     origin = args.base or starting_point(recipe.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -211,7 +211,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.card:
         kept = read_kept(args.checkpoint, same_model=True)  # somebody may have written since
         tuned = Tuned(args.checkpoint.resolve().name, models["after"].tower, size, record, labels, bank)
-        write_text_atomic(args.checkpoint / CARD_FILE, model_card(tuned, report, kept))
+        write_card(args.checkpoint, model_card(tuned, report, kept))
         print(f"card: {args.checkpoint / CARD_FILE}")
     if bad.skipped:
         print(f"left out {bad.skipped} unreadable photos; the first: {bad.first}")

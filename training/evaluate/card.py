@@ -20,7 +20,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from contract.labels import LabelSet
 from modeling.checkpoint import TrainingRecord
-from modeling.familiarity import Bank
+from modeling.familiarity import VALIDATION, Bank
 from modeling.towers import TOWERS, VIT, Tower
 from training.evaluate.metrics import percent
 from training.evaluate.origin import UNKNOWN, base_on_hub, data_on_hub, licence_found
@@ -33,6 +33,7 @@ DEMONSTRATION = "demonstration"
 MOST_LISTED = 30  # labels up to which their table is not folded
 WORST = 5  # classes
 DATA_TYPES = {"folder": "imagefolder", "parquet": "parquet", "drawn": "drawn"}  # where there is no hub name
+KINDS = {"folder": "a folder of photos", "parquet": "parquet files", "hub": "a data set in a folder"}
 SETTINGS = {
     "train": (
         "freeze", "freeze_embeddings", "epochs", "batch_size", "learning_rate", "precision", "weight_decay", "ema",
@@ -95,9 +96,18 @@ def model_card(tuned: Tuned, report: dict[str, Any] | None, kept: Kept | None = 
         rows=headline_rows(report.get("before"), report["after"]) if report else [],
         worst=_worst(report),
         start=_start(base),
+        begun=_begun(tuned),
         before=_public(report["base"]) if report and report.get("base") else "",
-        base=metadata.get("base_model"),
+        new_decoder=_setting(record, "model", "new_decoder") is True,
+        tower_trained=_setting(record, "train", "freeze") not in (None, "decoder"),
+        held_against_validation=tuned.bank is not None and tuned.bank.origin == VALIDATION,
         drawn=record.data.get("source") == "drawn",
+        drawings_asked=(report or {}).get("data", record.data).get("source") == "drawn",
+        classes_asked=sum(row["photos"] > 0 for row in report["after"]["per_class"]) if report else 0,
+        trained_on=_measured_on_training(record),
+        asked_again=_asked_again(record, report),
+        streamed=record.data.get("source") == "hub" and _setting(record, "data", "streaming") is True,
+        kinds=KINDS,
         data_name=data_on_hub(record.data),
         settings=[
             (f"{section}.{key}", value)
@@ -147,8 +157,11 @@ def _metadata(tuned: Tuned, report: dict[str, Any] | None, kept: Kept, found: st
             "model_name": tuned.name,
             "eval_results": _results(record, report),
         }
-    known = {key: value for key, value in known.items() if value is not None}
-    return ModelCardData(**(known | {key: value for key, value in kept.metadata.items() if key not in known}))
+    metadata = ModelCardData(**{key: value for key, value in known.items() if value is not None})
+    for key, value in kept.metadata.items():
+        if metadata.get(key) is None:
+            metadata[key] = value
+    return metadata
 
 
 def _results(record: TrainingRecord, report: dict[str, Any]) -> list[EvalResult]:
@@ -159,10 +172,13 @@ def _results(record: TrainingRecord, report: dict[str, Any]) -> list[EvalResult]
         ("accuracy", "Accuracy by label scoring", shares["scored"]["value"], shares["scored"]["interval_95"]),
         ("accuracy", "Accuracy by free caption", shares["free"]["value"], shares["free"]["interval_95"]),
         ("f1", "Macro-F1 by label scoring", after["macro_f1"], after["macro_f1_interval_95"]),
-        ("accuracy", "Top-5 accuracy by label scoring", shares["top5"]["value"], shares["top5"]["interval_95"]),
     ]
+    if after["classes"] > 5:
+        top5 = shares["top5"]
+        found.append(("accuracy", "Top-5 accuracy by label scoring", top5["value"], top5["interval_95"]))
     hub = data_on_hub(data)
     other = "" if report.get("same_data_as_training", True) else ", other data than the training's"
+    other = ", those of the training" if _asked_again(record, report) else other
     what = "drawn pictures" if data.get("source") == "drawn" else "photos"
     return [
         EvalResult(
@@ -188,6 +204,19 @@ def _setting(record: TrainingRecord, section: str, name: str) -> Any:
     return settings.get(name) if isinstance(settings, dict) else None
 
 
+def _measured_on_training(record: TrainingRecord) -> bool:
+    """Whether the recipe names the same photos to train on and to measure with, which nothing forbids."""
+    keys = ("train_split", "test_split") if record.data.get("source") == "hub" else ("train", "test")
+    train, test = (_setting(record, "data", key) for key in keys)
+    return isinstance(train, str) and isinstance(test, str) and Path(train) == Path(test)
+
+
+def _asked_again(record: TrainingRecord, report: dict[str, Any] | None) -> bool:
+    """Whether the photos of the report were trained on, as far as the record tells."""
+    same = report is not None and report.get("same_data_as_training", True)
+    return same and _measured_on_training(record)
+
+
 def _public(origin: str) -> str:
     """What a comparison was with, from `training.model.starting_point`, without naming a folder."""
     return origin if origin.startswith("a new ") or base_on_hub(origin) else "a local checkpoint"
@@ -195,6 +224,15 @@ def _public(origin: str) -> str:
 
 def _start(base: str | None) -> str | None:
     return None if base is None else base_on_hub(base) or "a local checkpoint"
+
+
+def _begun(tuned: Tuned) -> str:
+    """What the training started from, in words."""
+    start = _start(_setting(tuned.record, "model", "base"))
+    if start is None:
+        return "a new text decoder on the pretrained image tower" if tuned.tower.source else "random weights"
+    new = _setting(tuned.record, "model", "new_decoder") is True
+    return f"a new text decoder on the image tower of {start}" if new else start
 
 
 def _example(tuned: Tuned) -> str:
@@ -206,7 +244,8 @@ def _example(tuned: Tuned) -> str:
         "familiarity": 0.4 if tuned.bank else None, "unfamiliar": False if tuned.bank else None,
     }  # fmt: skip
     lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in answer.items()]
-    return TURNING.sub("", "{\n" + ",\n".join(lines) + "\n}")
+    # Within a fence all is text, but not to who looks for the comments of this card.
+    return TURNING.sub("", "{\n" + ",\n".join(lines) + "\n}").replace("<", r"\u003c")
 
 
 def _worst(report: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -53,24 +53,47 @@ def licence_found(tower: Tower, base: str | None) -> str:
     if not names_folder(base):
         return BASE_LICENCES.get(base, UNKNOWN)
     try:
-        named = front_matter((Path(base) / CARD_FILE).read_text(encoding="utf-8-sig")).get("license")
+        named = front_matter((Path(base) / CARD_FILE).read_text(encoding="utf-8-sig"))[0].get("license")
     except (OSError, ValueError):
         return UNKNOWN
     return named if isinstance(named, str) and LICENCE.fullmatch(named) else UNKNOWN
 
 
-def front_matter(card: str) -> dict[str, Any]:
-    """The metadata at the beginning of a card's text; empty where it has none. Raises `ValueError`."""
+def front_matter(card: str) -> tuple[dict[str, Any], str]:
+    """The metadata at the beginning of a card's text, empty where it has none, and the text behind it.
+
+    Raises `ValueError` for metadata that cannot be read.
+    """
     block = REGEX_YAML_BLOCK.search(card)
+    if block is None:
+        if card.startswith("---\n"):
+            raise ValueError("the second of these lines is missing")
+        return {}, card
     try:
-        found = yaml.safe_load(block[2]) if block else None
+        found = yaml.load(block[2], Loader=_Yaml)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
     if found is None:
-        return {}
+        found = {}
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ValueError("it is not a list of keys with values")
-    return found
+    return found, card[block.end() :]
+
+
+class _Yaml(yaml.SafeLoader):
+    """As the hub reads YAML (1.2): `no` is Norwegian, and `2026-11-28`, `12:30:00` and `1_000` are text."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # of the base class
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", list("-+0123456789")),
+    ("merge", r"<<", ["<"]),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def _may_be_on_hub(name: str) -> bool:

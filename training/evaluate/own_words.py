@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from contract.errors import ContractError
+from contract.files import write_text_atomic
 from modeling.checkpoint import CARD_FILE
 from training.evaluate.origin import UNKNOWN, front_matter
 
@@ -54,19 +56,22 @@ def read_kept(folder: Path, *, same_model: bool) -> Kept:
         return Kept()
     except (OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{path} cannot be read: {error}. Move it away, or mend it.") from None
-    card, line, words = text.partition(LINE)
+    try:
+        metadata, body = front_matter(text)
+    except ValueError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ContractError(
+            f"The metadata of {path}, between its --- lines, cannot be read: {reason}. Mend it, or move the file away."
+        ) from None
+    card, line, words = body.partition(LINE)
     if not line:
         raise ContractError(
             f"{path} is no card that can be written anew without losing what you wrote: it lacks the line {LINE} "
             "Put that line above the words that are to be kept, or move the file away."
         )
-    try:
-        metadata = front_matter(card)
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise ContractError(f"The metadata of {path}, between its --- lines, cannot be read: {reason}.") from None
     found, licence, tags = FOUND.search(card), metadata.get("license"), metadata.get("tags")
     own = found[1] if found else UNKNOWN
+    tags = [tags] if isinstance(tags, str) else tags
     dropped = FIGURES if same_model else FIGURES + WRITTEN
     return Kept(
         words=words,
@@ -75,3 +80,21 @@ def read_kept(folder: Path, *, same_model: bool) -> Kept:
         found=own if same_model else UNKNOWN,
         tags=tuple(str(tag) for tag in tags) if isinstance(tags, list) else (),
     )
+
+
+def check_can_write_card(folder: Path) -> None:
+    """Raise `ContractError` if `write_card` could not write, or would lose words: call it before long work."""
+    read_kept(folder, same_model=True)
+    if not os.access(folder, os.W_OK):
+        raise ContractError(f"The folder {folder} cannot be written, so no card can: copy it, or leave out --card.")
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write the card of a checkpoint's folder atomically. Raises `ContractError` when it cannot be written."""
+    try:
+        write_text_atomic(folder / CARD_FILE, text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ContractError(
+            f"The card {folder / CARD_FILE} could not be written: {reason}. Make room, then run it again."
+        ) from None

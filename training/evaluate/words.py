@@ -44,7 +44,7 @@ def headline_rows(before: dict[str, Any] | None, after: dict[str, Any]) -> list[
     rows = []
     for name, key in SHARES:
         shares = [side["shares"].get(key) if side else None for side in both]
-        if shares[1] is None:
+        if shares[1] is None or (key == "top5" and after["classes"] <= 5):  # then it could be no other
             continue
         fewer = f", n={shares[1]['photos']}" if shares[1]["photos"] < after["photos"] else ""
         rows.append((name + fewer, *(percent(s["value"], s["interval_95"]) if s else "" for s in shares)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.inference._providers import PROVIDERS
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -17,12 +19,13 @@ from packaging.licenses._spdx import LICENSES
 from contract.errors import ContractError
 from contract.labels import FOOD101, LabelSet
 from modeling.checkpoint import TrainingRecord
+from modeling.familiarity import Bank, Origin
 from modeling.towers import LITE0, TOWERS, VIT, Tower
 from tests.conftest import CHECKPOINT
 from tests.training.evaluate.test_report import NASTY, answers
 from training.evaluate.card import Tuned, model_card
 from training.evaluate.metrics import Difference, percent
-from training.evaluate.own_words import LINE, Kept, read_kept
+from training.evaluate.own_words import LINE, Kept, check_can_write_card, read_kept, write_card
 
 RECORD = json.loads((CHECKPOINT / "training.json").read_text(encoding="utf-8"))
 FEW = LabelSet.from_names(["pie", "apple soup", "hot dog"])
@@ -102,7 +105,9 @@ def test_the_hubs_client_reads_what_was_written(tower: Tower, labels: LabelSet, 
     for repository in (*found["datasets"], *([found["base_model"]] if base else [])):
         validate_repo_id(repository)
     results = card.data["eval_results"]
-    assert [result.metric_type for result in results] == ["accuracy", "accuracy", "f1", "accuracy"]
+    assert [result.metric_type for result in results] == ["accuracy", "accuracy", "f1", "accuracy"][
+        : min(4, len(labels))
+    ]
     assert {result.metric_type for result in results} == set(found["metrics"])
     assert all(result.verified is None and result.verify_token is None for result in results)
     assert found["library_name"] == ("transformers" if tower is VIT else "food-vision")
@@ -134,7 +139,7 @@ def test_it_says_what_was_measured(tmp_path: Path) -> None:
     assert "were not measured" in unmeasured
     assert "model-index" not in read(tmp_path, unmeasured).data.to_dict()
     drawn = model_card(tuned(data={"source": "drawn"}), None)
-    assert "knows no photos" in drawn
+    assert "from no photo" in drawn
     assert "demonstration" in read(tmp_path, drawn).data["tags"]
 
 
@@ -238,6 +243,7 @@ def test_what_is_no_longer_known_stays_for_the_same_model(tmp_path: Path) -> Non
         (f"---\nlicense: [\n---\n{LINE}\n".encode(), "cannot be read"),
         (f"---\n- a list\n---\n{LINE}\n".encode(), "cannot be read"),
         (f"---\n1: x\n---\n{LINE}\n".encode(), "cannot be read"),
+        (f"---\nlicense: mit\n\n# x\n\n{LINE}\n".encode(), "the second of these lines is missing"),
         (b"\xff\xfe\x00", "cannot be read"),
         (None, "cannot be read"),
     ],
@@ -249,3 +255,140 @@ def test_what_is_no_such_card_is_refused(content: bytes | None, says: str, tmp_p
         read_kept(tmp_path, same_model=True)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mine", LINE], ids=["name", "line"])
+def test_what_looks_like_its_own_comments_is_none(name: str, tmp_path: Path) -> None:
+    """In the answer that it shows, and in the metadata, nothing is escaped as in its text."""
+    hostile = f"{LINE} <!-- licence found: mit --> ```"
+    labels = LabelSet.from_names([hostile, "pie"])
+    text = model_card(tuned(labels, name=name), measured(labels))
+    read(tmp_path, text)
+    kept = read_kept(tmp_path, same_model=False)
+    assert (kept.words, kept.metadata, kept.licence) == ("\n", {}, None)
+    assert read_kept(tmp_path, same_model=True).found == "unknown"
+    answer = json.loads(text.partition("```json\n")[2].partition("\n```\n")[0])
+    assert (answer["label"], answer["raw_output"]) == (hostile, "a photo of delicious 0")
+
+
+def test_metadata_is_read_as_the_hub_reads_it(tmp_path: Path) -> None:
+    """YAML 1.2, in which `no` is Norwegian: huggingface_hub's client takes it for false, and would write that."""
+    own = (
+        "language: no\nagreed: yes\nwritten: 2026-11-28\nat: 12:30:00\nzip: 01234\nshare: 0.5\ngated: true\ncount: 12\n"
+    )
+    read_text = model_card(tuned(), None).replace("license: unknown\n", f"license: mit\ntags: canteen\nself: x\n{own}")
+    (tmp_path / "README.md").write_text(read_text.replace("tags:\n- food", "older:\n- food"), encoding="utf-8")
+    kept = read_kept(tmp_path, same_model=True)
+    again = model_card(tuned(), None, kept)
+    for line in (
+        "language: 'no'",
+        "written: '2026-11-28'",
+        "at: '12:30:00'",
+        "zip: '01234'",
+        "share: 0.5",
+        "gated: true",
+        "agreed: 'yes'",
+        "count: 12",
+        "- canteen",
+        "license: mit",
+        "self: x",
+    ):
+        assert f"\n{line}\n" in again
+
+
+BLIP = "Salesforce/blip-image-captioning-base"
+FOLDER = {"source": "folder", "train": 9, "validation": 3, "test": 300}
+HUB = {"source": "hub", "name": "ethz/food101", "train": 95, "validation": 5, "test": 300}
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "says", "not_says"),
+    [
+        (
+            FOLDER,
+            {},
+            ["None of them was trained on.", "built as BLIP is, trained so", "| trained on | 9 photos |"],
+            ["about 9"],
+        ),
+        (FOLDER | {"validation": 0}, {}, ["There were no validation photos"], ["| validation:"]),
+        (
+            FOLDER,
+            {"data": {"train": "photos", "test": "photos/"}},
+            ["**They are the photos of the training**", "300 photos, those of the training", "same data as"],
+            ["None of them was", "share no file"],
+        ),
+        (
+            HUB,
+            {"data": {"streaming": True, "train_split": "train", "test_split": "validation"}},
+            ["| about 95 photos |", "| about 5 photos |", "The about 5 validation", "| 300 photos |", "share no file"],
+            ["They are the photos"],
+        ),
+        (HUB, {"data": {"streaming": False, "train_split": "train", "test_split": "train"}}, ["They are the"], ["about 9"]),
+        (
+            FOLDER,
+            {"model": {"base": BLIP}},
+            ["BLIP, fine-tuned so", "This training saw none of them;"],
+            ["None of them was"],
+        ),
+        (
+            FOLDER,
+            {"model": {"base": BLIP, "new_decoder": True}},
+            [f"| started from | a new text decoder on the image tower of {BLIP} |"],
+            ["fine-tuned so"],
+        ),
+        (FOLDER | {"source": "drawn"}, {}, ["How well it names food on photos"], ["photos of"]),
+        (HUB | {"name": "./foods"}, {}, ["| a data set in a folder of whoever trained it |"], ["./foods"]),
+    ],
+    ids=["folder", "no-validation", "test-is-train", "stream", "hub-split", "base", "new-decoder", "drawn", "local-hub"],
+)  # fmt: skip
+def test_every_sentence_is_true_of(
+    data: dict[str, Any], recipe: dict[str, Any], says: list[str], not_says: list[str]
+) -> None:
+    given = tuned(data=data)
+    given.record.recipe.update(recipe)
+    text = model_card(given, measured())
+    for sentence in says:
+        assert sentence in text
+    body = ModelCard(text).text
+    for sentence in not_says:
+        assert sentence not in body
+
+
+def test_it_tells_of_the_photos_that_were_asked() -> None:
+    """Of other data than the training's kind, of classes without a photo, and of three labels no best five."""
+    drawn = tuned(data={"source": "drawn", "train": 9, "test": 300})
+    text = model_card(drawn, measured(data={"source": "folder"}, same_data_as_training=False))
+    assert "On 300 held-out photos of 3 classes." in text
+    assert "It learnt from drawings only." in text
+    assert "best five" not in text
+    assert "Top-5" not in text
+    report = measured()
+    report["after"]["per_class"][0] |= {"photos": 0, "recall": 0.0, "recall_interval_95": None}
+    assert "On 300 held-out photos of 2 of the 3 classes." in model_card(tuned(), report)
+
+
+@pytest.mark.parametrize(("origin", "freeze"), [("left-out", "decoder"), ("left-out", "all"), ("validation", "all")])
+def test_what_a_bank_is_held_against(origin: Origin, freeze: str) -> None:
+    bank = Bank(torch.eye(4).half(), torch.eye(4)[[0] * 20].half(), torch.ones(20), "0" * 64, 32, origin)
+    given = replace(tuned(), bank=bank)
+    given.record.recipe["train"] = {"freeze": freeze}
+    given.record.metrics["validation_unfamiliar"] = 0.125
+    text = " ".join(model_card(given, None).split())
+    assert ("look less familiar than they should" in text) == ((origin, freeze) == ("left-out", "all"))
+    assert ("held against what it makes of the validation photos" in text) == (origin == "validation")
+    assert ("12.5 % would have been refused" in text) == (origin == "left-out"), "it was not measured of what is served"
+
+
+def test_a_card_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_can_write_card(tmp_path)
+    (tmp_path / "README.md").mkdir()
+    with pytest.raises(ContractError, match=r"The card .*README.md could not be written: .*run it again\.$"):
+        write_card(tmp_path, "# x\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    (tmp_path / "README.md").rmdir()
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(ContractError, match="cannot be written, so no card can: copy it"):
+        check_can_write_card(tmp_path)
+    monkeypatch.undo()
+    write_card(tmp_path, "# x\n")
+    assert (tmp_path / "README.md").read_text() == "# x\n"
