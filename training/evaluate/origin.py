@@ -71,7 +71,7 @@ def front_matter(card: str) -> tuple[dict[str, Any], str]:
         return {}, card
     try:
         found = yaml.load(block[2], Loader=_Yaml)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except Exception as error:  # beside its own, PyYAML lets half a dozen types through
         raise ValueError(str(error)) from None
     if found is None:
         found = {}

@@ -189,7 +189,13 @@ def test_no_path_of_a_disk_is_told(base: str) -> None:
 
 @pytest.mark.parametrize(
     ("front", "found"),
-    [("license: mit", "mit"), ("license: [mit]", "unknown"), ("license: '<b>'", "unknown"), ("{", "unknown")],
+    [
+        ("license: mit", "mit"),
+        ("license: [mit]", "unknown"),
+        ("license: '<b>'", "unknown"),
+        ("{", "unknown"),
+        ("[" * 5000, "unknown"),
+    ],
 )
 def test_licence_of_a_base_in_a_folder(front: str, found: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"---\n{front}\n---\n# base\n", encoding="utf-8")
@@ -243,6 +249,8 @@ def test_what_is_no_longer_known_stays_for_the_same_model(tmp_path: Path) -> Non
         (f"---\nlicense: [\n---\n{LINE}\n".encode(), "cannot be read"),
         (f"---\n- a list\n---\n{LINE}\n".encode(), "cannot be read"),
         (f"---\n1: x\n---\n{LINE}\n".encode(), "cannot be read"),
+        (f"---\nx: {'[' * 5000}\n---\n{LINE}\n".encode(), "cannot be read"),
+        (f"---\nx: !!timestamp y\n---\n{LINE}\n".encode(), "cannot be read"),
         (f"---\nlicense: mit\n\n# x\n\n{LINE}\n".encode(), "the second of these lines is missing"),
         (b"\xff\xfe\x00", "cannot be read"),
         (None, "cannot be read"),
