@@ -77,7 +77,7 @@ def _prepare(purpose: str, torch: str | None, index: str) -> int:
     here: Here | str | None = None
     if torch == "here":
         torch, here = None, torch_here.find(has_nvidia_driver())
-        if isinstance(here, Here) and here.links["torch"].is_relative_to(VENV.resolve()):
+        if isinstance(here, Here) and here.folder.is_relative_to(VENV.resolve()):
             here = None  # this Python is that of .venv
     if torch:
         _check_torch(torch)
@@ -132,7 +132,7 @@ def _wanted(extras: str, here: Here | str | None = None) -> str:
     lists = [(ROOT / name).read_bytes() for name in ("pyproject.toml", PINS)]
     parts = [*lists, extras.encode(), platform.python_version().encode(), str(ROOT.resolve()).encode()]
     if isinstance(here, Here):
-        parts.append(f"{here.version} {here.links['torch']}".encode())
+        parts.append(f"{here.version} {here.folder}".encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -163,6 +163,11 @@ def fits(version: str, torch: str | None) -> bool:
 def _install(torch: str | None, index: str, lock: int, extras: str, here: Here | None = None) -> None:
     started = time.monotonic()
     build = "cuda" if torch == "cuda" or (torch is None and has_nvidia_driver()) else "cpu"
+    if here is not None and _torch_version() and not (VENV / PINS).exists():  # nothing is linked over an installed one
+        if (VENV / INSTALLED).exists():
+            (VENV / CUT_OFF).touch()  # so it is begun anew
+        else:
+            here = None  # somebody's own environment
     _make_venv(build if here is None else "here")
     _use(here)
     size = "about 150 packages, 2.6 GB" if extras != FEWER else "about 90 packages, 1.9 GB"
@@ -230,26 +235,29 @@ def _make_venv(build: str) -> None:
             [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "pip"],
         ]
     for step in steps:
-        made = subprocess.run(step, capture_output=True, text=True, check=False)
+        made = subprocess.run(step, capture_output=True, text=True, check=False, env=_environment())
         if made.returncode:
             raise ContractError(f"{VENV} could not be made: {_last(made.stdout + made.stderr)}")
 
 
 def _use(here: Here | None) -> None:
     """Link to the torch of another Python, with pins that name it, or take the links of an earlier install away."""
-    links = [path for path in VENV.glob("lib/python*/site-packages/torch") if path.is_symlink()]
-    if here is None and not links:
+    linked = (VENV / PINS).exists()
+    if here is None and not linked:
         return
     (VENV / CUT_OFF).touch()
     (VENV / INSTALLED).unlink(missing_ok=True)
     if here is None:
-        torch_here.unlink(links[0].parent)
+        torch_here.unlink(_packages())
         (VENV / PINS).unlink()
         return
-    packages = VENV / f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    torch_here.link(here, packages)
+    torch_here.link(here, _packages())
     pins = (ROOT / PINS).read_text(encoding="utf-8").replace(_torch_pin(), f"torch=={here.version}", 1)
     write_text_atomic(VENV / PINS, pins)
+
+
+def _packages() -> Path:
+    return next(VENV.glob("lib/python*/site-packages"))
 
 
 def _empty_venv() -> None:
@@ -289,9 +297,14 @@ def wants_cpu_index(pip_config: str) -> bool:
 
 
 def _pip_config() -> str:
-    return subprocess.run(
-        [str(VENV / "bin" / "python"), "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    ).stdout
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "config", "list"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=_environment()).stdout
+
+
+def _environment() -> dict[str, str]:
+    """Of what is run here, without what is meant for another Python: pip would find its packages and not install them."""
+    others = ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
+    return {name: value for name, value in os.environ.items() if name not in others}
 
 
 def _torch_pin() -> str:
@@ -321,7 +334,7 @@ def _pip(lock: int, *arguments: str) -> None:
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     # the pins' path is relative, since pip would split it at spaces; a user's own setting of `user` cannot hold in .venv
     pins = f"{VENV.name}/{PINS}" if (VENV / PINS).exists() else PINS
-    environment = os.environ | {"PIP_CONSTRAINT": pins, "PIP_USER": "0"}
+    environment = _environment() | {"PIP_CONSTRAINT": pins, "PIP_USER": "0"}
     last: deque[str] = deque(maxlen=30)
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, pass_fds=[lock]

@@ -1,12 +1,14 @@
 """The torch of the Python that runs this, kept instead of downloaded: a notebook's machine has one that fits its GPU.
 
-Links to it, and to the libraries that it needs, are put into an environment of ours. Nothing else of that Python can be
-seen there: its other packages have versions that were never tried with ours. Needs no package.
+Every file of it, and of the libraries that it needs, gets a link in an environment of ours, in folders of our own: what
+is installed over a link, or deleted, takes the place of the link and leaves the file alone. Nothing else of that Python
+can be seen there: its other packages have versions that were never tried with ours. Needs no package.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -16,15 +18,21 @@ from pathlib import Path
 
 LEAST = (2, 10)  # the oldest version that was tried; pyproject.toml says the same
 BELOW = (3, 0)
+MODULE = "torch/__init__.py"
 LARGE = re.compile(r"torch|triton|pytorch-triton|(nvidia|cuda)-.*")  # what torch needs beside it comes by the pins
 
 
 @dataclass(frozen=True)
 class Here:
-    """A torch that will do: its version, and what to link by its path in a folder of packages."""
+    """A torch that will do: its version, and the files to link by their paths in a folder of packages."""
 
     version: str
     links: dict[str, Path]
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.links[MODULE].parent
 
 
 def find(driver: bool) -> Here | str:
@@ -40,7 +48,7 @@ def find(driver: bool) -> Here | str:
     if driver and version.endswith("+cpu"):
         return f"{sys.executable} has {version}, which cannot use this machine's GPU"
     links = {name: path for one in _needed(torch) for name, path in _links(one)}
-    if "torch" not in links:
+    if MODULE not in links:
         return f"{sys.executable} has {version}, which pip did not install"
     tried = subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, text=True, check=False)
     if tried.returncode:
@@ -53,14 +61,20 @@ def link(here: Here, packages: Path) -> None:
     unlink(packages)
     for name, path in here.links.items():
         (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).unlink(missing_ok=True)
         (packages / name).symlink_to(path)
 
 
 def unlink(packages: Path) -> None:
-    """Take away all links to elsewhere, so that an install into the folder cannot reach through them."""
-    for path in (*packages.glob("*"), *packages.glob("nvidia/*")):
-        if path.is_symlink():
+    """Take away all links, and the folders that held nothing else."""
+    for folder, folders, files in os.walk(packages, topdown=False):
+        found = [Path(folder, name) for name in folders + files]
+        links = [path for path in found if path.is_symlink()]
+        for path in links:
             path.unlink()
+        emptied = links or len(found) > len(os.listdir(folder))  # of folders that are gone by now
+        if emptied and Path(folder) != packages and not os.listdir(folder):
+            Path(folder).rmdir()
 
 
 def _needed(torch: importlib.metadata.Distribution) -> Iterable[importlib.metadata.Distribution]:
@@ -81,11 +95,8 @@ def _needed(torch: importlib.metadata.Distribution) -> Iterable[importlib.metada
 
 
 def _links(package: importlib.metadata.Distribution) -> Iterator[tuple[str, Path]]:
-    """What of a package lies at the top: its folders and files. `nvidia` is shared by many packages, so what is in it."""
+    """The files of a package that lie below the folder of packages: no commands."""
     for file in package.files or ():
-        parts = file.parts[: 2 if file.parts[0] == "nvidia" else 1]
-        if parts[0] in ("..", "__pycache__", "/"):  # commands; caches
-            continue
-        path = Path(str(package.locate_file("/".join(parts)))).resolve()
-        if path.exists():
-            yield "/".join(parts), path
+        path = Path(str(package.locate_file(file))).resolve()
+        if ".." not in file.parts and not file.is_absolute() and path.is_file():
+            yield file.as_posix(), path

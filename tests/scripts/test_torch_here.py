@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def install(packages: Path, name: str, version: str, files: tuple[str, ...], nee
     for file in files:
         (packages / file).parent.mkdir(parents=True, exist_ok=True)
         (packages / file).write_text("")
-    records = (*files, f"{info.name}/METADATA", "../../../bin/torchrun")
+    records = (*files, f"{info.name}/METADATA", f"{info.name}/RECORD", "../../../bin/torchrun")
     (info / "RECORD").write_text("".join(f"{record},,\n" for record in records))
 
 
@@ -44,12 +46,24 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_torch_and_what_is_large_below_it_are_linked_and_nothing_else(packages: Path, tmp_path: Path) -> None:
-    here = torch_here.find(driver=True)
-    assert isinstance(here, Here), here
+@pytest.fixture
+def here(packages: Path) -> Here:
+    found = torch_here.find(driver=True)
+    assert isinstance(found, Here), found
+    return found
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_torch_and_what_is_large_below_it_are_linked_and_nothing_else(
+    here: Here, packages: Path, tmp_path: Path
+) -> None:
     assert here.version == "2.10.0+cu130"
+    assert here.folder == packages / "torch"
     ours = tmp_path / "ours"
-    (ours / "nvidia").mkdir(parents=True)
+    (ours / "nvidia" / "own").mkdir(parents=True)
     (ours / "numpy").mkdir()
     torch_here.link(here, ours)
     torch_here.link(here, ours)
@@ -57,12 +71,37 @@ def test_torch_and_what_is_large_below_it_are_linked_and_nothing_else(packages: 
         "torch", "torchgen", "triton", "nvidia", "numpy", "torch-2.10.0+cu130.dist-info",
         "nvidia_blas_cu13-1.dist-info", "triton-3.dist-info",
     }  # fmt: skip
-    assert not (ours / "nvidia").is_symlink(), "other packages are installed into it"
-    assert (ours / "nvidia" / "blas").resolve() == packages / "nvidia" / "blas"
+    assert (ours / "nvidia/blas/lib/libblas.so").resolve() == packages / "nvidia/blas/lib/libblas.so"
+    assert not [path for path in ours.rglob("*") if path.is_dir() and path.is_symlink()]
     torch_here.unlink(ours)
-    assert [path.name for path in sorted(ours.rglob("*"))] == ["numpy", "nvidia"]
-    assert (packages / "torch" / "__init__.py").exists()
-    assert (packages / "nvidia" / "blas" / "lib" / "libblas.so").exists()
+    assert {str(path.relative_to(ours)) for path in ours.rglob("*")} == {"numpy", "nvidia", "nvidia/own"}
+
+
+def test_nothing_that_pip_does_to_the_links_reaches_the_other_python(
+    here: Here, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader may well upgrade torch in .venv: pip takes out what is there first."""
+    before = files(packages)
+    ours = tmp_path / "ours"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ours], check=True)
+    into = next(ours.glob("lib/python*/site-packages"))
+    wheel = tmp_path / "torch-2.11.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("torch/__init__.py", "another")
+        file.writestr("torch/new.py", "")
+        info = "torch-2.11.0.dist-info"
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 2.11.0\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", f"torch/__init__.py,,\ntorch/new.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n")
+    pip = [sys.executable, "-m", "pip", "--python", str(ours / "bin" / "python")]
+    torch_here.link(here, into)
+    install = [*pip, "install", "--no-deps", "--no-index", "--no-compile", str(wheel)]
+    monkeypatch.delenv("PYTHONPATH")
+    done = subprocess.run(install, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Successfully uninstalled torch-2.10.0" in done.stdout
+    assert files(packages) == before
+    assert (into / "torch" / "__init__.py").read_text() == "another"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +186,51 @@ def test_the_torch_that_is_here_is_kept_until_another_is_wanted(
     assert prepare.main(kept) == 0
     assert "torch: python has none, so it is installed" in capsys.readouterr().out
     assert pip.asked[-1] == (f".[{prepare.FEWER}]", "")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_nothing_is_linked_among_the_files_of_a_torch_that_was_installed(
+    ours: bool, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_text("torch==9.9.9\n")
+    venv = tmp_path / ".venv"
+    packages = venv / "lib" / "python3" / "site-packages"
+    install(packages, "torch", "9.9.9", ("torch/__init__.py",))
+    if ours:
+        (venv / ".installed").write_text("by older lists")
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    monkeypatch.setattr(prepare, "VENV", venv)
+    monkeypatch.setattr(torch_here, "find", lambda driver: here)
+    Installs(tmp_path, monkeypatch)
+    begun_anew: list[bool] = []
+
+    def made(build: str) -> None:
+        begun_anew.append((venv / ".installing").exists())
+        if begun_anew[0]:
+            shutil.rmtree(packages)
+            packages.mkdir()
+
+    monkeypatch.setattr(prepare, "_make_venv", made)
+    assert prepare.main(["--for", "notebook", "--torch", "here"]) == 0
+    assert begun_anew == [ours], "what make did not make is never emptied"
+    assert (packages / "torch" / "__init__.py").is_symlink() == ours
+
+
+def test_what_is_meant_for_another_python_is_not_what_pip_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Colab sets PYTHONPATH: a package that is found there would not be installed into .venv."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nenv > seen\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(prepare, "ROOT", tmp_path)
+    monkeypatch.setattr(prepare, "VENV", tmp_path)
+    for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"):
+        monkeypatch.setenv(name, "elsewhere")
+    with prepare._alone() as lock:
+        prepare._pip(lock, "install", "x")
+    assert "=elsewhere" not in (tmp_path / "seen").read_text()
+    assert "PIP_USER=0" in (tmp_path / "seen").read_text()
 
 
 def test_without_ensurepip_this_pythons_pip_makes_the_other(

@@ -185,6 +185,10 @@ def open_stream(recipe: DataRecipe, size: int, seed: int) -> Source:
         if train.features is None:
             raise ContractError(f"The data set {name!r} does not say what its columns are; set data.streaming = false.")
         columns = read_columns(train.features, recipe)
+        if columns.restricted:
+            builder = _of_wanted(name, builder, columns)
+            train = builder.as_streaming_dataset(split=recipe.train_split)
+            test = builder.as_streaming_dataset(split=recipe.test_split)
         total = _count(name, train, recipe.train_split, columns)
         held = _count(name, test, recipe.test_split, columns)
         train = train.reshard()
@@ -207,6 +211,17 @@ def open_stream(recipe: DataRecipe, size: int, seed: int) -> Source:
             "files": digest(_files(builder)),
         },
     )  # fmt: skip
+
+
+def _of_wanted(name: str, builder: Any, columns: Columns) -> Any:
+    """A builder of the wanted classes alone: of parquet files the row groups of others are then left unread."""
+    from datasets import load_dataset_builder
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    if not isinstance(builder, Parquet):
+        return builder
+    wanted = [old for old, new in enumerate(columns.new_id) if new >= 0]
+    return load_dataset_builder(name, filters=[(columns.label, "in", wanted)])
 
 
 def _files(builder: Any) -> Iterator[str]:
