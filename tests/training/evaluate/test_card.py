@@ -196,6 +196,7 @@ def test_no_path_of_a_disk_is_told(base: str) -> None:
         ("{", "unknown"),
         ("[" * 5000, "unknown"),
     ],
+    ids=["mit", "list", "html", "broken", "deep"],
 )
 def test_licence_of_a_base_in_a_folder(front: str, found: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"---\n{front}\n---\n# base\n", encoding="utf-8")
