@@ -23,7 +23,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
@@ -135,6 +135,12 @@ def _run(args: argparse.Namespace) -> int:
         client.execute()
     except CellExecutionError as error:
         failed = error
+    except (AssertionError, DeadKernelError) as error:
+        if client.km is None:  # Ctrl-C: nbclient takes its own kernel away, and either is what it then meets
+            raise KeyboardInterrupt from None
+        if isinstance(error, DeadKernelError):
+            raise ContractError("the notebook's kernel died, most often because the memory is full.") from None
+        raise
     file = out / NOTEBOOK.name
     nbformat.write(notebook, file)
     page, _ = HTMLExporter(template_name="classic").from_notebook_node(notebook)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,8 @@ def test_drawings_on_the_cpu_and_blip_on_a_gpu(reader: Reader) -> None:
             ("a/b/train/pie/1.jpg", "a/b/test/pie/1.jpg"),
             ["data.train=work/photos/a/b/train", "data.test=work/photos/a/b/test"],
         ),
+        (("Train/pie/1.jpg", "TEST/pie/1.jpg"), ["data.train=work/photos/Train", "data.test=work/photos/TEST"]),
+        (("pie/1.jpg", "../../soup/1.jpg", "/etc/bread/1.jpg"), ["data.train=work/photos"]),
     ],
 )  # fmt: skip
 def test_an_uploaded_zip_with_whatever_around_the_photos(
@@ -172,10 +176,62 @@ def test_an_uploaded_zip_with_whatever_around_the_photos(
     assert reader.commands == []
 
 
+@pytest.mark.parametrize(
+    ("code", "says"), [(0, ""), (1, "exit code 1; .* above"), (-2, "interrupted; run this cell again"), (-9, "memory")]
+)
+def test_a_command_that_fails_ends_the_run_with_a_sentence(code: int, says: str, reader: Reader) -> None:
+    shell = type("Shell", (), {"user_ns": {"_exit_code": code}, "system": lambda self, command: None})
+    reader.names["get_ipython"] = shell
+    exec(CODE["install"].split("\n\n\n")[2].split("\nSTART")[0], reader.names)
+    with pytest.raises(reader.names["Stop"], match=says) if says else nullcontext():
+        reader.names["sh"]("false")
+
+
+def test_without_the_service_the_questions_are_a_sentence(reader: Reader) -> None:
+    reader.names["server"] = type("server", (), {"poll": staticmethod(lambda: 0)})
+    with pytest.raises(reader.names["Stop"], match="has ended; start it again"):
+        exec(CODE["ask"], reader.names)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_a_zip_of_a_mac_or_of_an_old_windows_keeps_the_names(encoding: str, reader: Reader, tmp_path: Path) -> None:
+    """A Mac's has UTF-8 and does not say so."""
+    name = "Klöße".encode(encoding)
+    placeholder = b"z" * len(name)
+    a_zip(tmp_path / "photos.zip", "pie/1.jpg", f"{placeholder.decode()}/1.jpg")
+    packed = (tmp_path / "photos.zip").read_bytes()
+    (tmp_path / "photos.zip").write_bytes(packed.replace(placeholder, name))
+    reader.photos("folder")
+    assert {folder.name for folder in (tmp_path / "work" / "photos").iterdir()} == {"pie", "Klöße"}
+
+
+def test_a_folder_of_the_readers_home(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for kind in ("pie", "soup"):
+        (tmp_path / "my food's photos" / kind).mkdir(parents=True)
+    found = reader.photos("folder", "~/my food's photos")
+    assert found["SETTINGS"] == [f"data.train={tmp_path}/my food's photos"]
+    assert shlex.split(found["SETS"]) == ["--set", *found["SETTINGS"]]
+
+
+def test_an_unfinished_run_of_other_photos_is_not_gone_on_with(reader: Reader, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    reader.names |= {"display": lambda _: None, "Image": lambda *_, **__: None}
+    asked = []
+    for data in ("drawn", "drawn", "food101", "food101"):
+        reader.photos(data)
+        exec(CODE["train"], reader.names)
+        asked.append("--restart" in reader.commands[-1])
+    assert asked == [True, False, True, False]
+
+
 def test_what_is_no_folder_is_a_sentence(reader: Reader, tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"PK no zip")
     (tmp_path / "photo.jpg").touch()
-    for photos in ("nowhere", "photo.jpg", "broken.zip"):
+    a_zip(tmp_path / "torn.zip", "pie/1.jpg")
+    whole = (tmp_path / "torn.zip").read_bytes()
+    (tmp_path / "torn.zip").write_bytes(whole.replace(b"x", b"y", 1))
+    for photos in ("nowhere", "photo.jpg", "broken.zip", "torn.zip"):
         with pytest.raises(reader.names["Stop"], match=re.escape(f"{tmp_path / photos}")) as stopped:
             reader.photos("folder", photos)
         assert stopped.value._render_traceback_() == [f"Stopped: {stopped.value}"]
@@ -184,12 +240,13 @@ def test_what_is_no_folder_is_a_sentence(reader: Reader, tmp_path: Path) -> None
 def test_food101_is_streamed_in_full_with_a_gpu_and_ten_classes_of_it_without(reader: Reader) -> None:
     found = reader.photos("food101")
     assert found["RECIPE"] == "folder-small"
-    assert "data.streaming=true" in found["SETTINGS"]
     from training.recipe import load_recipe
 
     small = load_recipe(found["RECIPE"], found["SETTINGS"])
     assert len(small.data.classes or ()) == 10
+    assert small.data.streaming
     reader.stdout = "7 5"
     found = reader.photos("food101")
     whole = load_recipe(found["RECIPE"], found["SETTINGS"])
     assert (whole.data.name, whole.data.classes, whole.train.precision) == ("ethz/food101", None, "fp16")
+    assert not whole.data.streaming, "every pass over a stream would be a download of its own"
