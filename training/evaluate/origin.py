@@ -70,8 +70,8 @@ def front_matter(card: str) -> tuple[dict[str, Any], str]:
             raise ValueError("the second of these lines is missing")
         return {}, card
     try:
-        found = yaml.load(block[2], Loader=_Yaml)  # a SafeLoader
-    except yaml.YAMLError as error:
+        found = _Yaml(block[2]).get_single_data()
+    except Exception as error:  # beside its own, PyYAML lets half a dozen types through
         raise ValueError(str(error)) from None
     if found is None:
         found = {}

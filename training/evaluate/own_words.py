@@ -76,7 +76,7 @@ def read_kept(folder: Path, *, same_model: bool) -> Kept:
     return Kept(
         words=words,
         metadata={key: value for key, value in metadata.items() if key not in dropped},
-        licence=None if licence in (None, UNKNOWN, own) else licence,
+        licence=None if licence in (None, "", UNKNOWN, own) else licence,
         found=own if same_model else UNKNOWN,
         tags=tuple(str(tag) for tag in tags) if isinstance(tags, list) else (),
     )
